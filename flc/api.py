@@ -1,0 +1,383 @@
+"""The interfaces an algorithm implements. A plugin imports from here and from the pure rooms
+(`flc.flow`, `flc.losses`, `flc.rollout`) only.
+
+An algorithm never sees an optimizer, device, rank, logger or checkpoint: it asks for velocities and
+returns numbers; the core decides how they are computed. Shapes: B samples, C latent channels, F latent
+frames, H and W latent height and width. Times t are in [0, 1], `x_t = (1-t) x0 + t x1`, `v = x1 - x0`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+from pydantic import Field as _Field
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from flc.evaluate.clips import Clips
+    from flc.models.condition import Condition
+
+API = 1
+
+Kind = Literal["pruner", "recovery", "distiller", "teacher", "quantizer", "model", "metric"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One record of the registry. `target` is imported only when the algorithm is used.
+
+    >>> Algorithm("elbo", "my_package.elbo:ElboPruner", "Skip each block, rank by error", "arXiv:2603.01685")
+    """
+
+    name: str
+    target: str
+    summary: str
+    paper: str = ""
+    api: int = API
+
+
+def option(default: Any, about: str, source: str, unit: str = "", **bounds: Any) -> Any:
+    """A field of `Options`: what it is, its unit, bounds (`ge`, `gt`, `le`, `lt`), and where the default is from.
+
+    `source` names a paper's equation or table, a code base, or says "ours"; `flc show` prints it.
+    """
+    return _Field(default, description=about, json_schema_extra={"source": source, "unit": unit}, **bounds)
+
+
+class Options(BaseModel):
+    """Base of every algorithm's nested `Options`: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Configured:
+    """What every algorithm has: its options. Subclasses nest their own `Options`."""
+
+    Options: ClassVar[type[BaseModel]] = Options
+
+    def __init__(self, options: Any = None) -> None:
+        self.options: Any = self.Options() if options is None else options
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Views and networks
+
+
+Kept = Mapping[str, tuple[int, ...]]
+"""Kept block indices per stack, ascending: `{"blocks": (0, 1, 4)}`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A sub-network of one set of weights: the kept blocks of each stack, and the scale of a LoRA adapter.
+
+    `kept=None` keeps every block; `adapter` multiplies the low-rank branch, 0 switches it off.
+    """
+
+    kept: Kept | None = None
+    adapter: float = 0.0
+
+
+class Net(Protocol):
+    """A velocity field the core evaluates: `net(x_t, t, cond)`, optionally through another view."""
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Condition, view: View | None = None) -> Tensor:
+        """x (B, C, F, H, W), t (B,) in [0, 1]. Rows given by the condition are clamped before and 0 after."""
+
+
+class Nets(Protocol):
+    """The networks of one objective, by role."""
+
+    def __getitem__(self, role: str) -> Net: ...
+
+    def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The composed velocity of the `TeacherComposer`, without gradient."""
+
+
+class Draws(Protocol):
+    """Randomness of one iteration, a function of (seed, step) alone: a resumed or sharded run repeats it.
+
+    `normal` and `uniform` are per sample (each rank holds its slice of the global draw); the others are the
+    same on every rank, as ZeRO-3 needs for anything that decides which blocks run.
+    """
+
+    def normal(self, like: Tensor) -> Tensor: ...
+    def uniform(self, batch: int) -> Tensor: ...
+    def shared_uniform(self, low: float = 0.0, high: float = 1.0) -> float: ...
+    def shared_integer(self, stop: int) -> int: ...
+    def shared_bernoulli(self, p: float, count: int) -> list[bool]: ...
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Pruner
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may stay: `keep`, a share of the block parameters `weights` (per stack, per block)."""
+
+    keep: float
+    weights: Mapping[str, tuple[int, ...]]
+
+    def fits(self, kept: Kept) -> bool:
+        total = sum(sum(w) for w in self.weights.values())
+        stays = sum(self.weights[s][i] for s, blocks in kept.items() for i in blocks)
+        return stays <= self.keep * total * (1 + 1e-9)
+
+    def select(self, scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[int, ...]]:
+        """Drop the lowest-scored blocks, one at a time, until the rest fits (at least one block stays)."""
+        kept = {s: list(range(len(w))) for s, w in self.weights.items()}
+        order = sorted((score, s, i) for s, values in scores.items() for i, score in enumerate(values))
+        for _, stack, i in order:
+            if self.fits({s: tuple(b) for s, b in kept.items()}) or sum(map(len, kept.values())) == 1:
+                break
+            kept[stack].remove(i)
+        return {s: tuple(b) for s, b in kept.items()}
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What a pruner decided, and why. `scores` per stack and block, higher is more important."""
+
+    kept: dict[str, tuple[int, ...]]
+    scores: dict[str, list[float]]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch of noised real clips: clean latents x0, noise x1, times t (B,), condition; `x_t` is derived."""
+
+    x0: Tensor
+    x1: Tensor
+    t: Tensor
+    cond: Condition
+
+
+class PrunableModel(Protocol):
+    """A model as a pruner sees it."""
+
+    @property
+    def weights(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameters of each block, per stack."""
+
+    def velocity(self, sample: Sample, view: View | None = None) -> Tensor: ...
+
+    def skip_each(self, sample: Sample, kept: Kept | None = None) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:
+        """Velocities with each block of `kept` skipped in turn, in one sweep; first (None, nothing skipped)."""
+
+    def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]: ...
+
+
+class Pruner(Configured, ABC):
+    """Decides which blocks stay; the core applies it.
+
+    Example, a complete pruner::
+
+        class EveryOther(Pruner):
+            def plan(self, model, batches, budget):
+                scores = {s: [float(i % 2 == 0) for i in range(len(w))] for s, w in model.weights.items()}
+                return PrunePlan(budget.select(scores), scores)
+    """
+
+    @abstractmethod
+    def plan(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> PrunePlan:
+        """`batches(n)` yields n noised real clips in batches, the same ones at every call."""
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Objectives: what a trainable stage minimises
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW's settings for one role. `lr_scale` multiplies the stage's learning rate."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    warmup: int = 0
+
+
+@dataclass(frozen=True)
+class Role:
+    """One network of an objective.
+
+    view   which blocks of the incoming weights it holds; blocks outside it are removed for good.
+    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen.
+    ema    decay of the averaged weights that the stage hands on, 0 for none.
+    """
+
+    train: Literal["full", "lora", "frozen"]
+    view: View = View()
+    optim: Optim | None = None
+    ema: float = 0.0
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimise and detached numbers for the log."""
+
+    value: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an objective is told about its task."""
+
+    pruned: View
+    full: View
+    steps: int
+    """Few-step count of the student."""
+    iterations: int
+    schedule: Any = None
+    """`flc.schedule.FewStepSchedule` that training and deployment share; None in recovery."""
+    given_share: float = 0.5
+    """Share of training samples with a given first frame, where the family has one."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real clips: clean latents x0 (B, C, F, H, W) and their condition."""
+
+    x0: Tensor
+    cond: Condition
+
+
+class Objective(Configured, ABC):
+    """What one trainable stage minimises, and with which networks.
+
+    `roles()` names them; the role `student` is what the stage hands on. `phases(step)` lists the roles
+    updated in iteration `step`, in order. `loss(phase, ...)` may use any network; only the parameters of the
+    role `phase` receive a gradient.
+    """
+
+    setting: Setting
+
+    def bind(self, setting: Setting) -> Objective:
+        """Tell the objective its task; called once by the core before anything else."""
+        self.setting = setting
+        return self
+
+    @abstractmethod
+    def roles(self) -> Mapping[str, Role]: ...
+
+    def phases(self, step: int) -> tuple[str, ...]:
+        return ("student",)
+
+    @abstractmethod
+    def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss: ...
+
+
+class RecoveryTrainer(Objective):
+    """Stage II: make the pruned network work again (`bernoulli`, `none`, ...)."""
+
+    trains: ClassVar[bool] = True
+    """False for a control that hands the incoming weights on untouched."""
+
+
+class StepDistiller(Objective):
+    """Stage III: turn the pruned network into a few-step generator (`dmd`, ...)."""
+
+    sampler: Literal["sde", "ode"] = "sde"
+
+    def shift(self) -> float | None:
+        """Timestep shift of the few-step schedule; None takes the model's own."""
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Teacher
+
+
+@dataclass(frozen=True)
+class Query:
+    """One velocity a teacher needs: which network, under which condition.
+
+    view       pruned | unpruned
+    condition  text: as given; null: the text replaced by the empty prompt, a given first frame kept
+    """
+
+    view: Literal["pruned", "unpruned"]
+    condition: Literal["text", "null"] = "text"
+
+
+class TeacherComposer(Configured, ABC):
+    """Composes the real velocity of distribution matching from velocities of the frozen network.
+
+    Example, a complete composer (standard-form CFG with scale 4 on the unpruned network)::
+
+        class Fixed(TeacherComposer):
+            def needs(self):
+                return Query("unpruned"), Query("unpruned", "null")
+
+            def compose(self, v, rng):
+                text, null = (v[q] for q in self.needs())
+                return null + 4.0 * (text - null)
+    """
+
+    @abstractmethod
+    def needs(self) -> Sequence[Query]: ...
+
+    @abstractmethod
+    def compose(self, v: Mapping[Query, Tensor], rng: Draws) -> Tensor:
+        """A pure function of the velocities, each (B, C, F, H, W)."""
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Quantizer, model adapter, metric
+
+
+class Quantizer(Configured, ABC):
+    """Fewer bits for the weights of a finished student."""
+
+    @abstractmethod
+    def quantize(self, model: Any, batches: Callable[[int], Iterator[Sample]]) -> Any:
+        """The quantized module, in place or new; `batches(n)` yields samples on the student's own trajectory."""
+
+
+class ModelAdapter(Configured, ABC):
+    """A family of checkpoints: how to recognise, load, call, prune and deploy it.
+
+    The one family so far is `flc.models.wan.WanAdapter`; its file is the example to follow.
+    """
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
+        """From the contents of `model_index.json` and of `transformer/config.json`."""
+
+    @abstractmethod
+    def load(self, folder: Path, device: str, dtype: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value in [0, 1], higher is better (NaN: does not apply), with one value per clip if it has."""
+
+    value: float
+    per_clip: Any = None
+    note: str = ""
+
+
+class Metric(Configured, ABC):
+    """A measure of generated clips against drawn or real ones, in [0, 1], higher is better.
+
+    `guard=True` marks a number that stands beside the average and is not part of it.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+
+    @abstractmethod
+    def score(self, clips: Clips, reference: Clips) -> Score: ...

@@ -1,0 +1,25 @@
+"""What the core itself brings: the model adapter and the metrics, through the same hooks as any plugin."""
+
+from collections.abc import Iterator
+
+from flc import hookimpl
+from flc.api import Algorithm
+
+
+@hookimpl
+def flc_models() -> Iterator[Algorithm]:
+    target = "flc.models.wan:WanAdapter"
+    yield Algorithm("wan", target, "Wan 2.1 text-to-video, Wan 2.2 TI2V (diffusers)", "arXiv:2503.20314")
+
+
+@hookimpl
+def flc_metrics() -> Iterator[Algorithm]:
+    room = "flc.evaluate"
+    yield Algorithm("caption_accuracy", f"{room}.metrics:CaptionAccuracy", "Shape, colour and motion of the caption")
+    yield Algorithm("dynamic_degree", f"{room}.metrics:DynamicDegree", "As much motion as in drawn clips")
+    yield Algorithm("motion_smoothness", f"{room}.metrics:MotionSmoothness", "No more jerk than in drawn clips")
+    yield Algorithm("temporal_flicker", f"{room}.metrics:TemporalFlicker", "No more flicker than in drawn clips")
+    yield Algorithm("sharpness", f"{room}.metrics:Sharpness", "Edges as steep as in drawn clips, no halos")
+    yield Algorithm("first_frame_fidelity", f"{room}.metrics:FirstFrameFidelity", "A given first frame is kept")
+    yield Algorithm("diversity", f"{room}.diversity:Diversity", "Clips of one caption differ as drawn ones do (guard)")
+    yield Algorithm("distribution", f"{room}.distribution:Distribution", "Distance to the drawn clips (guard)")

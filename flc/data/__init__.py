@@ -1,0 +1,1 @@
+"""Clips and captions: drawn by rule, or read from a folder; encoded once into latents."""

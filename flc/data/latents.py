@@ -1,0 +1,76 @@
+"""Clips encoded once: latents and captions in a folder, and batches of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flc.api import Batch, Sample
+from flc.data.source import Clip
+from flc.flow import shifted
+from flc.models.condition import Condition
+from flc.train.draws import StepDraws
+
+FILE = "latents.safetensors"
+
+
+def encode(adapter: Any, clips: Iterable[Clip], folder: Path, on_clip: Any = lambda: None, batch: int = 8) -> None:
+    """Write `latents.safetensors` (latents (N, C, F, H, W), caption index (N,)) and `captions.json`."""
+    captions: dict[str, int] = {}
+    index, latents, pending = [], [], []
+    for video, caption in clips:
+        index.append(captions.setdefault(caption, len(captions)))
+        pending.append(video)
+        if len(pending) == batch:
+            latents.append(adapter.encode(np.stack(pending)).cpu())
+            pending = []
+        on_clip()
+    if pending:
+        latents.append(adapter.encode(np.stack(pending)).cpu())
+    save_file({"latents": torch.cat(latents), "caption": torch.tensor(index)}, folder / FILE)
+    (folder / "captions.json").write_text(json.dumps(list(captions)))
+
+
+class LatentClips:
+    """Encoded clips of a folder, drawn into batches."""
+
+    def __init__(self, folder: Path, adapter: Any, negative: str = "") -> None:
+        flat = load_file(folder / FILE)
+        self.latents, self.index = flat["latents"], flat["caption"]
+        captions = json.loads((folder / "captions.json").read_text())
+        self.cond: Condition = adapter.condition(captions, negative)
+        self.image, self.device = adapter.image_to_video, adapter.device
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, rows: Tensor, given: Tensor | None) -> Batch:
+        """Clips by row; `given` (B,) marks those whose first frame is a condition."""
+        x0 = self.latents[rows].to(self.device)
+        text = self.cond.text[self.index[rows].to(self.device)]
+        if not self.image or given is None:
+            return Batch(x0, Condition(text, self.cond.null))
+        return Batch(x0, Condition(text, self.cond.null, x0[:, :, :1], given.to(self.device)))
+
+    def random_batch(self, draws: StepDraws, size: int, given_share: float) -> Batch:
+        """This rank's `size` clips of an iteration."""
+        rows, u = draws.integers(size, len(self)), draws.uniform(size)
+        return self.batch(rows, u < given_share)
+
+    def samples(self, count: int, size: int, seed: int, shift: float) -> Iterator[Sample]:
+        """`count` noised clips in batches of `size`, the same at every call: stratified shifted times."""
+        draws = StepDraws(seed, "samples", 0)
+        rows, u = torch.arange(count) % len(self), draws.uniform(count)
+        given = draws.uniform(count) < 0.5
+        for begin in range(0, count, size):
+            part = slice(begin, min(begin + size, count))
+            batch = self.batch(rows[part], given[part])
+            t = shifted(u[part], shift).clamp(0.02, 0.98).to(self.device)
+            yield Sample(batch.x0, draws.normal(batch.x0), t, batch.cond)

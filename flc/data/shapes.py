@@ -1,0 +1,121 @@
+"""Procedural clips: one coloured shape that moves over a plain background, with its caption.
+
+The clips are drawn by rule, so that what a generated clip *should* show is known exactly and quality
+can be measured without any pretrained network (see `flc/evaluate`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.90, 0.12, 0.12),
+    "green": (0.12, 0.75, 0.20),
+    "blue": (0.15, 0.25, 0.95),
+    "yellow": (0.95, 0.85, 0.10),
+    "purple": (0.75, 0.15, 0.85),
+    "white": (0.95, 0.95, 0.95),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+MOTIONS: dict[str, tuple[float, float]] = {  # unit direction (x to the right, y down)
+    "left": (-1.0, 0.0),
+    "right": (1.0, 0.0),
+    "up": (0.0, -1.0),
+    "down": (0.0, 1.0),
+}
+#: A background is a grey of this range, one value for the whole clip.
+BACKGROUND = (0.10, 0.35)
+#: Radius of the shape and distance travelled over the clip, as fractions of the frame's shorter side.
+RADIUS = (0.18, 0.22)
+TRAVEL = (0.28, 0.40)
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What one clip shows. Lengths are fractions of the frame's shorter side."""
+
+    shape: str
+    colour: str
+    motion: str
+    radius: float
+    travel: float
+    start: tuple[float, float]
+    background: float
+
+    @property
+    def caption(self) -> str:
+        return caption(self.shape, self.colour, self.motion)
+
+
+def caption(shape: str, colour: str, motion: str) -> str:
+    return f"a {colour} {shape} moving {motion}"
+
+
+def all_captions() -> list[str]:
+    """The 96 captions, in a fixed order."""
+    return [caption(s, c, m) for s, c, m in itertools.product(SHAPES, COLOURS, MOTIONS)]
+
+
+def parse_caption(text: str) -> tuple[str, str, str]:
+    """(shape, colour, motion) named in a caption; `ValueError` when it is not one of the drawn ones."""
+    words = text.split()
+    found = [[w for w in words if w in table] for table in (SHAPES, COLOURS, MOTIONS)]
+    if any(len(f) != 1 for f in found):
+        raise ValueError(f"caption {text!r} does not name one shape, one colour and one motion")
+    return found[0][0], found[1][0], found[2][0]
+
+
+def sample_spec(rng: np.random.Generator, text: str | None = None) -> ClipSpec:
+    """A random clip; of a given caption, or of a caption drawn uniformly."""
+    if text is None:
+        shape, colour = rng.choice(SHAPES), rng.choice(list(COLOURS))
+        motion = rng.choice(list(MOTIONS))
+    else:
+        shape, colour, motion = parse_caption(text)
+    radius, travel = rng.uniform(*RADIUS), rng.uniform(*TRAVEL)
+    dx, dy = (travel * d for d in MOTIONS[str(motion)])
+    margin = radius * 1.15  # the whole shape stays inside the frame, corners included
+    low = np.array([margin + max(0.0, -dx), margin + max(0.0, -dy)])
+    high = np.array([1 - margin - max(0.0, dx), 1 - margin - max(0.0, dy)])
+    x, y = rng.uniform(low, high)
+    background = rng.uniform(*BACKGROUND)
+    return ClipSpec(str(shape), str(colour), str(motion), radius, travel, (x, y), background)
+
+
+def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    """Signed distance (negative inside) of points to a shape of nominal radius r at the origin.
+
+    The nominal sizes give the four shapes about equal areas, so that area does not tell them apart.
+    """
+    if shape == "circle":
+        return np.hypot(x, y) - r
+    if shape == "square":
+        return np.maximum(abs(x), abs(y)) - 0.89 * r
+    if shape == "triangle":  # equilateral, apex up, circumradius 1.45 r
+        side, inner = np.sqrt(3.0) / 2, 0.725 * r
+        y = y - 0.3 * r
+        return np.maximum(y - inner, side * abs(x) - 0.5 * y - inner)
+    if shape == "cross":
+        long, short = 1.15 * r, 0.42 * r
+        horizontal = np.maximum(abs(x) - long, abs(y) - short)
+        vertical = np.maximum(abs(x) - short, abs(y) - long)
+        return np.minimum(horizontal, vertical)
+    raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
+
+
+def draw(spec: ClipSpec, frames: int = 17, height: int = 48, width: int = 48) -> np.ndarray:
+    """The clip as float32 (frames, height, width, 3) in [0, 1], edges anti-aliased over one pixel."""
+    side = min(height, width)
+    ys, xs = np.mgrid[0:height, 0:width] + 0.5
+    progress = np.linspace(0.0, 1.0, frames)
+    dx, dy = MOTIONS[spec.motion]
+    ox, oy = (width - side) / 2, (height - side) / 2
+    cx = ox + side * (spec.start[0] + progress * spec.travel * dx)
+    cy = oy + side * (spec.start[1] + progress * spec.travel * dy)
+    d = _distance(spec.shape, xs - cx[:, None, None], ys - cy[:, None, None], spec.radius * side)
+    alpha = np.clip(0.5 - d, 0.0, 1.0)[..., None]
+    colour = np.array(COLOURS[spec.colour])
+    return (spec.background + alpha * (colour - spec.background)).astype(np.float32)

@@ -1,0 +1,93 @@
+"""Where clips come from: the drawn ones, or a user's folder. Both yield (video, caption) pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from flc.data.shapes import all_captions, draw, sample_spec
+from flc.errors import UserError
+
+Clip = tuple[np.ndarray, str]
+"""(frames, height, width, 3) float32 in [0, 1], and its caption."""
+
+
+def drawn_clips(count: int, frames: int, height: int, width: int, seed: int) -> Iterator[Clip]:
+    """Drawn clips, every caption in turn."""
+    rng, captions = np.random.default_rng([seed, 1]), all_captions()
+    order = np.concatenate([rng.permutation(len(captions)) for _ in range(-(-count // len(captions)))])
+    for index in order[:count]:
+        spec = sample_spec(rng, captions[index])
+        yield draw(spec, frames, height, width), spec.caption
+
+
+def read_manifest(folder: Path) -> list[tuple[Path, str]]:
+    """`captions.jsonl`: one {"file": ..., "caption": ...} a line, files relative to the folder."""
+    manifest = folder / "captions.jsonl"
+    if not manifest.exists():
+        raise UserError(f"--data {folder} has no captions.jsonl (one {{'file': ..., 'caption': ...}} a line)")
+    rows = []
+    for number, line in enumerate(manifest.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            path, caption = folder / entry["file"], str(entry["caption"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{manifest} line {number} is not {{'file': ..., 'caption': ...}}") from error
+        if not path.exists():
+            raise UserError(f"{manifest} line {number}: {path} does not exist")
+        rows.append((path, caption))
+    if not rows:
+        raise UserError(f"{manifest} is empty")
+    return rows
+
+
+def read_video(path: Path, frames: int, height: int, width: int) -> np.ndarray:
+    """The first `frames` frames, scaled to cover height x width and cropped at the centre."""
+    import av
+    from PIL import Image
+
+    out: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                image = frame.to_image()
+                scale = max(height / image.height, width / image.width)
+                size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+                image = image.resize(size, Image.Resampling.LANCZOS)
+                left, top = (image.width - width) // 2, (image.height - height) // 2
+                out.append(np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255)
+                if len(out) == frames:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a video: {error}") from error
+    if len(out) < frames:
+        raise UserError(f"{path} has {len(out)} frames, {frames} are needed: give --frames {len(out)} or fewer")
+    return np.stack(out)
+
+
+def folder_clips(folder: Path, count: int, frames: int, height: int, width: int) -> Iterator[Clip]:
+    """Clips of a user's folder, again from the start when there are fewer than `count`."""
+    rows = read_manifest(folder)
+    for index in range(count):
+        path, caption = rows[index % len(rows)]
+        yield read_video(path, frames, height, width), caption
+
+
+def write_video(path: Path, video: np.ndarray, fps: int = 8, scale: int = 1) -> None:
+    """An H.264 mp4 of (frames, height, width, 3) in [0, 1]; `scale` repeats pixels, for small clips."""
+    import av
+
+    pixels = (video.clip(0, 1) * 255).round().astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
+        stream.options = {"crf": "16"}
+        for frame in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

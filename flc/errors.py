@@ -1,0 +1,21 @@
+"""Errors that are the user's to mend: one line, what was wrong, where, and the way out."""
+
+
+class UserError(ValueError):
+    """Shown as one line on stderr with exit code 2; a traceback only with `--debug`."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; the state is saved. Exit code 128 + `signal`."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+class NonFinite(UserError):
+    """A loss or gradient norm was not finite; raised on all ranks before the optimizer steps."""
+
+
+class PluginError(UserError):
+    """A plugin that is unknown, broken, or provided twice."""

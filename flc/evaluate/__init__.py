@@ -1,0 +1,1 @@
+"""Measuring generated clips against drawn ones, without any pretrained network; see README.md here."""

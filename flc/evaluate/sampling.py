@@ -1,0 +1,86 @@
+"""The rows of the table: which network, how many steps, which guidance; and their clips.
+
+Every row sees the same prompts, the same first frames and the same noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flc.api import Net
+from flc.data.source import Clip
+from flc.evaluate.clips import Clips
+from flc.models.condition import Condition
+from flc.sample import noise_for, sample
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    title: str
+    net: Net
+    scheduler: Any
+    steps: int
+    guidance: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What every row is asked for. `given` clips start from the first frame of a real clip."""
+
+    captions: tuple[str, ...]
+    seeds: list[int]
+    first: np.ndarray
+    given: np.ndarray
+
+
+def make_prompts(clips: list[Clip], seeds: int, given_share: float, seed: int) -> Prompts:
+    """Each clip's caption (and, for the first `given_share` of them, its first frame) with `seeds` seeds."""
+    captions, numbers, first, given = [], [], [], []
+    for index, (video, caption) in enumerate(clips):
+        for s in range(seeds):
+            captions.append(caption)
+            numbers.append(seed * 1_000_003 + index * seeds + s)
+            first.append(video[0])
+            given.append(index < given_share * len(clips))
+    return Prompts(tuple(captions), numbers, np.stack(first), np.array(given))
+
+
+def condition(adapter: Any, prompts: Prompts, negative: str) -> Condition:
+    if not adapter.image_to_video:
+        return adapter.condition(prompts.captions, negative)
+    first = adapter.encode(prompts.first[:, None])
+    return adapter.condition(prompts.captions, negative, first, torch.from_numpy(prompts.given).to(adapter.device))
+
+
+def generate(
+    adapter: Any,
+    row: Row,
+    prompts: Prompts,
+    cond: Condition,
+    shape: tuple[int, ...],
+    batch: int,
+    on_step: Callable[[], Any],
+) -> tuple[Clips, float]:
+    """The row's clips, and seconds of sampling a clip (without decoding)."""
+    noise: Tensor = noise_for(shape, prompts.seeds).to(adapter.device)
+    videos, seconds = [], 0.0
+    for begin in range(0, len(prompts.seeds), batch):
+        part = slice(begin, begin + batch)
+        began = time.perf_counter()
+        seed = prompts.seeds[begin]
+        x = sample(row.net, row.scheduler, row.steps, row.guidance, noise[part], cond[part], seed, on_step)
+        seconds += time.perf_counter() - began
+        for few in x.split(8):
+            videos.append(adapter.decode(few))
+    given = prompts.given if adapter.image_to_video else np.zeros(len(prompts.seeds), bool)
+    clips = Clips(np.concatenate(videos), prompts.captions, prompts.first, given)
+    return clips, seconds / len(prompts.seeds)

@@ -1,0 +1,70 @@
+"""All metrics over all rows: what `metrics.json` holds."""
+
+from __future__ import annotations
+
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flc.api import Metric, Score
+from flc.evaluate.clips import Clips
+from flc.evaluate.metrics import AVERAGE, average, word_accuracies
+from flc.evaluate.sampling import Prompts, Row
+from flc.recipe import versions
+from flc.registry import registry
+
+
+def metrics() -> dict[str, Metric]:
+    """Every registered metric, in the order of the average, then the guards and third parties'."""
+    names = registry().names("metric")
+    ordered = [n for n in AVERAGE if n in names] + [n for n in names if n not in AVERAGE]
+    return {name: registry().load("metric", name)() for name in ordered}
+
+
+def score_row(row: Row, clips: Clips, reference: Clips, seconds: float) -> dict[str, Any]:
+    scores: dict[str, Score] = {name: metric.score(clips, reference) for name, metric in metrics().items()}
+    return {
+        "name": row.name,
+        "title": row.title,
+        "steps": row.steps,
+        "guidance": row.guidance,
+        "parameters": row.parameters,
+        "seconds": seconds,
+        "average": average(scores),
+        "scores": {n: None if math.isnan(s.value) else s.value for n, s in scores.items()},
+        "notes": {n: s.note for n, s in scores.items() if s.note},
+        "words": word_accuracies(clips),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    return {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def document(rows: list[dict[str, Any]], prompts: Prompts, seed: int) -> dict[str, Any]:
+    """The contents of metrics.json."""
+    described = [
+        {"name": n, "summary": m.summary or (m.__doc__ or "").splitlines()[0], "in_average": n in AVERAGE}
+        for n, m in metrics().items()
+    ]
+    asked = zip(prompts.captions, prompts.seeds, prompts.given.tolist(), strict=True)
+    return {
+        "rows": rows,
+        "metrics": described,
+        "clips": len(prompts.seeds),
+        "seed": seed,
+        "hardware": hardware(),
+        "versions": versions(),
+        "prompts": [{"caption": c, "seed": s, "given": g} for c, s, g in asked],
+    }

@@ -1,0 +1,81 @@
+"""The model card: what this is, how to call it, how it was made, what was measured, what to expect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def call_example(declared: dict[str, Any], repository: str = ".") -> str:
+    frames, height, width = declared["size"]
+    return f"""import torch
+from diffusers import WanPipeline
+from diffusers.utils import export_to_video
+
+pipe = WanPipeline.from_pretrained("{repository}")
+torch.manual_seed(0)  # the scheduler of an sde student draws from the global generator
+video = pipe(
+    "{declared['example']}",
+    height={height}, width={width}, num_frames={frames},
+    num_inference_steps={declared['steps']}, guidance_scale=1.0,
+    generator=torch.Generator().manual_seed(0),
+).frames[0]
+export_to_video(video, "clip.mp4", fps=8)"""
+
+
+def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    head = "| " + " | ".join(columns) + " |"
+    lines = [head, "|" + "---|" * len(columns)]
+    for row in rows:
+        lines.append("| " + " | ".join(str(row.get(c, "")) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], recipe: str) -> str:
+    base, sampler = declared["base_model"], declared["sampler"]
+    repeat = (
+        "`torch.manual_seed` fixes the result (the pipeline passes its `generator` to the first noise only)"
+        if sampler == "sde"
+        else "`generator` alone fixes the result"
+    )
+    kept = "; ".join(f"{s}: {', '.join(map(str, b))}" for s, b in declared["kept"].items())
+    return f"""---
+license: {declared['license']}
+base_model: {base}
+library_name: diffusers
+pipeline_tag: text-to-video
+tags: [flc, distillation, pruning]
+---
+
+# {declared['steps']}-step student of {base}
+
+{declared['parameters'] / 1e6:.2f}M transformer parameters ({declared['share']:.0%} of the base transformer's blocks
+by parameters), {declared['steps']} sampling steps, no guidance. Made with flc: pruner `{declared['pruner']}`,
+recovery `{declared['recovery']}`, distiller `{declared['distiller']}`, teacher `{declared['teacher']}`.
+
+```python
+{call_example(declared)}
+```
+
+Sampler `{sampler}`: {repeat}. The folder's scheduler gives the trained sigmas
+{', '.join(f'{s:.4f}' for s in declared['sigmas'])} at `num_inference_steps={declared['steps']}`; other step counts
+leave the schedule it was trained on.
+
+## Measured
+
+{table(rows, columns)}
+
+Means over generated clips, on the machine that made this student; `flc evaluate` repeats them.
+
+## Limits
+
+- Trained at {declared['size'][0]} frames of {declared['size'][1]}x{declared['size'][2]}; other sizes are untested.
+- Guidance is distilled in: `guidance_scale` above 1 is off the training distribution.
+- The base model's licence and limits hold. Blocks of the base model that were kept: {kept}. A LoRA of the base
+  model does not fit: its blocks carry other numbers here.
+
+## Recipe
+
+```yaml
+{recipe.strip()}
+```
+"""

@@ -1,0 +1,64 @@
+"""Losses as pure functions. All average over the free elements of each sample, then over samples.
+
+`free` is 1 where an element is generated and 0 where it was given (B, 1, F, 1, 1): a given first frame is
+left out of every loss and every normaliser.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flc.flow import x0_from_velocity
+
+#: Added to the per-sample normaliser of distribution matching; latents have unit variance.
+EPSILON = 1e-6
+
+
+def masked_mean(x: Tensor, free: Tensor) -> Tensor:
+    """(B,): mean of each sample over its free elements."""
+    weight = free.expand_as(x)
+    return (x * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
+
+
+def flow_matching(v: Tensor, x0: Tensor, x1: Tensor, free: Tensor) -> Tensor:
+    """E || v - (x1 - x0) ||^2, per element. The paper's Eq 5 prints the target with the other sign; Eq 4 and
+    Eq 8 hold for this one."""
+    return masked_mean((v - (x1 - x0)).pow(2), free).mean()
+
+
+def velocity_matching(v: Tensor, target: Tensor, free: Tensor) -> Tensor:
+    """E || v - sg(target) ||^2, per element (FastLightGen Eq 6)."""
+    return masked_mean((v - target.detach()).pow(2), free).mean()
+
+
+def tweedie_error(x_t: Tensor, v: Tensor, t: Tensor, x0: Tensor, free: Tensor) -> Tensor:
+    """(B,): || x_t - t v - x0 ||^2 per element (FastLightGen Eq 4)."""
+    return masked_mean((x0_from_velocity(x_t, v, t) - x0).pow(2), free)
+
+
+def distribution_matching(
+    x: Tensor, x_t: Tensor, t: Tensor, v_fake: Tensor, v_real: Tensor, free: Tensor, normalise: bool
+) -> tuple[Tensor, Tensor]:
+    """Surrogate whose gradient in x is the distribution-matching direction (FastLightGen Eq 8, DMD).
+
+    grad = x0_fake - x0_real = -(t v_fake - t v_real), divided by D = mean |x - x0_real| of each sample when
+    `normalise` (DMD's; Eq 8 has none). The surrogate is 1/2 || x - sg(x - grad) ||^2 summed over a sample's
+    free elements and divided by their number, so that d surrogate / d x = grad / (B n), in float32.
+
+    Returns the scalar and the per-sample mean |grad| (B,).
+    """
+    x, v_fake, v_real = x.float(), v_fake.detach().float(), v_real.detach().float()
+    real = x0_from_velocity(x_t.float(), v_real, t)
+    grad = (x0_from_velocity(x_t.float(), v_fake, t) - real) * free
+    if normalise:
+        scale = masked_mean((x.detach() - real).abs(), free) + EPSILON
+        grad = grad / scale.view(-1, *[1] * (x.ndim - 1))
+    surrogate = 0.5 * masked_mean((x - (x.detach() - grad)).pow(2), free).mean()
+    return surrogate, masked_mean(grad.abs(), free)
+
+
+def pseudo_huber(x: Tensor, y: Tensor, free: Tensor, c: float = 1e-3) -> Tensor:
+    """sqrt(d^2 + c^2) - c over elements (LCM; c = 1e-3 is FastVideo's)."""
+    d = x - y
+    return masked_mean(torch.sqrt(d.pow(2) + c * c) - c, free).mean()

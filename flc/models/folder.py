@@ -1,0 +1,92 @@
+"""A model folder as the user gives it: checked before anything heavy runs, every fault one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flc.errors import UserError
+from flc.registry import registry
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+NOTES = "flc.json"
+"""Beside model_index.json: the size and guidance a pipeline is meant for, and what a student declares."""
+EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny-wan"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): is the download complete?") from error
+
+
+def check_safetensors(path: Path) -> None:
+    """The file's length must be what its header says; catches truncated and corrupted downloads."""
+    size = path.stat().st_size
+    fault = f"{path} is truncated or corrupted: download it again"
+    if size < 8:
+        raise UserError(fault)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, 100_000_000):
+            raise UserError(fault)
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(fault) from error
+    if size != 8 + length + max(ends, default=0):
+        raise UserError(fault)
+
+
+def check_weights(folder: Path) -> None:
+    """A component's weights: safetensors, whole; every shard that its index names is there."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = [p.name for p in folder.iterdir() if p.suffix in PICKLES]
+        if pickles:
+            raise UserError(f"{folder / pickles[0]} is a pickle checkpoint, which flc refuses: convert to safetensors")
+        raise UserError(f"{folder} holds no *.safetensors weights: is this a diffusers folder?")
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in sorted(set(read_json(index).get("weight_map", {}).values())):
+            if not (folder / name).exists():
+                raise UserError(f"{folder / name} is missing though {index.name} names it: download it again")
+    for file in files:
+        check_safetensors(file)
+
+
+def check(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline index and transformer config of a diffusers folder; `UserError` for anything else."""
+    if not folder.exists():
+        raise UserError(f"--model {folder} does not exist")
+    if folder.is_file():
+        kind = "a pickle checkpoint" if folder.suffix in PICKLES else "a single file"
+        raise UserError(f"--model {folder} is {kind}: give a diffusers folder with safetensors weights")
+    if not (folder / "model_index.json").exists():
+        raise UserError(f"--model {folder} has no model_index.json: give a diffusers pipeline folder")
+    index = read_json(folder / "model_index.json")
+    config = folder / "transformer" / "config.json"
+    if not config.exists():
+        raise UserError(f"{config} is missing: {index.get('_class_name', 'this pipeline')} has no transformer here")
+    for component in ("transformer", "vae", "text_encoder"):
+        if (folder / component).is_dir():
+            check_weights(folder / component)
+        elif component in index:
+            raise UserError(f"{folder / component} is missing though model_index.json names it: download it again")
+    return index, read_json(config)
+
+
+def adapter_for(folder: Path) -> Any:
+    """An adapter of the family that recognises the folder, not yet loaded."""
+    index, config = check(folder)
+    names = registry().names("model")
+    for name in names:
+        cls: Any = registry().load("model", name)
+        if cls.recognises(index, config):
+            return cls()
+    raise UserError(
+        f"no model adapter for {index.get('_class_name')} / {config.get('_class_name')} in {folder}: "
+        f"supported families are {', '.join(names)}; others come as plugins (hook flc_models)"
+    )

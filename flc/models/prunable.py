@@ -1,0 +1,72 @@
+"""A loaded transformer as a pruner sees it (`flc.api.PrunableModel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flc.api import Kept, Sample, View
+from flc.flow import noised
+from flc.models.view import Inject, Sweep, exchanged, view
+
+
+class Prunable:
+    """The original network of an adapter. `evaluations` counts block forwards, for the record."""
+
+    def __init__(self, adapter: Any, transformer: nn.Module) -> None:
+        self.adapter, self.transformer, self.evaluations = adapter, transformer, 0
+
+    def stack(self, name: str) -> list[nn.Module]:
+        return list(self.transformer._modules[name])  # type: ignore[arg-type]
+
+    @property
+    def weights(self) -> Mapping[str, tuple[int, ...]]:
+        return {s: tuple(sum(p.numel() for p in b.parameters()) for b in self.stack(s)) for s in self.adapter.stacks}
+
+    @property
+    def full(self) -> dict[str, tuple[int, ...]]:
+        return {s: tuple(range(len(self.stack(s)))) for s in self.adapter.stacks}
+
+    def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]:
+        return iter(self.stack(stack)[block].parameters())
+
+    @torch.no_grad()
+    def velocity(self, sample: Sample, chosen: View | None = None) -> Tensor:
+        kept = self.full if chosen is None or chosen.kept is None else chosen.kept
+        self.evaluations += sum(map(len, kept.values()))
+        with view(self.transformer, kept):
+            return self._call(sample)
+
+    def _call(self, s: Sample) -> Tensor:
+        x_t = noised(s.x0, s.x1, s.t)
+        return self.adapter.velocity(self.transformer, self.transformer, x_t, s.t, s.cond)
+
+    @torch.no_grad()
+    def skip_each(self, sample: Sample, kept: Kept | None = None) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:
+        """One sweep over each stack: every block's weights are touched once a batch (see `Sweep`)."""
+        kept = self.full if kept is None else kept
+        baseline = True
+        for stack, indices in kept.items():
+            with view(self.transformer, kept):
+                sweep = Sweep([self.stack(stack)[i] for i in range(len(indices))])
+                with exchanged(self.transformer, stack, [sweep]):
+                    whole = self._call(sample)
+                if baseline:
+                    yield None, whole
+                    baseline = False
+                self.evaluations += sweep.evaluations
+                for index, hidden in zip(indices, sweep.variants, strict=True):
+                    with exchanged(self.transformer, stack, [Inject(hidden)]):
+                        yield (stack, index), self._call(sample)
+
+    @torch.no_grad()
+    def skip_each_naively(self, sample: Sample) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:
+        """The same by one whole forward for each variant; what the sweep is measured against."""
+        yield None, self.velocity(sample)
+        for stack, indices in self.full.items():
+            for index in indices:
+                kept = dict(self.full) | {stack: tuple(i for i in indices if i != index)}
+                yield (stack, index), self.velocity(sample, View(kept))

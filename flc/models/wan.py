@@ -1,0 +1,214 @@
+"""Wan text-to-video and Wan 2.2 TI2V (`expand_timesteps`), as stock diffusers folders.
+
+Everything family-specific that the rest of flc needs: loading, text and video encoding, calling the
+transformer for a velocity, few-step schedulers, sizes. The transformer stays a stock
+`WanTransformer3DModel`; only its cross-attention processors are exchanged (see `text_padding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
+from torch import Tensor, nn
+
+from flc.api import ModelAdapter
+from flc.errors import UserError
+from flc.models.condition import Condition
+from flc.models.folder import NOTES, read_json
+from flc.models.text_padding import BiasedCrossAttention, collapse, text_lengths
+from flc.schedule import FewStepSchedule, Sampler
+
+TEXT_ROWS = 512  # stock pipelines pad every prompt to this many rows (max_sequence_length)
+TIME_SCALE = 1000.0  # the transformer counts time in [0, 1000]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class WanAdapter(ModelAdapter):
+    """One loaded Wan pipeline."""
+
+    family: ClassVar[str] = "wan"
+    stacks: ClassVar[dict[str, str]] = {"blocks": "num_layers"}
+    licence_note: ClassVar[str] = "the base model's licence holds for the student too"
+
+    pipe: Any
+    notes: dict[str, Any]
+    device: torch.device
+    processor: BiasedCrossAttention
+
+    @classmethod
+    def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
+        return transformer.get("_class_name") == "WanTransformer3DModel"
+
+    # -- loading ------------------------------------------------------------------------------------------
+
+    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> WanAdapter:
+        """Read a folder that `flc.models.folder.check` has passed."""
+        self.device, self._texts = torch.device(device), {}
+        self.notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
+        try:
+            self.pipe = WanPipeline.from_pretrained(folder, torch_dtype=DTYPES[dtype], local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"{folder} does not load as a Wan pipeline: {str(error).splitlines()[0]}") from error
+        self._refuse_unsupported(folder)
+        self.pipe.set_progress_bar_config(disable=True)
+        # One precision per component, decided here: the autoencoder stays in float32 as Wan's own examples have it.
+        self.pipe.vae.to(torch.float32)
+        self.pipe.to(self.device)
+        for component in (self.pipe.transformer, self.pipe.vae, self.pipe.text_encoder):
+            component.requires_grad_(False).eval()
+        self.processor = BiasedCrossAttention()
+        self.prepare(self.pipe.transformer)
+        return self
+
+    def _refuse_unsupported(self, folder: Path) -> None:
+        config = self.pipe.transformer.config
+        if self.pipe.transformer_2 is not None or self.pipe.config.boundary_ratio is not None:
+            raise UserError(f"{folder} has two experts (transformer_2), which flc does not compress yet")
+        if config.image_dim is not None or config.in_channels != config.out_channels:
+            raise UserError(f"{folder} is a Wan 2.1 image-to-video model, which flc does not compress yet")
+
+    def prepare(self, transformer: nn.Module) -> nn.Module:
+        """Exchange the cross-attention processors of a stock Wan transformer. Returns it."""
+        for block in transformer.blocks:  # type: ignore[union-attr]
+            block.attn2.set_processor(self.processor)
+        return transformer
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.pipe.transformer
+
+    @property
+    def image_to_video(self) -> bool:
+        """Whether a first frame may be given."""
+        return bool(self.pipe.config.expand_timesteps)
+
+    @property
+    def shift(self) -> float:
+        """The timestep shift that the folder's scheduler was configured with."""
+        config = self.pipe.scheduler.config
+        return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+    # -- sizes --------------------------------------------------------------------------------------------
+
+    @property
+    def default_size(self) -> tuple[int, int, int]:
+        """(frames, height, width): what the folder's flc.json says, or Wan's own."""
+        said = self.notes.get("size")
+        return tuple(said) if said else (81, 480, 832)
+
+    @property
+    def default_guidance(self) -> float:
+        """Standard-form guidance scale of the teacher: what the folder's flc.json says, or Wan's own 5."""
+        return float(self.notes.get("guidance", 5.0))
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of a clip's latents; `UserError` when the size does not fit the model."""
+        pipe, patch = self.pipe, self.pipe.transformer.config.patch_size
+        temporal, spatial = pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial
+        for name, value, step in (("height", height, spatial * patch[1]), ("width", width, spatial * patch[2])):
+            step = max(step, 16)  # stock pipelines refuse anything else
+            if value < step or value % step:
+                raise UserError(f"--{name} {value} must be a positive multiple of {step} for this model")
+        if frames < 1 or frames % temporal != 1:
+            raise UserError(f"--frames {frames} must be one more than a multiple of {temporal} for this model")
+        return pipe.vae.config.z_dim, (frames - 1) // temporal + 1, height // spatial, width // spatial
+
+    # -- encoding -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        """(B, L, D) as the stock pipeline encodes them, without the rows that are padding in all; cached."""
+        missing = sorted({p for p in prompts if p not in self._texts})
+        for begin in range(0, len(missing), 32):
+            part = missing[begin : begin + 32]
+            embeds, _ = self.pipe.encode_prompt(
+                part, do_classifier_free_guidance=False, max_sequence_length=TEXT_ROWS, device=self.device
+            )
+            for prompt, row, length in zip(part, embeds, text_lengths(embeds).tolist(), strict=True):
+                self._texts[prompt] = row[: max(1, length)].clone()
+        return nn.utils.rnn.pad_sequence([self._texts[p] for p in prompts], batch_first=True)
+
+    def condition(
+        self, prompts: Sequence[str], negative: str = "", first: Tensor | None = None, given: Tensor | None = None
+    ) -> Condition:
+        """first: clean first latent frames (B, C, 1, H, W), used where given (B,)."""
+        return Condition(self.text(prompts), self.text([negative]), first, given)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        config = self.pipe.vae.config
+        shape = (1, config.z_dim, 1, 1, 1)
+        mean, std = (torch.tensor(v, device=self.device).view(shape) for v in (config.latents_mean, config.latents_std))
+        return mean, std
+
+    @torch.no_grad()
+    def encode(self, video: np.ndarray) -> Tensor:
+        """Normalised latents (B, C, F', H', W') of clips (B, F, H, W, 3) in [0, 1]."""
+        mean, std = self._statistics()
+        x = torch.from_numpy(video).to(self.device).permute(0, 4, 1, 2, 3).float() * 2 - 1
+        return (self.pipe.vae.encode(x).latent_dist.mode() - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Clips (B, F, H, W, 3) float32 in [0, 1] of normalised latents."""
+        mean, std = self._statistics()
+        video = self.pipe.vae.decode(latents.float() * std + mean, return_dict=False)[0]
+        return ((video + 1) / 2).clamp(0, 1).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+    # -- velocity -----------------------------------------------------------------------------------------
+
+    def velocity(self, call: Any, module: nn.Module, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """v (B, C, F, H, W) in float32; given frames enter clean at t = 0 and leave as 0.
+
+        `call` is what is called (an engine's wrapper, or `module` itself); `module` tells dtype and config.
+        """
+        config: Any = module.config
+        dtype = next(module.parameters()).dtype
+        if self.image_to_video:
+            _, ph, pw = config.patch_size
+            tokens = t.view(-1, 1, 1).expand(-1, x.shape[2], (x.shape[3] // ph) * (x.shape[4] // pw)).clone()
+            if cond.given is not None:
+                tokens[cond.given, 0] = 0
+            t = tokens.flatten(1)
+        text = cond.text.to(dtype)
+        if getattr(module, "gradient_checkpointing", False):
+            # The bias lives on the processor, and a block recomputed in backward would meet a later call's.
+            text, self.processor.bias = nn.functional.pad(text, (0, 0, 0, TEXT_ROWS - text.shape[1])), None
+        else:
+            text, self.processor.bias = collapse(text, TEXT_ROWS)
+        v = call(cond.clamp(x).to(dtype), t.float() * TIME_SCALE, text, return_dict=False)[0]
+        return v.float() * cond.free(x)
+
+    # -- deployment ---------------------------------------------------------------------------------------
+
+    def schedule(self, steps: int, shift: float, sampler: Sampler) -> FewStepSchedule:
+        """The n-step, shift-k schedule from a plain `set_timesteps(n)`, as `WanPipeline` calls it.
+
+        The scheduler shifts its table and then the grid drawn from it, and the grid ends at the table's
+        smallest sigma; shift kn/(n+k-1) with terminal k/(n+k-1) undoes both.
+        """
+        n, k = steps, float(shift)
+        if n == 1:
+            settings: dict[str, Any] = {"shift": k}
+        else:
+            settings = {"shift": k * n / (n + k - 1), "shift_terminal": k / (n + k - 1)}
+        scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=sampler == "sde", **settings)
+        return FewStepSchedule(scheduler, n, k, sampler)
+
+    def teacher_scheduler(self) -> Any:
+        """A fresh scheduler as the folder configures it."""
+        return type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+
+    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
+        """A stock pipeline folder with another transformer and scheduler."""
+        components = dict(self.pipe.components, transformer=transformer, scheduler=scheduler)
+        extra = {"expand_timesteps": self.pipe.config.expand_timesteps}
+        WanPipeline(**components, **extra).save_pretrained(folder, safe_serialization=True)
+
+    def stock_pipeline(self, folder: Path, with_image: bool) -> Any:
+        cls = WanImageToVideoPipeline if with_image else WanPipeline
+        return cls.from_pretrained(folder, local_files_only=True)

@@ -1,0 +1,78 @@
+"""Options from outside: raw strings into pydantic models, and their errors into one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from flc.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse_set(items: list[str]) -> dict[str, dict[str, Any]]:
+    """`["pruner.samples=32"]` to `{"pruner": {"samples": "32"}}`.
+
+    Values stay strings for pydantic to read; only those that begin with `[` or `{` are JSON.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for item in items:
+        key, equals, raw = item.partition("=")
+        section, dot, name = key.partition(".")
+        if not (equals and dot and section and name):
+            raise UserError(f"--set {item!r} is not of the form section.option=value")
+        value: Any = raw
+        if raw[:1] in "[{" and raw:
+            try:
+                value = json.loads(raw)
+            except json.JSONDecodeError as error:
+                raise UserError(f"--set {item!r}: not JSON: {error}") from error
+        out.setdefault(section, {})[name] = value
+    return out
+
+
+def checked(model: type[M], values: dict[str, Any], where: str) -> M:
+    """An instance of `model`; the first problem as one line that names the option and the nearest ones."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([where, *map(str, first["loc"])])
+        if first["type"] == "extra_forbidden":
+            names = list(model.model_fields)
+            near = difflib.get_close_matches(str(first["loc"][-1]), names, n=2, cutoff=0.5)
+            way = f"did you mean {' or '.join(near)}?" if near else f"options are: {', '.join(names) or 'none'}"
+            raise UserError(f"unknown option {path}: {way}") from error
+        raise UserError(f"{path}={first['input']!r}: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    name: str
+    type: str
+    default: Any
+    bounds: str
+    unit: str
+    source: str
+    about: str
+
+
+def describe(model: type[BaseModel]) -> Iterator[OptionInfo]:
+    """What `flc show` prints of a class of options."""
+    for name, info in model.model_fields.items():
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        bounds = []
+        for constraint in info.metadata:
+            for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+                limit = getattr(constraint, attribute, None)
+                if limit is not None:
+                    bounds.append(f"{sign} {limit}")
+        kind = info.annotation.__name__ if isinstance(info.annotation, type) else str(info.annotation)
+        kind = kind.replace("typing.", "")
+        text = (str(extra.get("unit", "")), str(extra.get("source", "")), info.description or "")
+        yield OptionInfo(name, kind, info.default, ", ".join(bounds), *text)

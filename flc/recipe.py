@@ -1,0 +1,155 @@
+"""A recipe: everything a run is determined by. defaults < preset < recipe.yaml < flags < `--set`."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field
+
+from flc.api import Options
+from flc.errors import UserError
+from flc.options import checked
+
+PRESETS = Path(__file__).parent / "assets" / "presets"
+PACKAGES = ("flc", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "deepspeed")
+
+
+class Choice(BaseModel):
+    """An algorithm by name, with its options: `pruner: {name: elbo, samples: 64}` or just `pruner: elbo`."""
+
+    model_config = {"frozen": True, "extra": "allow"}
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class DataStage(Options):
+    clips: int = Field(1024, ge=2, description="clips encoded for stages I and II, and for prompts")
+
+
+class ScoreStage(Options):
+    batch: int = Field(16, ge=1, description="noised clips in one evaluation")
+
+
+class TrainStage(Options):
+    iterations: int = Field(1000, ge=0, description="iterations of the stage")
+    batch: int = Field(16, ge=1, description="global batch, over all ranks")
+    save_every: int = Field(100, ge=1, description="iterations between checkpoints")
+    log_every: int = Field(10, ge=1, description="iterations between lines of the log")
+    decay: bool = Field(False, description="linear decay of the learning rates over the last half")
+    given_share: float = Field(0.5, ge=0, le=1, description="share of samples with a given first frame")
+    checkpointing: bool = Field(False, description="recompute blocks in backward: less memory, more time")
+
+
+class EvaluateStage(Options):
+    clips: int = Field(48, ge=2, description="clips a row is judged by")
+    seeds: int = Field(2, ge=1, description="clips of one prompt, each from another seed")
+    reference: int = Field(192, ge=8, description="drawn clips they are compared with")
+    teacher_steps: int = Field(50, ge=1, description="steps of the undistilled networks")
+    given_share: float = Field(0.5, ge=0, le=1, description="share of prompts with a given first frame")
+    batch: int = Field(24, ge=1, description="clips sampled at once")
+    videos: int = Field(6, ge=0, description="clips of each row written as mp4")
+    rows: tuple[str, ...] = Field((), description="which rows; all when empty")
+
+
+class Recipe(Options):
+    """One run of `flc compress`. Sections named after an algorithm kind choose it; sections named after a
+    stage say how long it runs."""
+
+    model: str | None = Field(None, description="diffusers pipeline folder; the embedded tiny-wan when absent")
+    data: str | None = Field(None, description="folder with captions.jsonl and videos; drawn clips when absent")
+    preset: Literal["quick", "full"] = Field("quick", description="how long the stages run")
+    seed: int = Field(0, ge=0, le=2**31)
+    steps: int = Field(4, ge=1, le=100, description="sampling steps of the student")
+    keep: float = Field(0.7, gt=0, le=1, description="share of block parameters that stay")
+    height: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1)
+    frames: int | None = Field(None, ge=1)
+    guidance: float | None = Field(None, ge=0, le=50, description="the teacher's guidance scale, standard form")
+    negative_prompt: str = ""
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    engine: Literal["plain", "deepspeed"] = "plain"
+    zero: Literal[1, 2, 3] = 2
+    pruner: Choice = Choice(name="elbo")
+    recovery: Choice = Choice(name="bernoulli")
+    distiller: Choice = Choice(name="dmd")
+    teacher: Choice = Choice(name="well-guided")
+    prepare: DataStage = DataStage()
+    score: ScoreStage = ScoreStage()
+    recover: TrainStage = TrainStage(iterations=4000)
+    distill: TrainStage = TrainStage(iterations=1000)
+    evaluate: EvaluateStage = EvaluateStage()
+
+
+ALGORITHMS = ("pruner", "recovery", "distiller", "teacher")
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, sections merged. Choosing another algorithm drops the first one's options."""
+    out = dict(base)
+    for key, value in over.items():
+        if key in ALGORITHMS and isinstance(value, str):
+            value = {"name": value}
+        before = out.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            replaced = key in ALGORITHMS and value.get("name", before.get("name")) != before.get("name")
+            out[key] = dict(value) if replaced else merge(before, value)
+        else:
+            out[key] = value
+    return out
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--recipe {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"--recipe {path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--recipe {path} is not a mapping of options")
+    values.pop("versions", None)
+    return values
+
+
+def preset_values(embedded: bool, name: str) -> dict[str, Any]:
+    """The stage lengths of a preset, and under `algorithms` options that go to an algorithm when it is chosen."""
+    return read_yaml(PRESETS / f"{'tiny' if embedded else 'large'}-{name}.yaml")
+
+
+def resolve(file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[str, Any]]) -> Recipe:
+    """The recipe of a run. A lock file names every value, so presets change nothing under it."""
+    given = merge(merge(file, flags), sets)
+    name = given.get("preset", "quick")
+    values = merge(Recipe().model_dump(), {})
+    if name in ("quick", "full"):
+        preset = preset_values(given.get("model") is None, name)
+        per_algorithm = preset.pop("algorithms", {})
+        values = merge(values, preset)
+        for kind in ALGORITHMS:
+            chosen = merge({kind: values[kind]}, {kind: given[kind]} if kind in given else {})[kind]["name"]
+            values[kind] = {"name": chosen, **per_algorithm.get(chosen, {})}
+    return checked(Recipe, merge(values, given), where="recipe")
+
+
+def versions() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def lock_text(recipe: Recipe) -> str:
+    head = "# The resolved recipe of this run; `flc compress --recipe recipe.lock.yaml --out DIR` repeats it.\n"
+    values = recipe.model_dump(mode="json") | {"versions": versions()}
+    return head + yaml.safe_dump(values, sort_keys=False)

@@ -1,0 +1,114 @@
+"""A finished run's folder, read. Only `metrics.json` has to be there; the rest may be missing or partial."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flc.errors import UserError
+
+Curve = list[tuple[float, float]]
+"""(step, value) in the order of the steps."""
+
+STAGES = {"recover": "II, recovery", "distill": "III, distillation"}
+
+
+@dataclass(frozen=True)
+class Run:
+    metrics: dict[str, Any]
+    plan: dict[str, Any] | None
+    lock: str | None
+    recipe: dict[str, Any]
+    """The lock file's values; empty when it is missing or is not YAML."""
+    curves: dict[str, dict[str, Curve] | None]
+    """By stage, then by key of the log; None for a stage without a log."""
+    videos: dict[str, dict[int, Path]]
+    """By row, then by index into the prompts."""
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None: logs and third-party plans hold NaN, null and text too."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def read_run(out: Path) -> Run:
+    lock = read_text(out / "recipe.lock.yaml")
+    return Run(
+        metrics=read_metrics(out / "metrics.json"),
+        plan=read_plan(out / "score" / "plan.json"),
+        lock=lock,
+        recipe=parse_recipe(lock),
+        curves={stage: read_log(out / stage / "log.jsonl") for stage in STAGES},
+        videos=find_videos(out / "evaluate" / "videos"),
+    )
+
+
+def read_text(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    if text is None:
+        raise UserError(f"{path} does not exist: run `flc evaluate` first")
+    try:
+        metrics = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON (line {error.lineno}): run `flc evaluate` again") from error
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("rows"), list):
+        raise UserError(f"{path} has no rows: run `flc evaluate` again")
+    return metrics
+
+
+def read_plan(path: Path) -> dict[str, Any] | None:
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        plan = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON (line {error.lineno}): run `flc score` again") from error
+    return plan if isinstance(plan, dict) and isinstance(plan.get("kept"), dict) else None
+
+
+def parse_recipe(lock: str | None) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(lock or "")
+    except yaml.YAMLError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_log(path: Path) -> dict[str, Curve] | None:
+    """Each key's curve, in the order of appearance. A cut-off line is passed over, as are values that are no
+    finite number."""
+    text = read_text(path)
+    if text is None:
+        return None
+    curves: dict[str, Curve] = {}
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        step = number(entry.pop("step", None)) if isinstance(entry, dict) else None
+        if step is None:
+            continue
+        for key, value in entry.items():
+            if (y := number(value)) is not None:
+                curves.setdefault(key, []).append((step, y))
+    return curves
+
+
+def find_videos(folder: Path) -> dict[str, dict[int, Path]]:
+    """`<row>/<index>.mp4`; a file of another name is none of ours."""
+    rows = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    found = {row.name: {int(p.stem): p for p in row.glob("*.mp4") if p.stem.isdecimal()} for row in rows}
+    return {name: clips for name, clips in found.items() if clips}

@@ -1,0 +1,1 @@
+"""A run: stages as folders, skipped when done, safe to interrupt."""

@@ -1,0 +1,105 @@
+"""A stage is a function from folders to a folder: written under a temporary name, synced, renamed.
+
+`done.json` inside holds a fingerprint of the stage's options and inputs. Running again skips a stage whose
+fingerprint is the same; a stage cut off at any moment starts again, or goes on from its last checkpoint,
+which lives in the temporary folder and is dropped when the stage is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flc.errors import UserError
+from flc.train.loop import CHECKPOINTS
+
+DONE, PARTIAL, FINGERPRINT = "done.json", ".partial-", "fingerprint.json"
+
+
+def fingerprint_of_folder(folder: Path) -> str:
+    """A stage's folder by its done.json; any other by names, sizes and the first megabyte of each file
+    (safetensors keep their header there; hashing 28 GB of weights would take minutes)."""
+    digest = hashlib.sha256()
+    if (folder / DONE).exists():
+        digest.update((folder / DONE).read_bytes())
+        return digest.hexdigest()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with open(path, "rb") as file:
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode() + file.read(1 << 20))
+    return digest.hexdigest()
+
+
+def fingerprint(options: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
+    folders = {name: fingerprint_of_folder(path) for name, path in inputs.items()}
+    return {"options": json.loads(json.dumps(options, default=str)), "inputs": folders}
+
+
+def sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / DONE).read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def run_stage(
+    final: Path,
+    options: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    work: Callable[[Path], dict[str, Any] | None],
+    leader: bool = True,
+) -> bool:
+    """Run `work(temporary folder)` unless `final` holds the same stage already. Whether it ran.
+
+    `work` may return facts that are kept in done.json. Only the leader rank touches the folders' names.
+    """
+    mark = fingerprint(options, inputs)
+    done = read_done(final)
+    if done is not None and done["fingerprint"] == mark:
+        return False
+    partial = final.with_name(PARTIAL + final.name)
+    try:
+        if leader:
+            same = (partial / FINGERPRINT).exists() and json.loads((partial / FINGERPRINT).read_text()) == mark
+            if not same:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                (partial / FINGERPRINT).write_text(json.dumps(mark))
+        facts = work(partial) or {}
+        if leader:
+            finish(partial, final, {"fingerprint": mark, **facts})
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no disk space left under {final.parent}: free some and run again with --resume") from error
+        raise
+    return True
+
+
+def finish(partial: Path, final: Path, done: dict[str, Any]) -> None:
+    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+    (partial / FINGERPRINT).unlink()
+    (partial / DONE).write_text(json.dumps(done, indent=1))
+    sync_tree(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    descriptor = os.open(final.parent, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def require(folder: Path, what: str, hint: str) -> Path:
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist: {what} comes from {hint}")
+    return folder

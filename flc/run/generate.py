@@ -1,0 +1,53 @@
+"""`flc generate`: one clip from a folder's stock pipeline, no code of ours in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flc.data.source import write_video
+from flc.errors import UserError
+from flc.models.folder import EMBEDDED, NOTES, adapter_for, check, read_json
+from flc.run.job import check_device
+
+
+def generate(
+    folder: Path, prompt: str, image: Path | None, seed: int, steps: int | None, guidance: float | None,
+    height: int | None, width: int | None, frames: int | None, negative: str, device: str, out: Path,
+) -> None:  # fmt: skip
+    """`torch.manual_seed(seed)` and a generator of the same seed, as the model card's example has it."""
+    folder = EMBEDDED if str(folder) == "tiny-wan" else folder
+    check(folder)
+    check_device(device)
+    if not out.parent.exists():
+        raise UserError(f"--out {out}: folder {out.parent} does not exist")
+    notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
+    f, h, w = notes.get("size", (81, 480, 832))
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "height": height or h,
+        "width": width or w,
+        "num_frames": frames or f,
+        "num_inference_steps": steps or notes.get("steps", 50),
+        "guidance_scale": notes.get("guidance", 5.0) if guidance is None else guidance,
+    }
+    adapter = adapter_for(folder)
+    if image is not None:
+        settings["image"] = read_image(image, settings["height"], settings["width"])
+    pipe = adapter.stock_pipeline(folder, image is not None).to(device)
+    torch.manual_seed(seed)
+    video = pipe(**settings, generator=torch.Generator().manual_seed(seed)).frames[0]
+    write_video(out, np.asarray(video), scale=4 if settings["height"] < 128 else 1)
+
+
+def read_image(path: Path, height: int, width: int) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(path).convert("RGB").resize((width, height))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"--image {path} cannot be read as an image: {error}") from error

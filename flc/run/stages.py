@@ -1,0 +1,168 @@
+"""The stages, each a function from folders to a folder. `compress` chains them; every one has a command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flc.api import Objective, Setting, View
+from flc.data.latents import LatentClips, encode
+from flc.data.source import drawn_clips, folder_clips
+from flc.errors import UserError
+from flc.models.folder import check_weights, read_json
+from flc.models.view import removed
+from flc.run.folders import run_stage
+from flc.run.job import Job
+from flc.schedule import FewStepSchedule
+
+PLAN, STUDENT = "plan.json", "student.json"
+
+
+def clips(job: Job, count: int, seed: int) -> Any:
+    frames, height, width = job.size
+    if job.recipe.data:
+        return folder_clips(Path(job.recipe.data), count, frames, height, width)
+    return drawn_clips(count, frames, height, width, seed)
+
+
+def prepare(job: Job) -> Path:
+    """Clips encoded into latents: `latents.safetensors`, `captions.json`."""
+    r, out = job.recipe, job.out / "data"
+    options = {"clips": r.prepare.clips, "size": job.size, "seed": r.seed}
+    inputs = {"model": job.model_folder} | ({"data": Path(r.data)} if r.data else {})
+
+    def work(folder: Path) -> None:
+        if not job.ranks.leader:
+            return
+        source: Any = clips(job, r.prepare.clips, r.seed)
+        with job.console.bar("encode clips", r.prepare.clips) as bar:
+            encode(job.adapter, source, folder, bar.advance)
+
+    run_stage(out, options, inputs, work, job.ranks.leader)
+    job.ranks.barrier()
+    return out
+
+
+def score(job: Job, data: Path) -> Path:
+    """Stage I: which blocks stay. `plan.json` holds kept blocks, scores and what the pruner measured."""
+    r, out = job.recipe, job.out / "score"
+    options = {"pruner": r.pruner.model_dump(), "keep": r.keep, "seed": r.seed, **r.score.model_dump()}
+
+    def work(folder: Path) -> None:
+        if job.ranks.leader:
+            write_plan(job, data, folder)
+
+    run_stage(out, options, {"model": job.model_folder, "data": data}, work, job.ranks.leader)
+    job.ranks.barrier()
+    return out
+
+
+def write_plan(job: Job, data: Path, folder: Path) -> None:
+    r, latents = job.recipe, LatentClips(data, job.adapter, job.recipe.negative_prompt)
+    pruner, budget = job.algorithm("pruner"), job.budget
+    with job.console.bar(f"score blocks ({r.pruner.name})", 1) as bar:
+
+        def batches(count: int) -> Any:
+            bar.progress and bar.progress.update(bar.task, total=-(-count // r.score.batch), completed=0)
+            for sample in latents.samples(count, r.score.batch, r.seed, job.adapter.shift):
+                yield sample
+                bar.advance()
+
+        plan = pruner.plan(job.prunable, batches, budget)
+    if not budget.fits(plan.kept) and sum(map(len, plan.kept.values())) > 1:
+        raise UserError(f"pruner {r.pruner.name!r} kept more than --keep {r.keep} allows: report it to its author")
+    weights = {s: list(w) for s, w in budget.weights.items()}
+    facts = {"pruner": r.pruner.name, "keep": r.keep, "kept": plan.kept, "scores": plan.scores, "weights": weights}
+    facts |= {"details": plan.details, "block_evaluations": job.prunable.evaluations}
+    (folder / PLAN).write_text(json.dumps(facts, indent=1))
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    plan = read_json(folder / PLAN if folder.is_dir() else folder)
+    if "kept" not in plan:
+        raise UserError(f"{folder} holds no plan (kept blocks): it is written by `flc score`")
+    plan["kept"] = {s: tuple(b) for s, b in plan["kept"].items()}
+    return plan
+
+
+def prune(job: Job, scored: Path) -> Path:
+    """The blocks outside the plan removed: a stock `transformer/` folder."""
+    out = job.out / "prune"
+
+    def work(folder: Path) -> None:
+        if job.ranks.leader:
+            plan = read_plan(scored)
+            small = removed(job.adapter.transformer, plan["kept"], job.adapter.stacks)
+            small.save_pretrained(folder / "transformer")  # type: ignore[operator]
+
+    run_stage(out, {}, {"model": job.model_folder, "plan": scored}, work, job.ranks.leader)
+    job.ranks.barrier()
+    return out
+
+
+def load_transformer(job: Job, folder: Path) -> Any:
+    """The transformer of a stage's folder (or a transformer folder itself), ready for this adapter."""
+    path = folder / "transformer" if (folder / "transformer").exists() else folder
+    check_weights(path)
+    cls = type(job.adapter.transformer)
+    dtype = next(job.adapter.transformer.parameters()).dtype
+    module = cls.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+    return job.adapter.prepare(module.requires_grad_(False).eval().to(job.adapter.device))
+
+
+def recover(job: Job, data: Path, scored: Path) -> Path:
+    """Stage II: the whole network, made to work without its unimportant blocks too. `transformer/`."""
+    from flc.train.stage import train_stage
+
+    r, out = job.recipe, job.out / "recover"
+    objective: Objective = job.algorithm("recovery")
+    options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **r.recover.model_dump()}
+    options |= {"engine": r.engine, "world": job.ranks.world}
+
+    def work(folder: Path) -> dict[str, Any]:
+        plan = read_plan(scored)
+        full = View(job.prunable.full)
+        objective.bind(Setting(View(plan["kept"]), full, r.steps, r.recover.iterations, None, r.recover.given_share))
+        if not getattr(objective, "trains", True):
+            if job.ranks.leader:
+                job.adapter.transformer.save_pretrained(folder / "transformer")
+            return {}
+        latents = LatentClips(data, job.adapter, r.negative_prompt)
+        return train_stage(job, "recover", objective, job.adapter.transformer, latents, r.recover, folder, None)
+
+    run_stage(out, options, {"model": job.model_folder, "data": data, "plan": scored}, work, job.ranks.leader)
+    job.ranks.barrier()
+    return out
+
+
+def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
+    shift = objective.shift()
+    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
+
+
+def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
+    """Stage III: the pruned network as a few-step generator. `transformer/`, `student.json`."""
+    from flc.train.stage import train_stage
+
+    r, out = job.recipe, job.out / "distill"
+    objective, composer = job.algorithm("distiller"), job.algorithm("teacher")
+    options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
+    options |= {"seed": r.seed, "engine": r.engine, "world": job.ranks.world, **r.distill.model_dump()}
+
+    def work(folder: Path) -> dict[str, Any]:
+        plan, schedule = read_plan(scored), student_schedule(job, objective)
+        pruned, full = View(plan["kept"]), View(job.prunable.full)
+        objective.bind(Setting(pruned, full, r.steps, r.distill.iterations, schedule, r.distill.given_share))
+        source = load_transformer(job, recovered)
+        latents = LatentClips(data, job.adapter, r.negative_prompt)
+        facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, (composer, pruned))
+        if job.ranks.leader:
+            declared = schedule.declaration() | {"distiller": r.distiller.name, "teacher": r.teacher.name}
+            (folder / STUDENT).write_text(json.dumps(declared, indent=1))
+        return facts
+
+    inputs = {"model": job.model_folder, "data": data, "plan": scored, "recovered": recovered}
+    run_stage(out, options, inputs, work, job.ranks.leader)
+    job.ranks.barrier()
+    return out

@@ -1,0 +1,53 @@
+"""Sampling with a diffusers scheduler, batched, as the stock pipelines do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flc.api import Net
+from flc.flow import guided
+from flc.models.condition import Condition, join
+
+
+@torch.no_grad()
+def sample(
+    net: Net,
+    scheduler: Any,
+    steps: int,
+    guidance: float,
+    noise: Tensor,
+    cond: Condition,
+    seed: int,
+    on_step: Callable[[], Any] = lambda: None,
+) -> Tensor:
+    """Latents (B, C, F, H, W) from `noise`, with standard-form guidance (1 or less: none, one evaluation).
+
+    A stochastic scheduler draws its noise from torch's global generator, as under the stock pipelines, which
+    pass none on; `seed` seeds it for the length of the call and the caller's state is put back.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        scheduler.set_timesteps(steps, device=noise.device)
+        scheduler.set_begin_index(0)
+        x = noise
+        for time in scheduler.timesteps:
+            t = (time / scheduler.config.num_train_timesteps).expand(x.shape[0]).to(torch.float32)
+            if guidance > 1:
+                both = join([cond, cond.without_text()])
+                text, null = net(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+                v = guided(text, null, guidance)
+            else:
+                v = net(x, t, cond)
+            x = scheduler.step(v, time, x, return_dict=False)[0]
+            on_step()
+    return cond.clamp(x)
+
+
+def noise_for(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
+    """(len(seeds), *shape) standard normal, each clip from a generator of its own, as a pipeline draws it."""
+    drawn = [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.cat(drawn)

@@ -1,0 +1,36 @@
+"""One schedule from training to deployment.
+
+A few-step student is ruined by other timesteps than it was trained on, so the trainer reads its sigmas
+from the very scheduler object that export writes into the pipeline folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Sampler = Literal["sde", "ode"]
+
+
+@dataclass(frozen=True)
+class FewStepSchedule:
+    """A stock diffusers scheduler, the step count it is meant for, and how it moves.
+
+    sampler  sde: x0-then-renoise; ode: Euler. `shift` is k of the timestep shift.
+    """
+
+    scheduler: Any
+    steps: int
+    shift: float
+    sampler: Sampler
+    sigmas: tuple[float, ...] = field(init=False)
+    """`steps` sigmas as `set_timesteps(steps)` gives them, and the final 0."""
+
+    def __post_init__(self) -> None:
+        self.scheduler.set_timesteps(self.steps)
+        object.__setattr__(self, "sigmas", tuple(float(s) for s in self.scheduler.sigmas))
+        assert len(self.sigmas) == self.steps + 1, self.sigmas
+
+    def declaration(self) -> dict[str, Any]:
+        """What a student's folder says about itself."""
+        return {"steps": self.steps, "shift": self.shift, "sampler": self.sampler, "sigmas": list(self.sigmas)}

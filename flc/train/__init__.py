@@ -1,0 +1,1 @@
+"""Training for stages II and III: one loop, two engines, exact resume."""

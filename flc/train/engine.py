@@ -1,0 +1,156 @@
+"""How roles are stepped: the protocol both engines follow, and the plain one.
+
+One optimizer per trainable role, one role updated per phase; every other parameter has `requires_grad` off
+(with two engines, one's backward would otherwise leak into the other). A skipped block has a zero gradient,
+never None and never a stale one, in every engine: AdamW would pass over None (no decay, no momentum) where
+ZeRO treats it as zero, and ZeRO-3 would apply the block's last gradient again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flc.api import Role
+from flc.errors import NonFinite
+from flc.train.nets import trainable
+
+
+class Engine(Protocol):
+    """What the loop needs. Ranks draw the same shared randomness and hold a slice of each batch."""
+
+    rank: int
+    world: int
+
+    def call(self, role: str) -> Any:
+        """What is called in place of the role's module."""
+
+    def activate(self, role: str) -> None:
+        """Make this role's parameters the only ones that require a gradient."""
+
+    def step(self, role: str, loss: Tensor, lr_factor: float) -> float:
+        """Backward, check, clip, update, average; returns the gradient norm before clipping."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+    def export(self, role: str) -> dict[str, Tensor] | None:
+        """The weights a role hands on (the averaged ones where it keeps an average); None off rank 0."""
+
+
+class Averaged:
+    """Exponential moving average of parameters, with a short ramp so that early weights do not linger."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.values = {n: p.detach().clone() for n, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, Tensor]) -> None:
+        self.count += 1
+        decay = min(self.decay, self.count / (self.count + 10))
+        for name, p in parameters.items():
+            self.values[name].lerp_(p.detach().to(self.values[name]), 1 - decay)
+
+
+def finite(loss: Tensor, norm: Tensor, role: str) -> None:
+    """Stop before the optimizer steps."""
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not torch.isfinite(value):
+            raise NonFinite(
+                f"the {name} of {role!r} is {float(value)}; nothing was updated: lower the learning rate, or "
+                f"resume from the last checkpoint with another --seed"
+            )
+
+
+class PlainEngine:
+    """One process, one device, plain torch."""
+
+    rank, world = 0, 1
+
+    def __init__(self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role]) -> None:
+        self.modules, self.roles = modules, roles
+        self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
+        self.optimizers = {n: self._adamw(n) for n in self.parameters}
+        self.averages = {n: Averaged(p, roles[n].ema) for n, p in self.parameters.items() if roles[n].ema}
+
+    def _adamw(self, name: str) -> torch.optim.AdamW:
+        o = self.roles[name].optim
+        assert o is not None
+        parameters = list(self.parameters[name].values())
+        return torch.optim.AdamW(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+
+    def call(self, role: str) -> nn.Module:
+        return self.modules[role]
+
+    def activate(self, role: str) -> None:
+        for name, parameters in self.parameters.items():
+            for p in parameters.values():
+                p.requires_grad_(name == role)
+
+    def step(self, role: str, loss: Tensor, lr_factor: float = 1.0) -> float:
+        loss.backward()  # type: ignore[no-untyped-call]
+        o, optimizer, parameters = self.roles[role].optim, self.optimizers[role], self.parameters[role]
+        assert o is not None
+        for p in parameters.values():
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), o.clip)
+        finite(loss, norm, role)
+        for group in optimizer.param_groups:
+            group["lr"] = o.lr * lr_factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if role in self.averages:
+            self.averages[role].update(parameters)
+        return float(norm)
+
+    # -- checkpoints: safetensors only ----------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        for name, parameters in self.parameters.items():
+            flat = {f"weight.{n}": p.detach() for n, p in parameters.items()}
+            names = list(parameters)
+            for i, state in self.optimizers[name].state_dict()["state"].items():
+                flat |= {f"adam.{key}.{names[i]}": value for key, value in state.items()}
+            counts = {}
+            if name in self.averages:
+                flat |= {f"ema.{n}": v for n, v in self.averages[name].values.items()}
+                counts = {"ema": self.averages[name].count}
+            save_file({k: v.contiguous() for k, v in flat.items()}, folder / f"{name}.safetensors", {"counts": json.dumps(counts)})
+
+    def load(self, folder: Path) -> None:
+        for name, parameters in self.parameters.items():
+            path = folder / f"{name}.safetensors"
+            flat = load_file(path)
+            names = list(parameters)
+            with torch.no_grad():
+                for n, p in parameters.items():
+                    p.copy_(flat[f"weight.{n}"])
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in flat.items():
+                kind, _, rest = key.partition(".")
+                if kind == "adam":
+                    field, _, n = rest.partition(".")
+                    state.setdefault(names.index(n), {})[field] = value
+            groups = self.optimizers[name].state_dict()["param_groups"]
+            self.optimizers[name].load_state_dict({"state": state, "param_groups": groups})
+            if name in self.averages:
+                self.averages[name].values = {n: flat[f"ema.{n}"] for n in names}
+                with safe_open(path, "pt") as file:
+                    self.averages[name].count = json.loads(file.metadata()["counts"])["ema"]
+
+    def export(self, role: str) -> dict[str, Tensor]:
+        """Full state dict of the role's module, averaged where it keeps an average."""
+        state = {n: v.detach().clone() for n, v in self.modules[role].state_dict().items()}
+        if role in self.averages:
+            state |= {n: v.clone() for n, v in self.averages[role].values.items()}
+        return state

@@ -1,0 +1,42 @@
+"""Ranks of a run: one process, or the process group that `torchrun` (or a deepspeed launcher) started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from flc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def leader(self) -> bool:
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        return f"cuda:{self.local}" if name == "cuda" and self.world > 1 else name
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+
+def from_environment(engine: str, device: str) -> Ranks:
+    """Join the group when the environment names one; several ranks need `--engine deepspeed`."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 and engine == "plain":
+        return Ranks()
+    if engine == "plain":
+        raise UserError(f"{world} processes were started but --engine is plain: add --engine deepspeed")
+    from flc.train.deepspeed import initialise
+
+    ranks = Ranks(int(os.environ.get("RANK", "0")), world, int(os.environ.get("LOCAL_RANK", "0")))
+    initialise(device)
+    return ranks

@@ -1,0 +1,147 @@
+"""One plain loop for stages II and III."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flc.api import Batch, Objective
+from flc.errors import Interrupted, UserError
+from flc.train.draws import StepDraws
+from flc.train.engine import Engine
+from flc.train.nets import RoleNets
+
+CHECKPOINTS, LATEST, LOG = "checkpoints", "latest", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    stage: str
+    iterations: int
+    seed: int
+    save_every: int = 100
+    log_every: int = 10
+    decay: bool = False
+    """Linear decay of every learning rate to zero over the last half."""
+
+
+class Stopper:
+    """Set by a signal handler; the loop saves and raises at the next iteration's end."""
+
+    signal: int | None = None
+    looping = False
+
+
+STOP = Stopper()
+
+
+def checkpoint_path(folder: Path) -> Path | None:
+    """The newest whole checkpoint; `UserError` when the pointer names one that is not there."""
+    pointer = folder / LATEST
+    if not pointer.exists():
+        return None
+    path = folder / pointer.read_text().strip()
+    if not (path / "state.json").exists():
+        raise UserError(f"{pointer} names {path.name}, which is missing: delete {folder} to start this stage again")
+    return path
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def save_checkpoint(folder: Path, engine: Engine, step: int) -> None:
+    """Written under a temporary name, synced, renamed; the pointer last; then older ones are removed."""
+    name = f"step-{step:07d}"
+    temporary = folder / f".{name}"
+    if engine.rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    engine.save(temporary)
+    if engine.rank:
+        return
+    (temporary / "state.json").write_text(json.dumps({"step": step}))
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            fsync(file)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    temporary.rename(folder / name)
+    pointer = folder / f".{LATEST}"
+    pointer.write_text(name)
+    fsync(pointer)
+    pointer.rename(folder / LATEST)
+    fsync(folder)
+    for old in folder.glob("step-*"):
+        if old.name != name:
+            shutil.rmtree(old)
+
+
+def restore(folder: Path, engine: Engine) -> int:
+    """The step to go on from; log lines of iterations that will be repeated are dropped."""
+    path = checkpoint_path(folder)
+    step = 0
+    if path is not None:
+        engine.load(path)
+        step = int(json.loads((path / "state.json").read_text())["step"])
+    log = folder / LOG
+    if engine.rank == 0 and log.exists():
+        lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        log.write_text("".join(f"{line}\n" for line in kept))
+    return step
+
+
+def lr_factor(step: int, total: int, warmup: int, decay: bool) -> float:
+    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return factor * min(1.0, 2 * (total - step) / total) if decay else factor
+
+
+def train(
+    objective: Objective,
+    nets: RoleNets,
+    engine: Engine,
+    batch_at: Callable[[StepDraws], Batch],
+    options: LoopOptions,
+    folder: Path,
+    on_step: Callable[[int, dict[str, float]], Any],
+) -> None:
+    """Run `options.iterations` iterations of an objective, resuming from `folder` when it holds a checkpoint.
+
+    `batch_at(draws)` is this rank's batch of an iteration. `on_step(step, metrics)` sees every iteration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    roles = objective.roles()
+    step = restore(folder, engine)
+    STOP.looping = True
+    while step < options.iterations:
+        draws = StepDraws(options.seed, options.stage, step, engine.rank, engine.world)
+        batch = batch_at(draws)
+        nets.rng = draws
+        metrics: dict[str, float] = {}
+        for phase in objective.phases(step):
+            engine.activate(phase)
+            loss = objective.loss(phase, nets, batch, step, draws)
+            optim = roles[phase].optim
+            assert optim is not None, f"phase {phase!r} names a role that is not trained"
+            factor = lr_factor(step, options.iterations, optim.warmup, options.decay)
+            norm = engine.step(phase, loss.value, factor)
+            metrics |= {f"{phase}/loss": float(loss.value.detach()), f"{phase}/grad_norm": norm}
+            metrics |= {f"{phase}/{k}": float(v) for k, v in loss.metrics.items()}
+        step += 1
+        if engine.rank == 0 and (step % options.log_every == 0 or step == options.iterations):
+            with open(folder / LOG, "a") as log:
+                log.write(json.dumps({"step": step, **metrics}) + "\n")
+        if step % options.save_every == 0 or step == options.iterations or STOP.signal is not None:
+            save_checkpoint(folder, engine, step)
+        on_step(step, metrics)
+        if STOP.signal is not None:
+            STOP.looping = False
+            raise Interrupted(STOP.signal)
+    STOP.looping = False

@@ -1,0 +1,181 @@
+"""The networks of an objective: built from the incoming weights by role, and called by role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flc.api import Draws, Query, Role, TeacherComposer, View
+from flc.models.condition import Condition, join
+from flc.models.view import Inject, Tap, exchanged, removed, view
+
+#: The linear layers of a block that a LoRA adapter goes on.
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
+ADAPTER = "flc"
+
+
+def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role]) -> dict[str, nn.Module]:
+    """One module per role. `full` roles get a copy holding only their view's blocks; `frozen` and `lora` roles
+    share the incoming module itself. Every parameter comes out with `requires_grad=False`."""
+    source.requires_grad_(False)
+    modules: dict[str, nn.Module] = {}
+    for name, role in roles.items():
+        if role.train == "full":
+            modules[name] = adapter.prepare(removed(source, role.view.kept, adapter.stacks))
+    for name, role in roles.items():
+        if role.train == "lora":
+            add_lora(source, role.rank)
+        if role.train != "full":
+            modules[name] = source
+    return modules
+
+
+def add_lora(module: Any, rank: int) -> None:
+    """A fresh low-rank branch (alpha = rank, so the scale of a view's adapter is the branch's own)."""
+    from peft import LoraConfig
+
+    module.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS), adapter_name=ADAPTER)
+    module.requires_grad_(False)
+
+
+def trainable(module: nn.Module, role: Role) -> dict[str, nn.Parameter]:
+    """The parameters of a role, by name."""
+    if role.train == "frozen":
+        return {}
+    return {n: p for n, p in module.named_parameters() if role.train == "full" or "lora_" in n}
+
+
+@contextmanager
+def adapter_scale(module: nn.Module, scale: float) -> Iterator[None]:
+    """Multiply the low-rank branch by `scale` during one call, then put it back to 1.
+
+    The resting scale is 1, the trained role's: a checkpointed block recomputed in a backward meets it again.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+    for layer in layers:
+        layer.scaling[ADAPTER] = scale
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.scaling[ADAPTER] = 1.0
+
+
+class RoleNet:
+    """A velocity field by role: `net(x_t, t, cond, view)`.
+
+    A `full` role's module holds its view's blocks only, so `View()` is all of it; roles on the incoming
+    weights default to the role's view.
+    """
+
+    def __init__(self, adapter: Any, module: nn.Module, call: Any, default: View) -> None:
+        self.adapter, self.module, self.call, self.default = adapter, module, call, default
+        self.has_adapter = hasattr(module, "peft_config")
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Condition, view_: View | None = None) -> Tensor:
+        chosen = self.default if view_ is None else view_
+        with view(self.module, chosen.kept):
+            return self.raw(x, t, cond, chosen.adapter)
+
+    def raw(self, x: Tensor, t: Tensor, cond: Condition, scale: float = 0.0) -> Tensor:
+        """Whatever blocks the module holds at the moment."""
+        if not self.has_adapter:
+            return self.adapter.velocity(self.call, self.module, x, t, cond)
+        with adapter_scale(self.module, scale):
+            return self.adapter.velocity(self.call, self.module, x, t, cond)
+
+
+class Teacher:
+    """Evaluates what a composer needs at the least cost, then composes.
+
+    Queries of one view go in one batch. The unpruned network starts from the hidden states that entered the
+    first removed block of the pruned one, where both see the same condition.
+    """
+
+    def __init__(self, net: RoleNet, composer: TeacherComposer, pruned: View) -> None:
+        self.net, self.composer, self.pruned = net, composer, pruned
+        self.share_prefix = True
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: Tensor, cond: Condition, rng: Draws) -> Tensor:
+        return self.composer.compose(self.evaluate(x, t, cond), rng)
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, t: Tensor, cond: Condition) -> dict[Query, Tensor]:
+        needs = list(dict.fromkeys(self.composer.needs()))
+        groups = [[q for q in needs if q.view == name] for name in ("pruned", "unpruned")]
+        out: dict[Query, Tensor] = {}
+        prefix: dict[str, Tensor] | None = None
+        for group in filter(None, groups):
+            kept = self.pruned.kept if group[0].view == "pruned" else None
+            stack = self._shared_stack()
+            if group[0].view == "unpruned" and prefix and stack and all(q.condition in prefix for q in group):
+                v = self._suffix(group, x, t, cond, prefix, stack)
+            else:
+                tap = stack if group[0].view == "pruned" and all(groups) else None
+                v, prefix = self._whole(group, x, t, cond, kept, tap)
+            out |= dict(zip(group, v.chunk(len(group)), strict=True))
+        return out
+
+    def _shared_stack(self) -> str | None:
+        """The stack whose prefix both views share: there is one stack, and its first block stays."""
+        kept = self.pruned.kept or {}
+        if not self.share_prefix or len(kept) != 1:
+            return None
+        (stack, blocks), total = next(iter(kept.items())), len(self.net.module._modules[next(iter(kept))])  # type: ignore[arg-type]
+        return stack if first_removed(blocks, total) else None
+
+    def _inputs(self, group: list[Query], x: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor, Condition]:
+        n = len(group)
+        conds = [cond if q.condition == "text" else cond.without_text() for q in group]
+        return x.repeat(n, 1, 1, 1, 1), t.repeat(n), join(conds)
+
+    def _whole(
+        self, group: list[Query], x: Tensor, t: Tensor, cond: Condition, kept: Any, stack: str | None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        inputs = self._inputs(group, x, t, cond)
+        with view(self.net.module, kept):
+            if stack is None:
+                return self.net.raw(*inputs), None
+            blocks = list(self.net.module._modules[stack])  # type: ignore[arg-type]
+            tap, at = Tap(), first_removed(kept[stack])
+            with exchanged(self.net.module, stack, [*blocks[:at], tap, *blocks[at:]]):
+                v = self.net.raw(*inputs)
+        hidden = tap.hidden.chunk(len(group))
+        return v, {q.condition: h for q, h in zip(group, hidden, strict=True)}
+
+    def _suffix(
+        self, group: list[Query], x: Tensor, t: Tensor, cond: Condition, prefix: dict[str, Tensor], stack: str
+    ) -> Tensor:
+        blocks = list(self.net.module._modules[stack])  # type: ignore[arg-type]
+        at = first_removed(self.pruned.kept[stack])  # type: ignore[index]
+        inject = Inject(torch.cat([prefix[q.condition] for q in group]))
+        with exchanged(self.net.module, stack, [inject, *blocks[at:]]):
+            return self.net.raw(*self._inputs(group, x, t, cond))
+
+
+def first_removed(kept: tuple[int, ...], total: int | None = None) -> int:
+    """Index of the first block that is not kept; `total` when all are."""
+    missing = [i for i in range(total if total is not None else len(kept) + 1) if i not in kept]
+    return missing[0] if missing else len(kept)
+
+
+class RoleNets:
+    """`flc.api.Nets`: the networks of one objective, with the teacher bound to an iteration's draws."""
+
+    def __init__(self, nets: Mapping[str, RoleNet], teacher: Teacher | None) -> None:
+        self._nets, self._teacher = nets, teacher
+        self.rng: Draws | None = None
+
+    def __getitem__(self, role: str) -> RoleNet:
+        return self._nets[role]
+
+    def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        assert self._teacher is not None and self.rng is not None, "this stage has no teacher"
+        return self._teacher(x, t, cond, self.rng)

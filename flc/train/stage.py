@@ -1,0 +1,78 @@
+"""A trainable stage of a run: networks, engine and loop put together, and the student written."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from flc.api import Objective, TeacherComposer, View
+from flc.data.latents import LatentClips
+from flc.errors import UserError
+from flc.recipe import TrainStage
+from flc.train.engine import Engine, PlainEngine
+from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
+from flc.train.nets import RoleNet, RoleNets, Teacher, build
+
+
+def make_engine(kind: str, zero: int, modules: dict[str, nn.Module], roles: Any, local_batch: int) -> Engine:
+    if kind == "plain":
+        return PlainEngine(modules, roles)
+    from flc.train.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(modules, roles, zero, local_batch)
+
+
+def train_stage(
+    job: Any,
+    name: str,
+    objective: Objective,
+    source: nn.Module,
+    data: LatentClips,
+    options: TrainStage,
+    folder: Path,
+    teacher: tuple[TeacherComposer, View] | None,
+) -> dict[str, Any]:
+    """Train `objective` from `source`; writes `transformer/` and `log.jsonl` into `folder`. Returns facts."""
+    roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
+    if options.batch % world:
+        raise UserError(f"{name}.batch={options.batch} does not divide over {world} ranks")
+    local = options.batch // world
+    modules = build(adapter, source, roles)
+    if options.checkpointing:
+        for module in {id(m): m for m in modules.values()}.values():
+            module.enable_gradient_checkpointing()  # type: ignore[operator]
+    everything = dict(modules) | ({"teacher": source} if teacher else {})
+    engine = make_engine(job.recipe.engine, job.recipe.zero, everything, roles, local)
+    nets = {
+        role: RoleNet(adapter, module, engine.call(role), View() if roles[role].train == "full" else roles[role].view)
+        for role, module in modules.items()
+    }
+    composed = None
+    if teacher:
+        frozen = RoleNet(adapter, source, engine.call("teacher"), View())
+        composed = Teacher(frozen, *teacher)
+    checkpoints = folder / CHECKPOINTS
+    resumed = checkpoint_path(checkpoints)
+    if resumed is not None:
+        job.console.say(f"{name}: resuming from {resumed.name}")
+    loop = LoopOptions(name, options.iterations, job.recipe.seed, options.save_every, options.log_every, options.decay)
+    began = time.monotonic()
+    with job.console.bar(f"{name} ({type(objective).__name__})", options.iterations) as bar:
+
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            bar.at(step, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.endswith("loss")))
+
+        train(objective, RoleNets(nets, composed), engine,
+              lambda draws: data.random_batch(draws, local, options.given_share), loop, checkpoints, on_step)  # fmt: skip
+    state = engine.export("student")
+    if job.ranks.leader:
+        assert state is not None
+        student = modules["student"]
+        if (checkpoints / LOG).exists():
+            shutil.copy(checkpoints / LOG, folder / LOG)
+        student.save_pretrained(folder / "transformer", state_dict=state)  # type: ignore[operator]
+    return {"seconds": time.monotonic() - began, "iterations": options.iterations}

@@ -1,0 +1,1 @@
+"""First-party algorithms, registered exactly as a third party's would be."""

@@ -1,0 +1,57 @@
+"""Drawn clips, and ways to spoil them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from flc.data.shapes import all_captions, draw, sample_spec
+from flc.evaluate.clips import Clips
+
+
+def draw_clips(n: int, seed: int, **size: int) -> Clips:
+    """Clips of all captions in turn (shape varies slowest, so a step of 5 reaches all words early)."""
+    rng, captions = np.random.default_rng(seed), all_captions()
+    specs = [sample_spec(rng, captions[5 * i % 96]) for i in range(n)]
+    return Clips(np.stack([draw(spec, **size) for spec in specs]), tuple(spec.caption for spec in specs))
+
+
+def change_clips(clips: Clips, change: Callable[[np.ndarray], np.ndarray]) -> Clips:
+    """Each clip (F,H,W,3) changed, kept in [0, 1]."""
+    video = np.stack([np.clip(change(clip), 0, 1) for clip in clips.video]).astype(np.float32)
+    return Clips(video, clips.captions, clips.first_frames, clips.given)
+
+
+def blurred(sigma: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda clip: gaussian_filter(clip, (0, sigma, sigma, 0))
+
+
+def noisy(amount: float, seed: int = 3) -> Callable[[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return lambda clip: clip + amount * rng.standard_normal(clip.shape, dtype=np.float32)
+
+
+def still(clip: np.ndarray) -> np.ndarray:
+    return np.repeat(clip[:1], len(clip), axis=0)
+
+
+def shuffled(seed: int = 4) -> Callable[[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return lambda clip: clip[rng.permutation(len(clip))]
+
+
+def pure_noise(seed: int = 5) -> Callable[[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return lambda clip: rng.random(clip.shape, dtype=np.float32)
+
+
+def sharpened(amount: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Unsharp mask of one pixel."""
+    return lambda clip: clip + amount * (clip - blurred(1)(clip))
+
+
+def pumped(amount: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Brightness of the whole frame up and down by `amount` in turn."""
+    return lambda clip: clip + amount * (-1.0) ** np.arange(len(clip))[:, None, None, None]
