@@ -242,7 +242,8 @@ def main() -> None:
         subprocess.run([sys.executable, str(script), "--out", str(args.out)], check=True)
     vae = AutoencoderKLWan.from_pretrained(args.out / "vae")
     if not (args.out / "latents.safetensors").exists():
-        save_file(encode_clips(vae, args.clips, args.seed + 1), args.out / "latents.safetensors")
+        halves = [encode_clips(vae, args.clips // 2, 100 + part) for part in (0, 1)]
+        save_file({k: torch.cat([h[k] for h in halves]) for k in halves[0]}, args.out / "latents.safetensors")
     data = load_file(args.out / "latents.safetensors")
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()

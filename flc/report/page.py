@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from flc.report import result
+from flc.report.axis import Around, Axis, label
 from flc.report.load import STAGES, Run, number, read_run
 from flc.report.markup import Html, el, join
-from flc.report.svg import Bars, bar_chart, label, line_chart, score_axis
+from flc.report.svg import Bars, bar_chart, line_chart, score_axis
 
 REPORT = "report.html"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:"
@@ -132,9 +133,14 @@ def kept_share(plan: dict[str, Any]) -> float | None:
     return sum(weights[s][i] for s, b in plan["kept"].items() if s in weights for i in b) / total if total else None
 
 
+def own_details(plan: dict[str, Any]) -> dict[str, Any]:
+    details = plan.get("details")
+    return details if isinstance(details, dict) else {}
+
+
 def stack_bars(plan: dict[str, Any]) -> list[Bars]:
     """The plan's scores as charts. `details` is a pruner's own: whatever is not understood is left out."""
-    details = plan.get("details") if isinstance(plan.get("details"), dict) else {}
+    details = own_details(plan)
     baseline, given = number(details.get("baseline")), details.get("interval")
     out = []
     for stack, scores in (plan.get("scores") or {}).items():
@@ -158,16 +164,16 @@ def blocks(run: Run) -> Html:
     if run.plan is None:
         return missing("No plan in score/plan.json: `flc score` writes it.")
     bars = stack_bars(run.plan)
-    axis = score_axis(bars, 236.0, 16.0)
+    axis = score_axis(bars)
     if axis is None:
         return missing(f"The plan of pruner {run.plan.get('pruner', '?')} has no scores to show.")
     key = el("p", el("span", cls="key kept"), "kept  ", el("span", cls="key removed"), "removed", cls="soft")
     charts = [el("div", bar_chart(b, axis), cls="scroll") for b in bars]
-    return join(el("p", told(run.plan, bars, axis.log)), key, *charts, *(score_table(b, run.plan) for b in bars))
+    return join(told(run.plan, bars, axis), key, *charts, *(score_table(b, run.plan) for b in bars))
 
 
-def told(plan: dict[str, Any], bars: list[Bars], log: bool) -> str:
-    details = plan.get("details") if isinstance(plan.get("details"), dict) else {}
+def told(plan: dict[str, Any], bars: list[Bars], axis: Axis | Around) -> Html:
+    details = own_details(plan)
     parts = [f"Importance of each block as pruner {plan.get('pruner', '?')} scored it; higher matters more."]
     if (baseline := bars[0].baseline) is not None:
         parts.append("Bars begin at the baseline, the same measure with no block skipped.")
@@ -179,9 +185,11 @@ def told(plan: dict[str, Any], bars: list[Bars], log: bool) -> str:
     facts = [f"{name} {details[name]}" for name in ("samples", "ranking") if isinstance(details.get(name), int | str)]
     if (count := number(plan.get("block_evaluations"))) is not None:
         facts.append(f"{count:,.0f} block evaluations".replace(",", " "))
-    parts += [f"Measured with {', '.join(facts)}."] if facts else []
-    parts += ["Logarithmic scale."] if log else []
-    return " ".join(parts)
+    if isinstance(axis, Around):
+        parts.append("The scale is logarithmic in the distance from the baseline, linear close to it.")
+    elif axis.log:
+        parts.append("The scale is logarithmic.")
+    return join(el("p", " ".join(parts)), el("p", "; ".join(facts), cls="soft") if facts else None)
 
 
 def score_table(bars: Bars, plan: dict[str, Any]) -> Html:
@@ -194,7 +202,7 @@ def score_table(bars: Bars, plan: dict[str, Any]) -> Html:
         cells = [str(i), "n/a" if score is None else f"{score:.5g}", between, size]
         lines.append(el("tr", *(el("td", c) for c in cells), el("td", "kept" if i in bars.kept else "removed")))
     table = el("div", el("table", el("thead", head), el("tbody", *lines)), cls="scroll")
-    return el("details", el("summary", f"The numbers of {bars.name}"), table)
+    return el("details", el("summary", f"All scores of {bars.name}"), table)
 
 
 def training(run: Run) -> Html:

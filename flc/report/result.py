@@ -177,6 +177,6 @@ def legend(metrics: dict[str, Any]) -> Html:
 def on_hardware(metrics: dict[str, Any]) -> str:
     hardware = metrics.get("hardware") or {}
     parts = [str(hardware["cpu"])] if hardware.get("cpu") else []
-    parts += [f"{hardware['threads']} threads"] if hardware.get("threads") else []
+    parts += [f"{hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"] if hardware.get("threads") else []
     parts += [f"torch {hardware['torch']}"] if hardware.get("torch") else []
     return f"; {', '.join(parts)}" if parts else ""

@@ -1,0 +1,63 @@
+"""Eq 9's identities, and the plain teachers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flc.api import Query
+from flc.registry import create
+from flc.train.draws import StepDraws
+
+PRUNED, NULL, UNPRUNED = Query("pruned"), Query("pruned", "null"), Query("unpruned")
+V = {q: torch.randn(2, 1, 1, 1, 1, dtype=torch.float64) for q in (PRUNED, NULL, UNPRUNED, Query("unpruned", "null"))}
+
+
+def well_guided(beta1: float, beta2: float, v=V):
+    options = {"beta1": beta1, "beta2": beta2, "spread1": 0, "spread2": 0}
+    return create("teacher", "well-guided", options).compose(v, StepDraws(0, "t", 0))
+
+
+@pytest.mark.parametrize(
+    ("beta1", "beta2", "expected"),
+    [
+        (1.0, 1.0, V[UNPRUNED]),
+        (1.0, 0.0, V[PRUNED]),
+        (0.0, 0.0, V[NULL]),
+        (3.5, 0.0, V[NULL] + 3.5 * (V[PRUNED] - V[NULL])),
+    ],
+)
+def test_identities_of_eq_9(beta1, beta2, expected):
+    assert torch.allclose(well_guided(beta1, beta2), expected, atol=1e-14)
+
+
+def test_no_pruning_makes_eq_9_plain_guidance_whatever_beta2():
+    v = dict(V) | {UNPRUNED: V[PRUNED]}
+    plain = V[NULL] + 2.5 * (V[PRUNED] - V[NULL])
+    assert torch.allclose(well_guided(2.5, 0.25, v), plain, atol=1e-14)
+
+
+def test_betas_are_drawn_uniformly_around_their_centres():
+    teacher = create("teacher", "well-guided", {"beta1": 3.5, "beta2": 0.25})
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    draws = [StepDraws(0, "t", i) for i in range(2000)]
+    b1 = torch.cat([teacher.compose({PRUNED: one, NULL: zero, UNPRUNED: one}, d) for d in draws])
+    draws = [StepDraws(1, "t", i) for i in range(2000)]
+    b2 = torch.cat([teacher.compose({PRUNED: zero, NULL: zero, UNPRUNED: one}, d) for d in draws])
+    for values, centre, half in ((b1, 3.5, 1.0), (b2, 0.25, 0.1)):
+        assert values.min() >= centre - half and values.max() <= centre + half
+        # a uniform law's mean over 2000 draws has standard error half / sqrt(3 * 2000) = .013 half: five of them
+        assert float(values.mean()) == pytest.approx(centre, abs=0.065 * half)
+        assert float(values.std()) == pytest.approx(half / 3**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "text"), [("strong", UNPRUNED), ("weak", PRUNED), ("cfg", UNPRUNED)])
+def test_plain_teachers_are_guidance_of_one_network(name, text):
+    null = Query(text.view, "null")
+    got = create("teacher", name, {"scale": 3.0}).compose(V, StepDraws(0, "t", 0))
+    assert torch.allclose(got, V[null] + 3.0 * (V[text] - V[null]), atol=1e-14)
+
+
+def test_weak_is_well_guided_without_the_unpruned_network():
+    weak = create("teacher", "weak", {"scale": 2.0}).compose(V, StepDraws(0, "t", 0))
+    assert torch.allclose(weak, well_guided(2.0, 0.0), atol=1e-14)
