@@ -153,7 +153,7 @@ def save(path: Path, trainee: Trainee, ema: dict, opts: list[torch.optim.Optimiz
         for j, state in optimizer.state_dict()["state"].items():
             flat |= {f"opt.{i}.{j}.{k}": v for k, v in state.items() if torch.is_tensor(v)}
     temporary = path.with_suffix(".partial")
-    save_file({k: v.detach().contiguous() for k, v in flat.items()}, temporary, {"step": str(step)})
+    save_file({k: v.detach().clone() for k, v in flat.items()}, temporary, {"step": str(step)})
     temporary.rename(path)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-import click
 import typer
 
 from flc.cli.app import app
 from flc.errors import Interrupted, NonFinite, UserError
+
+
+#: What typer raises for a wrong flag. typer brings a copy of click of its own since 0.27 and used the package before:
+#: the class is the one that typer's public BadParameter derives from.
+USAGE = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -17,15 +21,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     a signal. `--debug` anywhere shows the traceback instead."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
+    arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
-        app(arguments, prog_name="flc", standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as error:
+        code = app(arguments, prog_name="flc", standalone_mode=False) or 0
+    except typer.Exit as error:
         code = error.exit_code
-    except click.ClickException as error:
-        code = fail(error.format_message(), 2, debug)
-    except (click.Abort, KeyboardInterrupt):
+    except USAGE as error:
+        code = fail(error.format_message(), 2, debug)  # type: ignore[attr-defined]
+    except (typer.Abort, KeyboardInterrupt):
         code = fail("interrupted", 130, debug)
     except Interrupted as error:
         code = fail(f"{error}; finished work is kept: run again with --resume", 128 + error.signal, debug)

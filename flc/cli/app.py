@@ -13,7 +13,6 @@ from flc.cli import flags as f
 app = typer.Typer(
     name="flc",
     help="Fewer steps, fewer blocks: compress video diffusion transformers.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -45,6 +45,12 @@ class Engine(Protocol):
     def export(self, role: str) -> dict[str, Tensor] | None:
         """The weights a role hands on (the averaged ones where it keeps an average); None off rank 0."""
 
+    def barrier(self) -> None:
+        """Wait for every rank."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; every rank asks at the same point."""
+
 
 class Averaged:
     """Exponential moving average of parameters, with a short ramp so that early weights do not linger."""
@@ -154,3 +160,8 @@ class PlainEngine:
         if role in self.averages:
             state |= {n: v.clone() for n, v in self.averages[role].values.items()}
         return state
+
+    def barrier(self) -> None: ...
+
+    def any(self, flag: bool) -> bool:
+        return flag

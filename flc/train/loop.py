@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,15 +59,25 @@ def fsync(path: Path) -> None:
 
 
 def save_checkpoint(folder: Path, engine: Engine, step: int) -> None:
-    """Written under a temporary name, synced, renamed; the pointer last; then older ones are removed."""
-    name = f"step-{step:07d}"
-    temporary = folder / f".{name}"
+    """Written under a temporary name, synced, renamed; the pointer last; then older ones are removed.
+
+    Every rank writes its part between the first two barriers. None leaves before the last one: a launcher that
+    sees a rank exit (after a signal) kills the others, which must not cut the leader off before the pointer.
+    """
+    temporary = folder / f".step-{step:07d}"
     if engine.rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+    engine.barrier()
     engine.save(temporary)
-    if engine.rank:
-        return
+    engine.barrier()
+    if engine.rank == 0:
+        publish(folder, temporary, step)
+    engine.barrier()
+
+
+def publish(folder: Path, temporary: Path, step: int) -> None:
+    name = f"step-{step:07d}"
     (temporary / "state.json").write_text(json.dumps({"step": step}))
     for file in temporary.rglob("*"):
         if file.is_file():
@@ -138,10 +149,11 @@ def train(
         if engine.rank == 0 and (step % options.log_every == 0 or step == options.iterations):
             with open(folder / LOG, "a") as log:
                 log.write(json.dumps({"step": step, **metrics}) + "\n")
-        if step % options.save_every == 0 or step == options.iterations or STOP.signal is not None:
+        stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
+        if step % options.save_every == 0 or step == options.iterations or stop:
             save_checkpoint(folder, engine, step)
         on_step(step, metrics)
-        if STOP.signal is not None:
+        if stop:
             STOP.looping = False
-            raise Interrupted(STOP.signal)
+            raise Interrupted(STOP.signal or signal.SIGTERM)
     STOP.looping = False

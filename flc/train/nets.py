@@ -18,7 +18,7 @@ LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2
 ADAPTER = "flc"
 
 
-def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role]) -> dict[str, nn.Module]:
+def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role], seed: int = 0) -> dict[str, nn.Module]:
     """One module per role. `full` roles get a copy holding only their view's blocks; `frozen` and `lora` roles
     share the incoming module itself. Every parameter comes out with `requires_grad=False`."""
     source.requires_grad_(False)
@@ -28,17 +28,20 @@ def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role]) -> dict[st
             modules[name] = adapter.prepare(removed(source, role.view.kept, adapter.stacks))
     for name, role in roles.items():
         if role.train == "lora":
-            add_lora(source, role.rank)
+            add_lora(source, role.rank, seed)
         if role.train != "full":
             modules[name] = source
     return modules
 
 
-def add_lora(module: Any, rank: int) -> None:
+def add_lora(module: Any, rank: int, seed: int) -> None:
     """A fresh low-rank branch (alpha = rank, so the scale of a view's adapter is the branch's own)."""
     from peft import LoraConfig
 
-    module.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS), adapter_name=ADAPTER)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS)
+    with torch.random.fork_rng(devices=[]):  # its first matrix is random: the same on every rank and at every start
+        torch.manual_seed(seed)
+        module.add_adapter(config, adapter_name=ADAPTER)
     module.requires_grad_(False)
 
 

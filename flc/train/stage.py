@@ -41,7 +41,7 @@ def train_stage(
     if options.batch % world:
         raise UserError(f"{name}.batch={options.batch} does not divide over {world} ranks")
     local = options.batch // world
-    modules = build(adapter, source, roles)
+    modules = build(adapter, source, roles, job.recipe.seed)
     if options.checkpointing:
         for module in {id(m): m for m in modules.values()}.values():
             module.enable_gradient_checkpointing()  # type: ignore[operator]

@@ -62,7 +62,7 @@ class BernoulliRecovery(RecoveryTrainer):
             with torch.no_grad():
                 original = nets["original"](x_t, t, cond, self.setting.full)
             if step % o.drift_every == 0:
-                metrics["drift"] = float(masked_mean((v_unpruned - original).pow(2), free).mean())
+                metrics["drift"] = float(masked_mean((v_unpruned.detach() - original).pow(2), free).mean())
             target = original if o.anchor == "frozen" else v_unpruned
         distil = velocity_matching(v_pruned, target, free)
         loss = o.alpha * distil

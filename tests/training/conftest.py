@@ -1,0 +1,85 @@
+"""A trainable stage in miniature: the embedded adapter, five random blocks, a few random latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flc.api import Batch, Setting, View
+from flc.models.condition import Condition
+from flc.registry import create
+from flc.train.draws import StepDraws
+from flc.train.engine import PlainEngine
+from flc.train.loop import LoopOptions, train
+from flc.train.nets import RoleNet, RoleNets, Teacher, build
+
+PRUNED = View({"blocks": (0, 2, 4)})
+FULL = View({"blocks": (0, 1, 2, 3, 4)})
+
+
+class Miniature:
+    """One objective with everything around it; `run` trains in a folder."""
+
+    def __init__(self, adapter: Any, source: torch.nn.Module, kind: str, name: str, options: dict[str, Any], batch: int = 4):
+        self.adapter, self.source, self.batch = adapter, adapter.prepare(source), batch
+        self.objective = create(kind, name, options)
+        schedule = adapter.schedule(4, 5.0, "sde") if kind == "distiller" else None
+        self.objective.bind(Setting(PRUNED, FULL, 4, 100, schedule))
+        self.roles = self.objective.roles()
+        self.modules = build(adapter, self.source, self.roles)
+        self.engine = PlainEngine(dict(self.modules) | {"teacher": self.source}, self.roles)
+        nets = {
+            n: RoleNet(adapter, m, self.engine.call(n), View() if self.roles[n].train == "full" else self.roles[n].view)
+            for n, m in self.modules.items()
+        }
+        teacher = Teacher(RoleNet(adapter, self.source, self.source, View()), create("teacher", "well-guided"), PRUNED)
+        self.nets = RoleNets(nets, teacher if kind == "distiller" else None)
+        g = torch.Generator().manual_seed(5)
+        self.latents, self.text = torch.randn(16, 16, 3, 4, 4, generator=g), torch.randn(16, 6, 64, generator=g)
+        self.null = torch.randn(1, 1, 64, generator=g)
+
+    def batch_at(self, draws: StepDraws) -> Batch:
+        rows, given = draws.integers(self.batch, 16), draws.uniform(self.batch) < 0.5
+        x0 = self.latents[rows]
+        return Batch(x0, Condition(self.text[rows], self.null, x0[:, :, :1], given))
+
+    def run(self, folder: Path, iterations: int, total: int | None = None, save_every: int = 2) -> list[dict[str, float]]:
+        log: list[dict[str, float]] = []
+        options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=1)
+        train(self.objective, self.nets, self.engine, self.batch_at, options, folder, lambda s, m: log.append(m))
+        return log
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        out = {f"{r}.{n}": p.detach().clone() for r, ps in self.engine.parameters.items() for n, p in ps.items()}
+        for role, average in self.engine.averages.items():
+            out |= {f"{role}.ema.{n}": v.clone() for n, v in average.values.items()}
+        return out
+
+
+DMD = {"lr": 1e-3, "ratio": 2, "fake_warmup": 1}
+CASES = {
+    "bernoulli": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
+    "bernoulli-data": ("recovery", "bernoulli", {"lr": 1e-3, "alpha": 0.5, "anchor": "shared", "draw": "set"}),
+    "dmd": ("distiller", "dmd", DMD),
+    "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 4}),
+    "dmd-unpruned-fake": ("distiller", "dmd", DMD | {"fake_init": "unpruned", "normalise": False}),
+}
+
+
+@pytest.fixture
+def miniature(adapter, wan):
+    import copy
+
+    def make(case: str, **more: Any) -> Miniature:
+        kind, name, options = CASES[case]
+        return Miniature(adapter, copy.deepcopy(wan), kind, name, options | more)
+
+    return make
+
+
+@pytest.fixture(params=list(CASES))
+def case(request):
+    return request.param

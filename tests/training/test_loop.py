@@ -1,0 +1,184 @@
+"""Gradient routing, exact resume, non-finite stops, interrupted runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+
+from flc.errors import Interrupted, NonFinite, UserError
+from flc.train import loop
+from flc.train.draws import StepDraws
+
+from .conftest import DMD
+
+
+def equal(a, b):
+    assert a.keys() == b.keys()
+    return [n for n in a if not torch.equal(a[n], b[n])]
+
+
+def test_a_loss_reaches_its_own_role_and_no_other(miniature, case):
+    m = miniature(case, **({"p": 1.0} if "bernoulli" in case else {}))  # a draw that skips nothing has no loss
+    draws = StepDraws(0, "t", 1)
+    m.nets.rng = draws
+    for phase in m.objective.phases(1):
+        m.engine.activate(phase)
+        loss = m.objective.loss(phase, m.nets, m.batch_at(StepDraws(0, "b", 1)), 1, draws)
+        loss.value.backward()
+        for role, parameters in m.engine.parameters.items():
+            reached = [n for n, p in parameters.items() if p.grad is not None and p.grad.any()]
+            assert bool(reached) == (role == phase), f"phase {phase} reached {len(reached)} parameters of {role}"
+            for p in parameters.values():
+                p.grad = None
+        frozen = [p for n, p in m.source.named_parameters() if "lora_" not in n]
+        assert all(p.grad is None for p in frozen), "the frozen network got a gradient"
+
+
+def test_phases_follow_the_rhythm(miniature):
+    m = miniature("dmd", ratio=3, fake_warmup=2)
+    moved = [step for step in range(9) if "student" in m.objective.phases(step)]
+    assert moved == [2, 5, 8]
+    assert all(m.objective.phases(step)[-1] == "fake" for step in range(9))
+
+
+def test_the_student_waits_for_the_fakes_warm_up_and_the_fake_moves(miniature, tmp_path):
+    m = miniature("dmd", fake_warmup=3)
+    before = m.weights()
+    m.run(tmp_path, 3)
+    changed = set(equal(before, m.weights()))
+    assert changed and all(n.startswith("fake.") for n in changed)
+
+
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(miniature, case, tmp_path):
+    whole = miniature(case)
+    log = whole.run(tmp_path / "whole", 7)
+    first = miniature(case)
+    first.run(tmp_path / "cut", 3)  # saves at 2 and at its end, 3
+    second = miniature(case)
+    assert equal(first.weights(), second.weights()), "training changed nothing, so that resuming proves nothing"
+    again = second.run(tmp_path / "cut", 7)
+    assert equal(whole.weights(), second.weights()) == []
+    assert again == log[3:]
+    lines = [json.loads(line) for line in (tmp_path / "cut" / loop.LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_kill_between_checkpoints_repeats_from_the_last_one(miniature, tmp_path):
+    whole = miniature("dmd")
+    whole.run(tmp_path / "whole", 6)
+    first = miniature("dmd")
+    first.run(tmp_path / "cut", 4, save_every=2)
+    # what kill -9 while saving leaves: a half-written temporary folder and log lines beyond the checkpoint
+    (tmp_path / "cut" / ".step-0000006").mkdir()
+    (tmp_path / "cut" / ".step-0000006" / "student.safetensors").write_bytes(b"half")
+    with open(tmp_path / "cut" / loop.LOG, "a") as file:
+        file.write('{"step": 5, "fake/loss": 1.0}\n{"step": 6, "fa')
+    second = miniature("dmd")
+    second.run(tmp_path / "cut", 6)
+    assert equal(whole.weights(), second.weights()) == []
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / loop.LOG).read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_missing_checkpoint_is_an_error(miniature, tmp_path):
+    miniature("dmd").run(tmp_path, 2)
+    shutil.rmtree(tmp_path / "step-0000002")
+    with pytest.raises(UserError, match="step-0000002, which is missing"):
+        miniature("dmd").run(tmp_path, 4)
+
+
+def test_non_finite_stops_before_the_optimizer(miniature, tmp_path):
+    m = miniature("dmd")
+    with torch.no_grad():
+        next(iter(m.engine.parameters["fake"].values())).fill_(float("nan"))
+    before = m.weights()
+    with pytest.raises(NonFinite, match="'fake'"):
+        m.run(tmp_path, 1)
+    after = m.weights()
+    assert [n for n in equal(before, after) if not before[n].isnan().any()] == []
+
+
+def test_a_signal_saves_and_stops(miniature, tmp_path):
+    whole = miniature("bernoulli")
+    whole.run(tmp_path / "whole", 5, save_every=100)
+    first = miniature("bernoulli")
+    original = first.batch_at
+
+    def signalled(draws):
+        loop.STOP.signal = signal.SIGTERM if signalled.count == 2 else None
+        signalled.count += 1
+        return original(draws)
+
+    signalled.count = 0
+    first.batch_at = signalled
+    try:
+        with pytest.raises(Interrupted) as caught:
+            first.run(tmp_path / "cut", 5, save_every=100)
+    finally:
+        loop.STOP.signal = None
+    assert caught.value.signal == signal.SIGTERM
+    assert loop.checkpoint_path(tmp_path / "cut").name == "step-0000003"
+    second = miniature("bernoulli")
+    second.run(tmp_path / "cut", 5, save_every=100)
+    assert equal(whole.weights(), second.weights()) == []
+
+
+def test_a_skipped_block_decays_as_one_with_zero_gradient(miniature, tmp_path):
+    """AdamW passes over a None gradient; here a block skipped in an iteration has zero: only decay and momentum."""
+    m = miniature("bernoulli", p=1.0, warmup=0, lr=1e-2, ema=0)
+    removed = {n: p.detach().clone() for n, p in m.engine.parameters["student"].items() if n.startswith("blocks.1.")}
+    assert removed
+    m.run(tmp_path, 2)
+    after = m.engine.parameters["student"]
+    for name, before in removed.items():
+        assert torch.allclose(after[name], before * (1 - 1e-2 * 0.01) ** 2, rtol=1e-6), name  # lr x weight decay
+
+
+def test_log_of_the_drift(miniature, tmp_path):
+    log = miniature("bernoulli").run(tmp_path, 3)
+    assert log[0]["student/drift"] == 0.0, "the trained network starts as the original"
+    assert log[2]["student/drift"] > 0
+
+
+def test_ema_lags_behind_the_weights(miniature, tmp_path):
+    m = miniature("bernoulli", ema=0.9)
+    start = {n: p.detach().clone() for n, p in m.engine.parameters["student"].items()}
+    m.run(tmp_path, 4)
+    name = "proj_out.weight"
+    moved = m.engine.parameters["student"][name] - start[name]
+    averaged = m.engine.averages["student"].values[name] - start[name]
+    assert 0 < float(averaged.norm()) < float(moved.norm())
+
+
+def test_fake_learning_rate_defaults_to_a_fifth(miniature):
+    assert miniature("dmd").roles["fake"].optim.lr == pytest.approx(DMD["lr"] / 5)
+    assert miniature("dmd", fake_lr=1e-4).roles["fake"].optim.lr == 1e-4
+
+
+def test_lora_fake_starts_as_the_frozen_network_and_leaves_it_alone(miniature, make_condition, tmp_path):
+    m = miniature("dmd-lora")
+    cond, x, t = m.batch_at(StepDraws(0, "b", 0)).cond, torch.randn(4, 16, 3, 4, 4), torch.full((4,), 0.5)
+    view = m.roles["fake"].view
+    with torch.no_grad():
+        frozen = m.nets._teacher.net(x, t, cond, type(view)(view.kept))
+        assert torch.equal(m.nets["fake"](x, t, cond), frozen), "a fresh adapter adds nothing"
+    m.run(tmp_path, 3)
+    with torch.no_grad():
+        assert not torch.equal(m.nets["fake"](x, t, cond), frozen)
+        assert torch.equal(m.nets._teacher.net(x, t, cond, type(view)(view.kept)), frozen)
+
+
+def test_draws_are_a_function_of_seed_stage_and_step_and_shard_exactly():
+    x = torch.zeros(4, 2)
+    whole = StepDraws(1, "s", 5)
+    normal, uniform, shared = whole.normal(x), whole.uniform(4), whole.shared_bernoulli(0.5, 8)
+    parts = [StepDraws(1, "s", 5, rank, 2) for rank in (0, 1)]
+    assert torch.equal(torch.cat([p.normal(x[:2]) for p in parts]), normal)
+    assert torch.equal(torch.cat([p.uniform(2) for p in parts]), uniform)
+    assert [p.shared_bernoulli(0.5, 8) for p in parts] == [shared, shared]
+    for other in (StepDraws(2, "s", 5), StepDraws(1, "r", 5), StepDraws(1, "s", 6)):
+        assert not torch.equal(other.normal(x), normal)
