@@ -36,6 +36,16 @@ def parse_set(items: list[str]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def _nested(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model that a location of an error is in."""
+    for name in path:
+        info = model.model_fields.get(str(name))
+        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+            break
+        model = info.annotation
+    return model
+
+
 def checked(model: type[M], values: dict[str, Any], where: str) -> M:
     """An instance of `model`; the first problem as one line that names the option and the nearest ones."""
     try:
@@ -44,7 +54,7 @@ def checked(model: type[M], values: dict[str, Any], where: str) -> M:
         first = error.errors()[0]
         path = ".".join([where, *map(str, first["loc"])])
         if first["type"] == "extra_forbidden":
-            names = list(model.model_fields)
+            names = list(_nested(model, first["loc"][:-1]).model_fields)
             near = difflib.get_close_matches(str(first["loc"][-1]), names, n=2, cutoff=0.5)
             way = f"did you mean {' or '.join(near)}?" if near else f"options are: {', '.join(names) or 'none'}"
             raise UserError(f"unknown option {path}: {way}") from error

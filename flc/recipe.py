@@ -111,8 +111,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"--recipe {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--recipe {path} is not a text file: give a recipe.yaml") from error
     except yaml.YAMLError as error:
-        raise UserError(f"--recipe {path} is not YAML: {str(error).splitlines()[0]}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"--recipe {path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--recipe {path} is not a mapping of options")
     values.pop("versions", None)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +22,7 @@ from typing import Any, get_args
 
 import pluggy
 
-from flc import hookspecs
+from flc import api, hookspecs
 from flc.api import API, Algorithm, Kind
 from flc.errors import PluginError
 
@@ -34,7 +36,17 @@ HOOKS: dict[Kind, str] = {
     "model": "flc_models",
     "metric": "flc_metrics",
 }
-assert set(HOOKS) == set(get_args(Kind))
+INTERFACES: dict[Kind, type] = {
+    "pruner": api.Pruner,
+    "recovery": api.RecoveryTrainer,
+    "distiller": api.StepDistiller,
+    "teacher": api.TeacherComposer,
+    "quantizer": api.Quantizer,
+    "model": api.ModelAdapter,
+    "metric": api.Metric,
+}
+assert set(HOOKS) == set(INTERFACES) == set(get_args(Kind))
+TARGET = re.compile(r"\w+(\.\w+)*:\w+")
 
 
 @dataclass(frozen=True)
@@ -54,13 +66,17 @@ class Provided:
 
 @dataclass(frozen=True)
 class Broken:
-    """An entry point that could not be used, and why."""
+    """An entry point that could not be used, and why. `names`: the algorithms it had yielded before it failed."""
 
     entry: str
     target: str
     distribution: str
     version: str
     cause: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"plugin {self.entry!r} of {self.distribution} {self.version} is broken: {self.cause}"
 
 
 @dataclass
@@ -78,37 +94,55 @@ class Registry:
             origins = " and ".join(p.origin for p in found)
             raise PluginError(f"{kind} {name!r} is provided twice, by {origins}: uninstall one or set FLC_PLUGINS")
         if not found:
-            raise PluginError(self._unknown(kind, name))
-        if found[0].algorithm.api != API:
-            asked = found[0].algorithm.api
-            raise PluginError(
-                f"{kind} {name!r} from {found[0].origin} wants plugin API {asked}, this flc has {API}: "
-                f"install versions that match"
-            )
+            raise PluginError(self.unknown(name, kind))
         return found[0]
 
-    def _unknown(self, kind: Kind, name: str) -> str:
-        names = self.names(kind)
+    def unknown(self, name: str, kind: Kind | None = None) -> str:
+        """Why there is no such algorithm (of a kind, or of any): the nearest names, and what is broken."""
+        names = sorted({p.algorithm.name for p in self.provided if kind in (None, p.kind)})
+        what = kind or "algorithm"
+        from_broken = [str(b) for b in self.broken if name in b.names]
+        if from_broken:
+            return f"no {what} named {name!r}: {' and '.join(from_broken)}"
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        text = f"no {kind} named {name!r}"
+        text = f"no {what} named {name!r}"
         text += f": did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(names) or 'none'}"
         for b in self.broken:
-            text += f" (plugin {b.entry!r} of {b.distribution} {b.version} is broken: {b.cause})"
+            text += f" ({b})"
         return text
 
     def load(self, kind: Kind, name: str) -> type:
         """The class of an algorithm, imported now."""
         provided = self.find(kind, name)
         module, _, attribute = provided.algorithm.target.partition(":")
+        fault = f"{kind} {name!r} from {provided.origin} cannot be loaded"
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            raise PluginError(f"{kind} {name!r} from {provided.origin} cannot be loaded: {cause}") from error
+            cls = getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{fault}: {_one_line(error)}") from error
+        interface = INTERFACES[kind]
+        if not (isinstance(cls, type) and issubclass(cls, interface)):
+            raise PluginError(f"{fault}: {provided.algorithm.target} is not a subclass of flc.api.{interface.__name__}")
+        if inspect.isabstract(cls):
+            missing = ", ".join(sorted(cls.__abstractmethods__))
+            raise PluginError(f"{fault}: {provided.algorithm.target} does not define {missing}")
+        return cls
 
 
 def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _check(hook: str, algorithm: object) -> Algorithm:
+    """What a hook yielded, when it is a record that this flc can use."""
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"{hook} yielded {algorithm!r}, not an flc.api.Algorithm")
+    if algorithm.api != API:
+        said = f"{algorithm.name!r} wants plugin API {algorithm.api}, this flc has {API}"
+        raise PluginError(f"{said}: install versions that match")
+    if not TARGET.fullmatch(algorithm.target):
+        raise ValueError(f"target {algorithm.target!r} of {algorithm.name!r} is not of the form package.module:Class")
+    return algorithm
 
 
 def _read(entry: EntryPoint, registry: Registry) -> None:
@@ -117,32 +151,39 @@ def _read(entry: EntryPoint, registry: Registry) -> None:
     manager.add_hookspecs(hookspecs)
     dist = entry.dist
     distribution, version = (dist.name, dist.version) if dist else ("unknown", "?")
+    found: list[Provided] = []
+    names: list[str] = []
     try:
         manager.register(entry.load(), name=entry.name)
         manager.check_pending()
-        found = []
         for kind, hook in HOOKS.items():
             results: list[Iterable[Algorithm]] = getattr(manager.hook, hook)()
-            for algorithm in (a for result in results for a in result):
-                if not isinstance(algorithm, Algorithm):
-                    raise TypeError(f"{hook} yielded {algorithm!r}, not an flc.api.Algorithm")
-                found.append(Provided(kind, algorithm, entry.name, distribution, version))
-    except Exception as error:
+            for yielded in (a for result in results for a in result):
+                names.append(str(getattr(yielded, "name", yielded)))
+                found.append(Provided(kind, _check(hook, yielded), entry.name, distribution, version))
+    except (Exception, SystemExit) as error:
+        broken = Broken(entry.name, entry.value, distribution, version, _one_line(error), tuple(names))
         if os.environ.get("FLC_PLUGINS_STRICT") == "1":
-            raise PluginError(f"plugin {entry.name!r} of {distribution} {version}: {_one_line(error)}") from error
-        registry.broken.append(Broken(entry.name, entry.value, distribution, version, _one_line(error)))
+            raise PluginError(str(broken)) from error
+        registry.broken.append(broken)
     else:
         registry.provided.extend(found)
 
 
 def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     """Read the installed entry points (or the given ones) into a registry."""
+    found = sorted(entry_points(group=GROUP) if entries is None else entries, key=lambda e: e.name)
     allowed = os.environ.get("FLC_PLUGINS")
-    names = None if allowed is None else {n.strip() for n in allowed.split(",")} | {GROUP}
+    if allowed is not None:
+        names = {n.strip() for n in allowed.split(",") if n.strip()} | {GROUP}
+        unknown = sorted(names - {e.name for e in found} - {GROUP})
+        if unknown:
+            there = ", ".join(e.name for e in found if e.name != GROUP) or "none"
+            raise PluginError(f"FLC_PLUGINS names {', '.join(unknown)}, which is not installed; there are: {there}")
+        found = [e for e in found if e.name in names]
     registry = Registry()
-    for entry in sorted(entry_points(group=GROUP) if entries is None else entries, key=lambda e: e.name):
-        if names is None or entry.name in names:
-            _read(entry, registry)
+    for entry in found:
+        _read(entry, registry)
     return registry
 
 

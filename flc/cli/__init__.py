@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import NoReturn
 
 import typer
@@ -10,15 +11,14 @@ import typer
 from flc.cli.app import app
 from flc.errors import Interrupted, NonFinite, UserError
 
-
-#: What typer raises for a wrong flag. typer brings a copy of click of its own since 0.27 and used the package before:
-#: the class is the one that typer's public BadParameter derives from.
+#: What typer raises for a wrong flag: newer typer brings its own copy of click, older ones use the package, so the
+#: class is found as a parent of typer's public BadParameter.
 USAGE = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run, and turn errors into one line on stderr: exit 2 for bad input, 1 for a run that failed, 128 + n for
-    a signal. `--debug` anywhere shows the traceback instead."""
+    a signal. `--debug` anywhere shows the traceback too."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def fail(message: str, code: int, debug: bool) -> int:
+    """Called inside main's except clauses."""
     if debug:
-        raise  # noqa: PLE0704 - inside the except clauses of main
+        traceback.print_exc()
     typer.echo(f"flc: error: {' '.join(message.split())}", err=True)
     return code

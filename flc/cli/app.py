@@ -32,7 +32,7 @@ def compress(values: dict[str, Any]) -> None:
     run(values)
 
 
-PLAN: f.Flag = ("plan", Annotated[Path | None, typer.Option(help="Folder of `flc score`; OUT/score when absent.")], None)
+PLAN: f.Flag = ("plan", Annotated[Path | None, f.Opt(help="Folder of flc score; OUT/score when absent.")], None)
 WEIGHTS: f.Flag = (
     "weights",
     Annotated[Path | None, typer.Option(help="Transformer folder to start from; the stage before in OUT when absent.")],

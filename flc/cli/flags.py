@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from flc.errors import UserError
-
 Opt = typer.Option
 Flag = tuple[str, Any, Any]
 
@@ -19,7 +17,7 @@ RUN: list[Flag] = [
     ("data", Annotated[Path | None, Opt(help="Folder with captions.jsonl and videos; drawn clips when absent.")], None),
     ("out", Annotated[Path, Opt(help="Folder of the run.")], Path("flc-out")),
     ("recipe", Annotated[Path | None, Opt(help="recipe.yaml, or the recipe.lock.yaml of another run.")], None),
-    ("set_", Annotated[list[str], Opt("--set", metavar="A.B=C", help="Any option, e.g. pruner.samples=32. Repeatable.")], []),
+    ("set_", Annotated[list[str], Opt("--set", metavar="A.B=C", help="Any option: pruner.samples=32. Repeatable")], []),
     ("preset", Annotated[str | None, Opt(help="Length of the stages: quick or full.")], None),
     ("seed", Annotated[int | None, Opt(help="Seed of everything drawn.")], None),
     ("resume", Annotated[bool, Opt("--resume", help="Go on in a non-empty --out.")], False),
@@ -39,10 +37,7 @@ RECOVERY: Flag = ("recovery", Annotated[str | None, Opt(help="Stage II: bernoull
 DISTILLER: Flag = ("distiller", Annotated[str | None, Opt(help="Stage III: dmd, ...")], None)
 TEACHER: Flag = ("teacher", Annotated[str | None, Opt(help="Real side of stage III: well-guided, cfg, ...")], None)
 STEPS: Flag = ("steps", Annotated[int | None, Opt(help="Sampling steps of the student.")], None)
-DRY: Flag = ("dry_run", Annotated[bool, Opt("--dry-run", help="Plan, kept blocks, memory, time; write nothing.")], False)
-
-#: Flags that are not part of a recipe.
-OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "plan", "weights"}
+DRY: Flag = ("dry_run", Annotated[bool, Opt("--dry-run", help="Plan, blocks, memory, time; write nothing.")], False)
 
 
 def with_flags(*flags: Flag) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
@@ -52,27 +47,11 @@ def with_flags(*flags: Flag) -> Callable[[Callable[[dict[str, Any]], None]], Cal
         def command(**values: Any) -> None:
             function(values)
 
-        parameters = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for n, a, d in flags]
+        only = inspect.Parameter.KEYWORD_ONLY
+        parameters = [inspect.Parameter(n, only, default=d, annotation=a) for n, a, d in flags]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {n: a for n, a, _ in flags}
         command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 
     return wrap
-
-
-def recipe_from(values: dict[str, Any]) -> Any:
-    """The resolved recipe of a command's flags."""
-    from flc.options import parse_set
-    from flc.recipe import read_yaml, resolve
-
-    given = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None}
-    file = read_yaml(values["recipe"]) if values.get("recipe") else {}
-    return resolve(file, given, parse_set(values.get("set_") or []))
-
-
-def check_out(out: Path, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder")
-    if out.exists() and any(out.iterdir()) and not resume:
-        raise UserError(f"--out {out} is not empty: give another folder, or --resume to go on in it")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flc.errors import UserError
+from flc.errors import PluginError, UserError
 from flc.registry import registry
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -16,10 +16,14 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny-wan"
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:  # ValueError: not JSON, or not text at all
         raise UserError(f"{path} cannot be read as JSON ({error}): is the download complete?") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object: is the download complete?")
+    return value
 
 
 def check_safetensors(path: Path) -> None:
@@ -81,12 +85,16 @@ def check(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def adapter_for(folder: Path) -> Any:
     """An adapter of the family that recognises the folder, not yet loaded."""
     index, config = check(folder)
-    names = registry().names("model")
+    names, faults = registry().names("model"), []
     for name in names:
-        cls: Any = registry().load("model", name)
+        try:  # an adapter that is broken must not stand in the way of another family's
+            cls: Any = registry().load("model", name)
+        except PluginError as error:
+            faults.append(f" ({error})")
+            continue
         if cls.recognises(index, config):
             return cls()
     raise UserError(
         f"no model adapter for {index.get('_class_name')} / {config.get('_class_name')} in {folder}: "
-        f"supported families are {', '.join(names)}; others come as plugins (hook flc_models)"
+        f"supported families are {', '.join(names)}; others come as plugins (hook flc_models){''.join(faults)}"
     )

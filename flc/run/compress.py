@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console as Rich
 from rich.table import Table
 
-from flc.cli.flags import check_out, recipe_from
-from flc.errors import Interrupted
-from flc.models.folder import check, read_json
-from flc.recipe import Recipe, lock_text
+from flc.errors import Interrupted, UserError
+from flc.models.folder import read_json
+from flc.options import parse_set
+from flc.recipe import Recipe, lock_text, read_yaml, resolve
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import require
+from flc.run.folders import check_out, require
 from flc.run.job import Job
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
 
 LOCK = "recipe.lock.yaml"
+#: Flags that are not part of a recipe.
+OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "plan", "weights"}
+
+
+def recipe_from(values: dict[str, Any]) -> Recipe:
+    """The resolved recipe of a command's flags."""
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None}
+    file = read_yaml(values["recipe"]) if values.get("recipe") else {}
+    return resolve(file, given, parse_set(values.get("set_") or []))
 
 
 @contextmanager
@@ -45,19 +56,25 @@ def signals() -> Iterator[None]:
 
 
 def make_job(values: dict[str, Any]) -> Job:
-    recipe: Recipe = recipe_from(values)
+    recipe = recipe_from(values)
     ranks = from_environment(recipe.engine, recipe.device)
     job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
-    check(job.model_folder)
     job.check()
     return job
+
+
+def make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made: {error.strerror}") from error
 
 
 def begin(job: Job, resume: bool) -> None:
     """Refuse an --out in use, then write the lock file."""
     if job.ranks.leader:
         check_out(job.out, resume)
-        job.out.mkdir(parents=True, exist_ok=True)
+        make_folder(job.out)
         (job.out / LOCK).write_text(lock_text(job.recipe))
     job.ranks.barrier()
 
@@ -89,34 +106,45 @@ def compress(values: dict[str, Any]) -> None:
 
 def stage(name: str, values: dict[str, Any]) -> None:
     """One stage in OUT; what it needs comes from OUT too, or from --plan and --weights."""
+    check_out(values["out"], values["resume"] or name != "score")  # the others go on in a folder by their nature
+    inputs = stage_inputs(name, values)
     job = make_job(values)
     with signals():
-        out = job.out
-        out.mkdir(parents=True, exist_ok=True)
-        plan = values.get("plan") or out / "score"
-        weights = values.get("weights")
         if name == "score":
             begin(job, values["resume"])
             stages.score(job, stages.prepare(job))
-        elif name == "prune":
-            stages.prune(job, require(plan, "the plan", "flc score, or --plan"))
+            return
+        make_folder(job.out)
+        if name == "prune":
+            stages.prune(job, *inputs)
         elif name == "recover":
-            stages.recover(job, stages.prepare(job), require(plan, "the plan", "flc score, or --plan"))
+            stages.recover(job, stages.prepare(job), *inputs)
         elif name == "distill":
-            source = require(weights or out / "recover", "the recovered network", "flc recover, or --weights")
-            stages.distill(job, stages.prepare(job), require(plan, "the plan", "flc score, or --plan"), source)
+            stages.distill(job, stages.prepare(job), *inputs)
         elif name == "export":
-            student = require(weights or out / "distill", "the student", "flc distill, or --weights")
-            finish.export(job, require(plan, "the plan", "flc score, or --plan"), student)
+            finish.export(job, *inputs)
         elif name == "evaluate":
-            folders = [require(out / n, f"{n}/", f"flc {n}") for n in ("score", "prune", "recover", "distill")]
-            finish.evaluate(job, *folders)
+            finish.evaluate(job, *inputs)
             if job.ranks.leader:
                 print_table(job)
         else:
-            require(out / "pipeline", "the pipeline", "flc export")
-            require(out / "metrics.json", "the measurements", "flc evaluate")
             job.console.say(str(finish.report(job)))
+
+
+def stage_inputs(name: str, values: dict[str, Any]) -> list[Path]:
+    """The folders a stage starts from; `UserError` for the first that is missing."""
+    out: Path = values["out"]
+    weights, plan = values.get("weights"), (values.get("plan") or out / "score", "the plan", "flc score, or --plan")
+    needs = {
+        "prune": [plan],
+        "recover": [plan],
+        "distill": [plan, (weights or out / "recover", "the recovered network", "flc recover, or --weights")],
+        "export": [plan, (weights or out / "distill", "the student", "flc distill, or --weights")],
+        "evaluate": [(out / n, f"{n}/", f"flc {n}") for n in ("score", "prune", "recover", "distill")],
+        "report": [(out / "pipeline", "the pipeline", "flc export"),
+                   (out / "metrics.json", "the measurements", "flc evaluate")],
+    }  # fmt: skip
+    return [require(*need) for need in needs.get(name, [])]
 
 
 def print_table(job: Job) -> None:
@@ -127,6 +155,5 @@ def print_table(job: Job) -> None:
         table.add_column(column.replace("_", " "), justify="left" if not column else "right")
     for row in finish.table_rows(metrics):
         table.add_row(*[row.get(c, "") for c in columns])
-    from rich import print as show
-
-    show(table)
+    wide = None if sys.stdout.isatty() else 160  # in a file or a pipe there is no width to fit
+    Rich(width=wide).print(table)

@@ -26,6 +26,9 @@ def fingerprint_of_folder(folder: Path) -> str:
     """A stage's folder by its done.json; any other by names, sizes and the first megabyte of each file
     (safetensors keep their header there; hashing 28 GB of weights would take minutes)."""
     digest = hashlib.sha256()
+    if folder.is_file():
+        digest.update(folder.read_bytes())
+        return digest.hexdigest()
     if (folder / DONE).exists():
         digest.update((folder / DONE).read_bytes())
         return digest.hexdigest()
@@ -82,7 +85,8 @@ def run_stage(
             finish(partial, final, {"fingerprint": mark, **facts})
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no disk space left under {final.parent}: free some and run again with --resume") from error
+            text = f"no disk space left under {final.parent}: free some and run again with --resume"
+            raise UserError(text) from error
         raise
     return True
 
@@ -97,6 +101,22 @@ def finish(partial: Path, final: Path, done: dict[str, Any]) -> None:
     descriptor = os.open(final.parent, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def nearest_existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Refuse an --out that is a file or lies under one, and one in use unless the run is resumed."""
+    there = nearest_existing(out)
+    if not there.is_dir():
+        raise UserError(f"--out {out}: {there} is a file: give a folder")
+    if there == out.absolute() and any(out.iterdir()) and not resume:
+        raise UserError(f"--out {out} is not empty: give another folder, or --resume to go on in it")
 
 
 def require(folder: Path, what: str, hint: str) -> Path:

@@ -11,6 +11,8 @@ import torch
 from flc.data.source import write_video
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED, NOTES, adapter_for, check, read_json
+from flc.models.quiet import hush
+from flc.run.console import Console
 from flc.run.job import check_device
 
 
@@ -22,8 +24,13 @@ def generate(
     folder = EMBEDDED if str(folder) == "tiny-wan" else folder
     check(folder)
     check_device(device)
-    if not out.parent.exists():
+    if out.suffix != ".mp4" or out.is_dir():
+        raise UserError(f"--out {out} must be the name of an .mp4 file")
+    if not out.parent.is_dir():
         raise UserError(f"--out {out}: folder {out.parent} does not exist")
+    for name, value in (("steps", steps), ("height", height), ("width", width), ("frames", frames)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} must be 1 or more")
     notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
     f, h, w = notes.get("size", (81, 480, 832))
     settings: dict[str, Any] = {
@@ -38,10 +45,31 @@ def generate(
     adapter = adapter_for(folder)
     if image is not None:
         settings["image"] = read_image(image, settings["height"], settings["width"])
+    hush()
     pipe = adapter.stock_pipeline(folder, image is not None).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    check_frames(settings["num_frames"], pipe)
     torch.manual_seed(seed)
-    video = pipe(**settings, generator=torch.Generator().manual_seed(seed)).frames[0]
+    with Console().bar("generate", settings["num_inference_steps"]) as bar:
+
+        def on_step(pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            bar.advance()
+            return tensors
+
+        try:
+            video = pipe(
+                **settings, generator=torch.Generator().manual_seed(seed), callback_on_step_end=on_step
+            ).frames[0]
+        except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
+            raise UserError(f"{folder} refuses this call: {error}") from error
     write_video(out, np.asarray(video), scale=4 if settings["height"] < 128 else 1)
+
+
+def check_frames(frames: int, pipe: Any) -> None:
+    """Stock pipelines round the number of frames and only log it."""
+    temporal = getattr(pipe, "vae_scale_factor_temporal", 1)
+    if (frames - 1) % temporal:
+        raise UserError(f"--frames {frames} must be one more than a multiple of {temporal} for this model")
 
 
 def read_image(path: Path, height: int, width: int) -> Any:

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 
 from flc.api import Budget
+from flc.data.source import read_manifest
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.prunable import Prunable
-from flc.recipe import Recipe
+from flc.models.quiet import hush
+from flc.recipe import ALGORITHMS, Recipe
 from flc.registry import create
 from flc.run.console import Console
+from flc.run.folders import nearest_existing
 from flc.train.launch import Ranks
 
 
@@ -35,6 +38,7 @@ class Job:
     def adapter(self) -> Any:
         """The loaded model."""
         adapter = adapter_for(self.model_folder)
+        hush()
         return adapter.load(self.model_folder, self.ranks.device(self.recipe.device), self.recipe.dtype)
 
     @cached_property
@@ -66,30 +70,30 @@ class Job:
         return create(kind, choice.name, choice.options)
 
     def check(self) -> None:
-        """Everything that can be refused before the first stage."""
-        for kind in ("pruner", "recovery", "distiller", "teacher"):
+        """Everything that can be refused before the first stage; what needs the loaded model comes last."""
+        for kind in ALGORITHMS:
             self.algorithm(kind)
         check_device(self.recipe.device)
-        _ = self.latent_shape
+        adapter_for(self.model_folder)
+        if self.recipe.data:
+            read_manifest(Path(self.recipe.data))
         need = 4 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))
         free = shutil.disk_usage(nearest_existing(self.out)).free
         if free < need:
             raise UserError(f"--out {self.out} has {free / 1e9:.1f} GB of disk, about {need / 1e9:.1f} GB are needed")
-
-
-def nearest_existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+        _ = self.latent_shape
 
 
 def check_device(device: str) -> None:
     try:
-        kind = torch.device(device).type
+        kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError as error:
         raise UserError(f"--device {device!r} is not a torch device: cpu, cuda, cuda:1, mps, ...") from error
+    if kind == "meta":
+        raise UserError("--device meta computes nothing: use cpu, cuda, cuda:1, mps, ...")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU on this machine; use --device cpu")
+        raise UserError(f"--device {device}: torch sees no GPU on this machine; use --device cpu")
+    if kind == "cuda" and (index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch sees none on this machine; use --device cpu")

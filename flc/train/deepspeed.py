@@ -107,7 +107,7 @@ class DeepSpeedEngine:
         for module in modules.values():
             if zero == 3 and id(module) not in self.engines:
                 self._wrap(module, None, None, local_batch)
-        self.device = next(iter(modules.values())).parameters().__next__().device
+        self.device = next(next(iter(modules.values())).parameters()).device
         self.square = torch.zeros((), device=self.device)
         #: In float32; of the whole weights under ZeRO 1 and 2, of this rank's shards under ZeRO-3.
         self.averages = {n: Averaged(self._held(n), roles[n].ema) for n in self.parameters if roles[n].ema}

@@ -1,0 +1,235 @@
+"""Two ranks under ZeRO 1, 2 and 3 against one process in plain torch.
+
+This file is the test and, under torchrun, the ranks' program: each ZeRO stage is one launch that runs every
+scenario and writes what it found into a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flc.api import Batch, Loss, Objective, Optim, Role, Setting, View
+from flc.errors import Interrupted, NonFinite, UserError
+from flc.flow import noised
+from flc.losses import flow_matching
+from flc.models.condition import Condition
+from flc.models.text_padding import BiasedCrossAttention
+from flc.models.wan import WanAdapter
+from flc.registry import create
+from flc.train.draws import StepDraws
+from flc.train.engine import PlainEngine
+from flc.train.loop import STOP, LoopOptions, checkpoint_path, train
+from flc.train.nets import RoleNet, RoleNets, Teacher, build
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+PRUNED, FULL = View({"blocks": (0, 2)}), View({"blocks": (0, 1, 2)})
+BATCH, STEPS, CUT = 4, 5, 3
+SKIPPED = "blocks.1."
+
+
+class Scripted(Objective):
+    """All blocks at step 0, the second one skipped ever after; `poison` spoils one rank's loss or gradient."""
+
+    poison = ""
+
+    def roles(self) -> Mapping[str, Role]:
+        return {"student": Role("full", FULL, Optim(1e-2, weight_decay=0.1))}
+
+    def loss(self, phase: str, nets: Any, batch: Batch, step: int, rng: Any) -> Loss:
+        x1, t = rng.normal(batch.x0), rng.uniform(len(batch.x0))
+        v = nets["student"](noised(batch.x0, x1, t), t, batch.cond, PRUNED if step else FULL)
+        value = flow_matching(v, batch.x0, x1, batch.cond.free(v))
+        if self.poison == "loss":
+            value = value * float("nan")
+        if self.poison == "gradient":
+            value = value + (v.sum() * 0).sqrt()  # 0, with the derivative inf * 0
+        return Loss(value)
+
+
+DMD = {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2, "fake_warmup": 1, "betas": (0.5, 0.99)}
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bernoulli": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "alpha": 0.5, "drift_every": 2}),
+    "dmd": ("distiller", "dmd", DMD),
+    "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
+    "skipping": ("", "", {}),
+}
+
+
+def tiny() -> Any:
+    """A stock Wan transformer of 3 blocks. ffn_dim is odd, so that ZeRO-3 has to pad shards."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(0)
+    model: Any = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        text_dim=8, freq_dim=16, ffn_dim=33, num_layers=3, rope_max_seq_len=32,
+    )  # fmt: skip
+    with torch.no_grad():  # fresh gates and output layers are near zero, which would hide what a block does
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model.requires_grad_(False).eval()
+
+
+class Miniature:
+    """One objective with everything around it, on one process or on the ranks of a process group."""
+
+    def __init__(self, case: str, zero: int = 0, rank: int = 0, world: int = 1) -> None:
+        kind, name, options = CASES[case]
+        adapter: Any = WanAdapter()
+        adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
+        adapter.processor, self.local = BiasedCrossAttention(), BATCH // world
+        source = adapter.prepare(tiny())
+        self.objective: Any = create(kind, name, options) if name else Scripted()  # type: ignore[arg-type]
+        schedule = adapter.schedule(2, 5.0, "sde")
+        self.objective.bind(Setting(PRUNED, FULL, 2, STEPS, schedule))
+        roles = self.objective.roles()
+        modules = build(adapter, source, roles)
+        everything = modules | {"teacher": source}
+        self.engine: Any = PlainEngine(everything, roles)
+        if zero:
+            from flc.train.deepspeed import DeepSpeedEngine
+
+            self.engine = DeepSpeedEngine(everything, roles, zero, self.local)
+        call = self.engine.call
+        nets = {
+            n: RoleNet(adapter, m, call(n), View() if roles[n].train == "full" else roles[n].view)
+            for n, m in modules.items()
+        }
+        frozen = RoleNet(adapter, source, call("teacher"), View())
+        self.nets = RoleNets(nets, Teacher(frozen, create("teacher", "well-guided"), PRUNED))
+
+    def batch_at(self, draws: StepDraws) -> Batch:
+        g = torch.Generator().manual_seed(5)
+        latents, text = torch.randn(16, 4, 3, 4, 4, generator=g), torch.randn(16, 6, 8, generator=g)
+        rows, given = draws.integers(self.local, 16), draws.uniform(self.local) < 0.5
+        x0, null = latents[rows], torch.randn(1, 1, 8, generator=g)
+        return Batch(x0, Condition(text[rows], null, x0[:, :, :1], given))
+
+    def run(self, folder: Path, on_step: Any = lambda step, metrics: None) -> dict[str, torch.Tensor]:
+        """Every trained weight and average afterwards, and the log's gradient norms."""
+        norms: dict[str, float] = {}
+
+        def note(step: int, metrics: dict[str, float]) -> None:
+            norms.update({f"norm.{k}.{step}": v for k, v in metrics.items() if k.endswith("grad_norm")})
+            on_step(step, metrics)
+
+        options = LoopOptions("test", STEPS, seed=3, save_every=CUT, log_every=1)
+        train(self.objective, self.nets, self.engine, self.batch_at, options, folder, note)
+        return self.weights() | {k: torch.tensor(v) for k, v in norms.items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        from flc.train.deepspeed import gathered, held
+
+        out = {}
+        for role, parameters in self.engine.parameters.items():
+            out |= {f"{role}.{n}": gathered(held(p.detach()) if not hasattr(p, "ds_id") else held(p), p).clone()
+                    for n, p in parameters.items()}  # fmt: skip
+        state = self.engine.export("student")
+        return out | {f"export.{n}": v for n, v in (state or {}).items()}
+
+
+# -- the ranks' program -----------------------------------------------------------------------------------------
+
+
+def poisoned(kind: str, zero: int, rank: int, folder: Path) -> str:
+    m = Miniature("skipping", zero, rank, 2)
+    m.objective.poison = kind if rank == 1 else ""
+    before = m.weights()
+    try:
+        m.run(folder / kind)
+    except NonFinite as error:
+        after = m.weights()
+        assert all(torch.equal(before[n], after[n]) for n in before), "something was updated"
+        return str(error)
+    return "went on"
+
+
+def cut_and_resumed(case: str, zero: int, rank: int, folder: Path) -> dict[str, torch.Tensor]:
+    """A signal reaches rank 1 alone during iteration 2; a fresh start goes on to the end."""
+
+    def signalled(step: int, metrics: Any) -> None:
+        if step == 1 and rank == 1:
+            STOP.signal = 15
+
+    try:
+        Miniature(case, zero, rank, 2).run(folder / f"cut-{case}", signalled)
+    except Interrupted as stopped:
+        assert stopped.signal == 15
+    else:
+        raise AssertionError("the run was not stopped")
+    STOP.signal = None
+    reached = checkpoint_path(folder / f"cut-{case}")
+    assert reached is not None and reached.name == "step-0000002", reached
+    return Miniature(case, zero, rank, 2).run(folder / f"cut-{case}")
+
+
+def rank_main(zero: int, folder: Path) -> None:
+    from flc.train.deepspeed import initialise
+
+    torch.set_num_threads(1)
+    initialise("cpu")
+    rank = int(os.environ["RANK"])
+
+    def keep(name: str, tensors: dict[str, torch.Tensor]) -> None:
+        if rank == 0:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
+
+    for case in CASES:
+        keep(case, Miniature(case, zero, rank, 2).run(folder / case))
+    if zero > 1:
+        for case in ("bernoulli", "dmd-lora"):
+            keep(f"resumed-{case}", cut_and_resumed(case, zero, rank, folder))
+    said = {kind: poisoned(kind, zero, rank, folder) for kind in ("loss", "gradient")}
+    if zero == 3:
+        try:
+            Miniature("bernoulli", 2, rank, 2).run(folder / "bernoulli")
+        except UserError as error:
+            said["other stage"] = str(error)
+    (folder / f"rank-{rank}.json").write_text(json.dumps(said))
+
+
+# -- the tests ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3], ids=["zero1", "zero2", "zero3"])
+def ranks(request, tmp_path_factory) -> tuple[int, Path]:
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install 'flc[deepspeed]'")
+    folder = tmp_path_factory.mktemp(f"zero{request.param}")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([*command, __file__, str(request.param), str(folder)], env=environment,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return request.param, folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    """The same iterations in one process, with the whole batch."""
+    return {case: Miniature(case).run(tmp_path_factory.mktemp(case)) for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_process(ranks, alone, case):
+    zero, folder = ranks
+    found, expected = load_file(folder / f"{case}.safetensors"), alone[case]
+    assert found.keys() == expected.keys()
+    worst = max((float((found[n] - expected[n]).abs().max()), n) for n in found)
+    print(f"ZeRO-{zero} {case}: {worst}")
+    assert worst[0] < 1e-5
+
+
+if __name__ == "__main__":
+    rank_main(int(sys.argv[1]), Path(sys.argv[2]))
