@@ -44,6 +44,8 @@ class TrainStage(Options):
     log_every: int = Field(10, ge=1, description="iterations between lines of the log")
     decay: bool = Field(False, description="linear decay of the learning rates over the last half")
     given_share: float = Field(0.5, ge=0, le=1, description="share of samples with a given first frame")
+    check_every: int = Field(50, ge=0, description="iterations between looks at samples while distilling; 0 never")
+    check_clips: int = Field(8, ge=2, description="clips generated at such a look")
     checkpointing: bool = Field(False, description="recompute blocks in backward: less memory, more time")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -13,7 +13,7 @@ from flc.errors import Interrupted, NonFinite, UserError
 
 #: What typer raises for a wrong flag: newer typer brings its own copy of click, older ones use the package, so the
 #: class is found as a parent of typer's public BadParameter.
-USAGE = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except typer.Exit as error:
         code = error.exit_code
     except USAGE as error:
-        code = fail(error.format_message(), 2, debug)  # type: ignore[attr-defined]
+        code = fail(error.format_message(), 2, debug)
     except (typer.Abort, KeyboardInterrupt):
         code = fail("interrupted", 130, debug)
     except Interrupted as error:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from flc.api import Objective, TeacherComposer, View
@@ -14,6 +15,7 @@ from flc.data.latents import LatentClips
 from flc.errors import UserError
 from flc.recipe import TrainStage
 from flc.train.engine import Engine, PlainEngine
+from flc.train.health import Health, warning
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
 from flc.train.nets import RoleNet, RoleNets, Teacher, build
 
@@ -56,23 +58,61 @@ def train_stage(
         frozen = RoleNet(adapter, source, engine.call("teacher"), View())
         composed = Teacher(frozen, *teacher)
     checkpoints = folder / CHECKPOINTS
+    checkpoints.mkdir(parents=True, exist_ok=True)
     resumed = checkpoint_path(checkpoints)
     if resumed is not None:
         job.console.say(f"{name}: resuming from {resumed.name}")
+    watch = Watch(job, name, objective, data, options, checkpoints, nets["student"], engine)
     loop = LoopOptions(name, options.iterations, job.recipe.seed, options.save_every, options.log_every, options.decay)
     began = time.monotonic()
     with job.console.bar(f"{name} ({type(objective).__name__})", options.iterations) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             bar.at(step, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.endswith("loss")))
+            watch(step)
 
         train(objective, RoleNets(nets, composed), engine,
               lambda draws: data.random_batch(draws, local, options.given_share), loop, checkpoints, on_step)  # fmt: skip
-    state = engine.export("student")
+    state = watch.rescued() or engine.export("student")
     if job.ranks.leader:
         assert state is not None
-        student = modules["student"]
         if (checkpoints / LOG).exists():
             shutil.copy(checkpoints / LOG, folder / LOG)
-        student.save_pretrained(folder / "transformer", state_dict=state)  # type: ignore[operator]
-    return {"seconds": time.monotonic() - began, "iterations": options.iterations}
+        modules["student"].save_pretrained(folder / "transformer", state_dict=state)  # type: ignore[operator]
+    return {"seconds": time.monotonic() - began, "iterations": options.iterations, "health": watch.last}
+
+
+class Watch:
+    """Looks at samples every `check_every` iterations of a distillation; says what is wrong, keeps the best."""
+
+    def __init__(
+        self, job: Any, name: str, objective: Objective, data: LatentClips, options: TrainStage, folder: Path,
+        student: RoleNet, engine: Engine,
+    ) -> None:  # fmt: skip
+        self.job, self.name, self.every, self.student, self.engine = job, name, options.check_every, student, engine
+        self.last: dict[str, float] = {}
+        self.health: Health | None = None
+        schedule = objective.setting.schedule
+        if schedule is not None and self.every and options.iterations:
+            rows = torch.arange(options.check_clips) % len(data)
+            batch = data.batch(rows, torch.zeros(len(rows), dtype=torch.bool))
+            self.health = Health(batch, schedule, job.adapter.decode, folder)
+
+    def __call__(self, step: int) -> None:
+        if self.health is None or step % self.every:
+            return
+        self.last = self.health.check(self.student)
+        said = warning(self.last)
+        if said and self.job.ranks.leader:
+            self.job.console.warn(f"{self.name} at iteration {step}: {said}")
+        self.health.remember(step, self.last, lambda: self.engine.export("student"))
+
+    def rescued(self) -> dict[str, Any] | None:
+        if self.health is None or not self.last:
+            return None
+        found = self.health.rescue(self.last)
+        if found is None:
+            return None
+        step, state = found
+        self.job.console.warn(f"{self.name} collapsed; the weights of iteration {step}, its best, are handed on")
+        return state

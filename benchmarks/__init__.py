@@ -1,0 +1,1 @@
+"""One script for each claim; results with commit, seed and hardware in `results/`."""

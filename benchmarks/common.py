@@ -1,0 +1,38 @@
+"""What every benchmark shares: how a result is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def commit() -> str:
+    """The commit measured, with a mark when the tree held anything else (results themselves aside)."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = [line for line in git("status", "--porcelain").splitlines() if "benchmarks/results" not in line]
+    return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+
+
+def write(name: str, script: str, values: dict[str, Any]) -> Path:
+    from flc.evaluate.suite import hardware
+    from flc.recipe import versions
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    head = {"script": script, "commit": commit(), "hardware": hardware(), "versions": versions()}
+    path.write_text(json.dumps(head | values, indent=1) + "\n")
+    return path
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean and sample standard deviation over seeds."""
+    return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else 0.0, "n": len(values)}

@@ -1,0 +1,92 @@
+"""Early warnings while distilling: the loss says nothing about quality, so small samples are looked at.
+
+Distribution matching fails in known ways: oversaturation, static motion, over-sharp edges, one clip for all
+seeds. Every `check_every` iterations a few clips are generated with the student's own few steps, and their
+saturation, motion, sharpness and diversity are compared with those of real clips of the same captions. A
+ratio beyond `WARN` is said; beyond `COLLAPSED` at the end, the stage hands on its best checked weights.
+All thresholds are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flc.api import Batch, Net
+from flc.sample import sample
+from flc.schedule import FewStepSchedule
+
+WARN, COLLAPSED = 2.0, 4.0
+BEST, RECORD = "best.safetensors", "health.json"
+FLOOR = 1e-3
+"""Added to both sides of a ratio: an eighth of an 8-bit level's square root, below what anyone sees."""
+
+
+def measure(video: np.ndarray) -> dict[str, float]:
+    """saturation, motion, sharpness, diversity of clips (B, F, H, W, 3) in [0, 1]; each a mean absolute size."""
+    motion = np.abs(np.diff(video, axis=1)).mean() if video.shape[1] > 1 else 0.0
+    edges = np.abs(np.diff(video, axis=2)).mean() + np.abs(np.diff(video, axis=3)).mean()
+    others = np.abs(video - np.roll(video, 1, axis=0)).mean() if len(video) > 1 else 0.0
+    saturation = (video.max(-1) - video.min(-1)).mean()
+    values = {"saturation": saturation, "motion": motion, "sharpness": edges, "diversity": others}
+    return {name: float(value) for name, value in values.items()}
+
+
+def ratios(values: dict[str, float], real: dict[str, float]) -> dict[str, float]:
+    return {name: (values[name] + FLOOR) / (real[name] + FLOOR) for name in real}
+
+
+def deviation(found: dict[str, float]) -> float:
+    """The worst of the ratios, as a factor of at least 1."""
+    return max(math.exp(abs(math.log(r))) for r in found.values())
+
+
+def warning(found: dict[str, float]) -> str | None:
+    said = [f"{name} {r:.2f} times that of real clips" for name, r in found.items() if not 1 / WARN <= r <= WARN]
+    return "; ".join(said) or None
+
+
+class Health:
+    """The watch over one distillation. `decode` turns latents into clips; `batch` holds real clips."""
+
+    def __init__(self, batch: Batch, schedule: FewStepSchedule, decode: Callable[[Tensor], np.ndarray], folder: Path):
+        self.batch, self.schedule, self.decode, self.folder = batch, schedule, decode, folder
+        self.real = measure(decode(batch.x0))
+        g = torch.Generator().manual_seed(0)
+        self.noise = torch.randn(batch.x0.shape, generator=g).to(batch.x0)
+
+    def check(self, student: Net) -> dict[str, float]:
+        """Ratios to real clips, of clips generated now."""
+        s = self.schedule
+        latents = sample(student, s.scheduler, s.steps, 1.0, self.noise, self.batch.cond, seed=0)
+        return ratios(measure(self.decode(latents)), self.real)
+
+    def best(self) -> dict[str, Any]:
+        path = self.folder / RECORD
+        return json.loads(path.read_text()) if path.exists() else {"step": -1, "deviation": math.inf}
+
+    def remember(self, step: int, found: dict[str, float], export: Callable[[], dict[str, Tensor] | None]) -> None:
+        """Keep these weights when they are the best checked so far. Repeating a step changes nothing."""
+        if deviation(found) >= self.best()["deviation"]:
+            return
+        state = export()
+        if state is None:
+            return
+        save_file({n: v.contiguous() for n, v in state.items()}, self.folder / f".{BEST}")
+        (self.folder / f".{BEST}").rename(self.folder / BEST)
+        (self.folder / RECORD).write_text(json.dumps({"step": step, "deviation": deviation(found)}))
+
+    def rescue(self, last: dict[str, float]) -> tuple[int, dict[str, Tensor]] | None:
+        """The best weights and their step, when the last check says the run collapsed and an earlier one did not."""
+        best = self.best()
+        if deviation(last) < COLLAPSED or best["deviation"] >= COLLAPSED:
+            return None
+        return best["step"], load_file(self.folder / BEST)
