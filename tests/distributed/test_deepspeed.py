@@ -207,7 +207,7 @@ def rank_main(zero: int, folder: Path) -> None:
 def ranks(request, tmp_path_factory) -> tuple[int, Path]:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install 'flc[deepspeed]'")
     folder = tmp_path_factory.mktemp(f"zero{request.param}")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run([*command, __file__, str(request.param), str(folder)], env=environment,
                           capture_output=True, text=True, timeout=300)  # fmt: skip

@@ -1,0 +1,131 @@
+"""A whole `flc compress` in miniature: its outputs, interruption at any moment, resume, repetition from the lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "prepare.clips": 32, "pruner.samples": 16, "recover.iterations": 6, "recover.batch": 4, "recover.save_every": 2,
+    "distill.iterations": 8, "distill.batch": 4, "distill.save_every": 2, "distill.check_every": 4,
+    "distiller.fake_warmup": 2, "distiller.ratio": 2, "evaluate.clips": 8, "evaluate.reference": 16,
+    "evaluate.teacher_steps": 2, "evaluate.videos": 2,
+}  # fmt: skip
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def command(out: Path, *extra: str, stage: str = "compress") -> list[str]:
+    sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "flc", stage, "--out", str(out), *sets, *extra]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(folder.rglob("*.safetensors"))
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "out"
+    done = run(*command(out))
+    return out, done
+
+
+def test_outputs(whole):
+    out, done = whole
+    names = {"data", "score", "prune", "recover", "distill", "pipeline", "evaluate"}
+    assert {p.name for p in out.iterdir()} == names | {"recipe.lock.yaml", "metrics.json", "report.html"}
+    metrics = json.loads((out / "metrics.json").read_text())
+    rows = [row["name"] for row in metrics["rows"]]
+    assert rows == ["teacher-many", "teacher-few-guided", "teacher-few", "pruned", "recovered", "student"]
+    assert metrics["rows"][-1]["parameters"] < 0.75 * metrics["rows"][0]["parameters"]
+    assert len(list((out / "evaluate" / "videos" / "student").glob("*.mp4"))) == 2
+    card = (out / "pipeline" / "README.md").read_text()
+    for text in ("num_inference_steps=4", "guidance_scale=1.0", "base_model:", "license:", "pruner `elbo`", "sde"):
+        assert text in card
+    assert "student, 4 steps" in card
+    for title in ("encode clips", "score blocks", "recover", "distill", "evaluate"):
+        assert title in done.stderr, "every long step shows a bar"
+    assert "student" in done.stdout, "the table is printed"
+
+
+def test_stock_diffusers_loads_the_student(whole):
+    from diffusers import WanTransformer3DModel
+
+    model, info = WanTransformer3DModel.from_pretrained(whole[0] / "pipeline" / "transformer", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.config.num_layers == 7
+
+
+def test_running_again_skips_what_is_done(whole):
+    out, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    run(*command(out, "--resume"))
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
+
+
+def test_kill_at_any_moment_and_resume_ends_in_the_same_weights(whole, tmp_path):
+    expected, out = digest(whole[0]), tmp_path / "out"
+    kills = 0
+    for patience in (4.0, 5.0, 6.0, 7.0, 8.0):
+        process = start(command(out, "--resume"))
+        try:
+            process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    assert kills >= 2, "nothing was interrupted: shorten the patience"
+    run(*command(out, "--resume"))
+    assert digest(out) == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_training_saves_and_exits(tmp_path, number, code):
+    out = tmp_path / "out"
+    process = start(command(out, "--set", "recover.iterations=100000", "--set", "recover.save_every=100000"))
+    log = out / ".partial-recover" / "checkpoints" / "log.jsonl"
+    deadline = time.time() + 120
+    while not log.exists() and time.time() < deadline:
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert stderr.strip().splitlines()[-1].startswith("flc: error: stopped by signal")
+    saved = log.parent / (log.parent / "latest").read_text() / "state.json"
+    assert json.loads(saved.read_text())["step"] >= 10, "the log's first line is that of iteration 10"
+
+
+def test_the_lock_file_repeats_the_run(whole, tmp_path):
+    lock = whole[0] / "recipe.lock.yaml"
+    assert yaml.safe_load(lock.read_text())["versions"]["torch"]
+    run(sys.executable, "-m", "flc", "compress", "--recipe", str(lock), "--out", str(tmp_path / "again"))
+    assert digest(tmp_path / "again") == digest(whole[0])
+
+
+def test_stages_one_by_one_give_the_same_student(whole, tmp_path):
+    out = tmp_path / "out"
+    for number, stage in enumerate(("score", "prune", "recover", "distill", "export")):
+        run(*command(out, *(["--resume"] if number else []), stage=stage))
+    assert digest(out / "pipeline") == digest(whole[0] / "pipeline")
