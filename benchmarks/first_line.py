@@ -1,6 +1,6 @@
 """The README's first line after installation: wall time, peak memory, and how long `flc --help` takes.
 
-    python -m benchmarks.first_line
+python -m benchmarks.first_line
 """
 
 from __future__ import annotations

@@ -29,9 +29,7 @@ def aggregate(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for index, row in enumerate(documents[0]["rows"]):
         same = [d["rows"][index] for d in documents]
-        scores = {
-            name: spread([r["scores"][name] for r in same]) for name, v in row["scores"].items() if v is not None
-        }
+        scores = {name: spread([r["scores"][name] for r in same]) for name, v in row["scores"].items() if v is not None}
         # time as a ratio to the guided teacher of the same run
         speed = spread([d["rows"][0]["seconds"] / d["rows"][index]["seconds"] for d in documents])
         about = {k: row[k] for k in ("name", "title", "steps", "guidance", "parameters")}

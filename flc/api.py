@@ -88,7 +88,7 @@ class View:
 class Net(Protocol):
     """A velocity field the core evaluates: `net(x_t, t, cond)`, optionally through another view."""
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Condition, view: View | None = None) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cond: Condition, view: View | None = None, /) -> Tensor:
         """x (B, C, F, H, W), t (B,) in [0, 1]. Rows given by the condition are clamped before and 0 after."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field
 
-from flc.api import Options
+from flc.api import Kind, Options
 from flc.errors import UserError
 from flc.options import checked
 
@@ -90,7 +90,7 @@ class Recipe(Options):
     evaluate: EvaluateStage = EvaluateStage()
 
 
-ALGORITHMS = ("pruner", "recovery", "distiller", "teacher")
+ALGORITHMS: tuple[Kind, ...] = ("pruner", "recovery", "distiller", "teacher")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -140,8 +140,10 @@ def resolve(file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[st
         per_algorithm = preset.pop("algorithms", {})
         values = merge(values, preset)
         for kind in ALGORITHMS:
-            chosen = merge({kind: values[kind]}, {kind: given[kind]} if kind in given else {})[kind]["name"]
-            values[kind] = {"name": chosen, **per_algorithm.get(chosen, {})}
+            chosen = merge({kind: values[kind]}, {kind: given[kind]} if kind in given else {})[kind]
+            chosen = chosen.get("name") if isinstance(chosen, dict) else None
+            if isinstance(chosen, str):  # anything else is refused below
+                values[kind] = {"name": chosen, **per_algorithm.get(chosen, {})}
     return checked(Recipe, merge(values, given), where="recipe")
 
 

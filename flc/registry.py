@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import os
 import re
 from collections.abc import Iterable
@@ -123,9 +122,9 @@ class Registry:
         interface = INTERFACES[kind]
         if not (isinstance(cls, type) and issubclass(cls, interface)):
             raise PluginError(f"{fault}: {provided.algorithm.target} is not a subclass of flc.api.{interface.__name__}")
-        if inspect.isabstract(cls):
-            missing = ", ".join(sorted(cls.__abstractmethods__))
-            raise PluginError(f"{fault}: {provided.algorithm.target} does not define {missing}")
+        missing: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
+        if missing:
+            raise PluginError(f"{fault}: {provided.algorithm.target} does not define {', '.join(sorted(missing))}")
         return cls
 
 

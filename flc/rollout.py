@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from flc.models.condition import Condition
 
 
-def step(
-    x: Tensor, v: Tensor, sigma: float, sigma_next: float, sampler: Literal["sde", "ode"], draws: Draws
-) -> Tensor:
+def step(x: Tensor, v: Tensor, sigma: float, sigma_next: float, sampler: Literal["sde", "ode"], draws: Draws) -> Tensor:
     """x at sigma_next. sde: x0-then-renoise, (1-s') x0_hat + s' eps with fresh eps; ode: Euler."""
     if sampler == "ode":
         return x + (sigma_next - sigma) * v

@@ -14,9 +14,9 @@ from diffusers.utils import export_to_video
 pipe = WanPipeline.from_pretrained("{repository}")
 torch.manual_seed(0)  # the scheduler of an sde student draws from the global generator
 video = pipe(
-    "{declared['example']}",
+    "{declared["example"]}",
     height={height}, width={width}, num_frames={frames},
-    num_inference_steps={declared['steps']}, guidance_scale=1.0,
+    num_inference_steps={declared["steps"]}, guidance_scale=1.0,
     generator=torch.Generator().manual_seed(0),
 ).frames[0]
 export_to_video(video, "clip.mp4", fps=8)"""
@@ -39,25 +39,25 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
     )
     kept = "; ".join(f"{s}: {', '.join(map(str, b))}" for s, b in declared["kept"].items())
     return f"""---
-license: {declared['license']}
+license: {declared["license"]}
 base_model: {base}
 library_name: diffusers
 pipeline_tag: text-to-video
 tags: [flc, distillation, pruning]
 ---
 
-# {declared['steps']}-step student of {base}
+# {declared["steps"]}-step student of {base}
 
-{declared['parameters'] / 1e6:.2f}M transformer parameters ({declared['share']:.0%} of the base transformer's blocks
-by parameters), {declared['steps']} sampling steps, no guidance. Made with flc: pruner `{declared['pruner']}`,
-recovery `{declared['recovery']}`, distiller `{declared['distiller']}`, teacher `{declared['teacher']}`.
+{declared["parameters"] / 1e6:.2f}M transformer parameters ({declared["share"]:.0%} of the base transformer's blocks
+by parameters), {declared["steps"]} sampling steps, no guidance. Made with flc: pruner `{declared["pruner"]}`,
+recovery `{declared["recovery"]}`, distiller `{declared["distiller"]}`, teacher `{declared["teacher"]}`.
 
 ```python
 {call_example(declared)}
 ```
 
 Sampler `{sampler}`: {repeat}. The folder's scheduler gives the trained sigmas
-{', '.join(f'{s:.4f}' for s in declared['sigmas'])} at `num_inference_steps={declared['steps']}`; other step counts
+{", ".join(f"{s:.4f}" for s in declared["sigmas"])} at `num_inference_steps={declared["steps"]}`; other step counts
 leave the schedule it was trained on.
 
 ## Measured
@@ -68,7 +68,7 @@ Means over generated clips, on the machine that made this student; `flc evaluate
 
 ## Limits
 
-- Trained at {declared['size'][0]} frames of {declared['size'][1]}x{declared['size'][2]}; other sizes are untested.
+- Trained at {declared["size"][0]} frames of {declared["size"][1]}x{declared["size"][2]}; other sizes are untested.
 - Guidance is distilled in: `guidance_scale` above 1 is off the training distribution.
 - The base model's licence and limits hold. Blocks of the base model that were kept: {kept}. A LoRA of the base
   model does not fit: its blocks carry other numbers here.

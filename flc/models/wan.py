@@ -39,6 +39,7 @@ class WanAdapter(ModelAdapter):
     notes: dict[str, Any]
     device: torch.device
     processor: BiasedCrossAttention
+    _texts: dict[str, Tensor]
 
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
@@ -207,7 +208,8 @@ class WanAdapter(ModelAdapter):
         """A stock pipeline folder with another transformer and scheduler."""
         components = dict(self.pipe.components, transformer=transformer, scheduler=scheduler)
         extra = {"expand_timesteps": self.pipe.config.expand_timesteps}
-        WanPipeline(**components, **extra).save_pretrained(folder, safe_serialization=True)
+        pipe: Any = WanPipeline(**components, **extra)
+        pipe.save_pretrained(folder, safe_serialization=True)
 
     def stock_pipeline(self, folder: Path, with_image: bool) -> Any:
         cls = WanImageToVideoPipeline if with_image else WanPipeline

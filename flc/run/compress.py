@@ -16,7 +16,8 @@ from rich.table import Table
 from flc.errors import Interrupted, UserError
 from flc.models.folder import read_json
 from flc.options import parse_set
-from flc.recipe import Recipe, lock_text, read_yaml, resolve
+from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, read_yaml, resolve
+from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
 from flc.run.folders import check_out, require
@@ -34,6 +35,17 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     given = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None}
     file = read_yaml(values["recipe"]) if values.get("recipe") else {}
     return resolve(file, given, parse_set(values.get("set_") or []))
+
+
+def completed(recipe: Recipe) -> Recipe:
+    """The recipe with every option of its algorithms, checked and typed: what the lock file must hold for a later
+    version with other defaults to repeat the run, and what fingerprints must not tell apart ("32" from 32)."""
+    chosen: dict[str, Any] = {}
+    for kind in ALGORITHMS:
+        choice: Choice = getattr(recipe, kind)
+        options = create(kind, choice.name, choice.options).options.model_dump(mode="json")
+        chosen[kind] = Choice(name=choice.name, **options)
+    return recipe.model_copy(update=chosen)
 
 
 @contextmanager
@@ -56,7 +68,7 @@ def signals() -> Iterator[None]:
 
 
 def make_job(values: dict[str, Any]) -> Job:
-    recipe = recipe_from(values)
+    recipe = completed(recipe_from(values))
     ranks = from_environment(recipe.engine, recipe.device)
     job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check()

@@ -18,6 +18,10 @@ class Bar:
         if self.progress is not None:
             self.progress.update(self.task, advance=count, note=note)  # type: ignore[arg-type]
 
+    def restart(self, total: int) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, total=total, completed=0)  # type: ignore[arg-type]
+
     def at(self, position: int, note: str = "") -> None:
         if self.progress is not None:
             self.progress.update(self.task, completed=position, note=note)  # type: ignore[arg-type]

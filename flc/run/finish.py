@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flc.api import View
-from flc.data.source import drawn_clips, write_video
+from flc.data.source import write_video
 from flc.evaluate.clips import Clips
 from flc.evaluate.sampling import Row, condition, generate, make_prompts
 from flc.evaluate.suite import document, score_row
@@ -71,7 +71,15 @@ def rows(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path)
         Row("teacher-few-guided", f"teacher, {few} steps, guided", net(teacher), plain(), few, guidance, size(teacher)),
         Row("teacher-few", f"teacher, {few} steps", net(teacher), plain(), few, 1.0, size(teacher)),
         Row("pruned", f"pruned only, {many} steps, guided", net(small), plain(), many, guidance, size(small)),
-        Row("recovered", f"recovered, {many} steps, guided", net(healed, View(kept)), plain(), many, guidance, size(small)),
+        Row(
+            "recovered",
+            f"recovered, {many} steps, guided",
+            net(healed, View(kept)),
+            plain(),
+            many,
+            guidance,
+            size(small),
+        ),
         Row("student", f"student, {few} steps", net(student), own, few, 1.0, size(student)),
     ]
     return [row for row in table if not r.evaluate.rows or row.name in r.evaluate.rows]

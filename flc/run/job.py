@@ -41,6 +41,11 @@ class Job:
         hush()
         return adapter.load(self.model_folder, self.ranks.device(self.recipe.device), self.recipe.dtype)
 
+    def forget_model(self) -> None:
+        """Read the model again when it is next asked for."""
+        self.__dict__.pop("prunable", None)
+        self.__dict__.pop("adapter", None)
+
     @cached_property
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of the run."""
@@ -80,7 +85,7 @@ class Job:
         need = 4 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))
         free = shutil.disk_usage(nearest_existing(self.out)).free
         if free < need:
-            raise UserError(f"--out {self.out} has {free / 1e9:.1f} GB of disk, about {need / 1e9:.1f} GB are needed")
+            raise UserError(f"--out {self.out} has {free / 1e9:.3g} GB of disk, about {need / 1e9:.3g} GB are needed")
         _ = self.latent_shape
 
 

@@ -64,7 +64,7 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
     with job.console.bar(f"score blocks ({r.pruner.name})", 1) as bar:
 
         def batches(count: int) -> Any:
-            bar.progress and bar.progress.update(bar.task, total=-(-count // r.score.batch), completed=0)
+            bar.restart(-(-count // r.score.batch))
             for sample in latents.samples(count, r.score.batch, r.seed, job.adapter.shift):
                 yield sample
                 bar.advance()
@@ -129,7 +129,10 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
                 job.adapter.transformer.save_pretrained(folder / "transformer")
             return {}
         latents = LatentClips(data, job.adapter, r.negative_prompt)
-        return train_stage(job, "recover", objective, job.adapter.transformer, latents, r.recover, folder, None)
+        facts = train_stage(job, "recover", objective, job.adapter.transformer, latents, r.recover, folder, None)
+        if r.engine == "deepspeed" and r.zero == 3:
+            job.forget_model()  # its weights are shards now, and what follows runs on the leader alone
+        return facts
 
     run_stage(out, options, {"model": job.model_folder, "data": data, "plan": scored}, work, job.ranks.leader)
     job.ranks.barrier()

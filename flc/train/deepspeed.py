@@ -13,11 +13,14 @@ Checkpoints are deepspeed's own (pickles of this run, in its folder), with the a
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -61,7 +64,8 @@ def initialise(device: str) -> None:
     if where.type == "cuda":
         torch.cuda.set_device(int(os.environ.setdefault("LOCAL_RANK", "0")))
     backend = "gloo" if where.type == "cpu" else "nccl"
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
+    with redirect_stdout(sys.stderr):  # it prints
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
 
 
 def free_port() -> int:
@@ -92,17 +96,21 @@ def settings(module: nn.Module, optim: Optim | None, zero: int, local_batch: int
 class DeepSpeedEngine:
     """Several processes; each holds a slice of every batch and, by ZeRO stage, of optimizer, gradients, weights."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role], zero: int, local_batch: int) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role], zero: int, local_batch: int
+    ) -> None:
         self.modules, self.roles, self.zero = modules, roles, zero
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
         self.reached: set[nn.Parameter] = set()
         self.engines: dict[int, Any] = {}
+        self.hooks: list[Any] = []
         for name, parameters in self.parameters.items():
             assert id(modules[name]) not in self.engines, "two trained roles share one module"
             self.activate(name)  # deepspeed takes what requires a gradient
             for p in parameters.values():
-                p.register_post_accumulate_grad_hook(self._record)  # before deepspeed's, which takes `p.grad` away
+                # before deepspeed's own, which takes `p.grad` away
+                self.hooks.append(p.register_post_accumulate_grad_hook(self._record))
             self._wrap(modules[name], roles[name].optim, list(parameters.values()), local_batch)
         for module in modules.values():
             if zero == 3 and id(module) not in self.engines:
@@ -175,6 +183,19 @@ class DeepSpeedEngine:
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags)
 
+    def close(self) -> None:
+        """Hooks keep engines alive in cycles that nothing collects, so what is large is dropped by hand.
+
+        Under ZeRO-3 this rank's shards of the weights stay until the process ends.
+        """
+        for hook in self.hooks:
+            hook.remove()
+        for engine in self.engines.values():
+            engine.destroy()
+            getattr(engine.optimizer, "state", {}).clear()  # a frozen module's engine has none
+        self.engines.clear()
+        gc.collect()
+
     # -- checkpoints and export -----------------------------------------------------------------------------
 
     @property
@@ -199,7 +220,7 @@ class DeepSpeedEngine:
         for role in self.parameters:
             self.activate(role)
             if not (folder / role / self._tag).is_dir():
-                raise UserError(f"{folder} was not written with --zero {self.zero}: resume with the stage it began with")
+                raise UserError(f"{folder} was not written under --zero {self.zero}: resume as it began")
             self._engine(role).load_checkpoint(
                 str(folder / role), self._tag, load_module_strict=False, load_lr_scheduler_states=False
             )

@@ -51,6 +51,9 @@ class Engine(Protocol):
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; every rank asks at the same point."""
 
+    def close(self) -> None:
+        """Free the optimizer states; the engine is not used after it."""
+
 
 class Averaged:
     """Exponential moving average of parameters, with a short ramp so that early weights do not linger."""
@@ -131,7 +134,11 @@ class PlainEngine:
             if name in self.averages:
                 flat |= {f"ema.{n}": v for n, v in self.averages[name].values.items()}
                 counts = {"ema": self.averages[name].count}
-            save_file({k: v.contiguous() for k, v in flat.items()}, folder / f"{name}.safetensors", {"counts": json.dumps(counts)})
+            save_file(
+                {k: v.contiguous() for k, v in flat.items()},
+                folder / f"{name}.safetensors",
+                {"counts": json.dumps(counts)},
+            )
 
     def load(self, folder: Path) -> None:
         for name, parameters in self.parameters.items():
@@ -165,3 +172,6 @@ class PlainEngine:
 
     def any(self, flag: bool) -> bool:
         return flag
+
+    def close(self) -> None:
+        self.optimizers.clear()

@@ -43,6 +43,7 @@ def train_stage(
     if options.batch % world:
         raise UserError(f"{name}.batch={options.batch} does not divide over {world} ranks")
     local = options.batch // world
+    job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
     modules = build(adapter, source, roles, job.recipe.seed)
     if options.checkpointing:
         for module in {id(m): m for m in modules.values()}.values():
@@ -79,6 +80,7 @@ def train_stage(
         if (checkpoints / LOG).exists():
             shutil.copy(checkpoints / LOG, folder / LOG)
         modules["student"].save_pretrained(folder / "transformer", state_dict=state)  # type: ignore[operator]
+    engine.close()
     return {"seconds": time.monotonic() - began, "iterations": options.iterations, "health": watch.last}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flc.api import Batch, Loss, Objective, Optim, Role, Setting, View
-from flc.errors import Interrupted, NonFinite, UserError
+from flc.errors import Interrupted, NonFinite
 from flc.flow import noised
 from flc.losses import flow_matching
 from flc.models.condition import Condition
@@ -36,7 +37,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 PRUNED, FULL = View({"blocks": (0, 2)}), View({"blocks": (0, 1, 2)})
 BATCH, STEPS, CUT = 4, 5, 3
-SKIPPED = "blocks.1."
+SKIPPED, RESUMED = "blocks.1.ffn.net.2.weight", "dmd-lora"
 
 
 class Scripted(Objective):
@@ -134,8 +135,7 @@ class Miniature:
 
         out = {}
         for role, parameters in self.engine.parameters.items():
-            out |= {f"{role}.{n}": gathered(held(p.detach()) if not hasattr(p, "ds_id") else held(p), p).clone()
-                    for n, p in parameters.items()}  # fmt: skip
+            out |= {f"{role}.{n}": gathered(held(p), p).detach().clone() for n, p in parameters.items()}
         state = self.engine.export("student")
         return out | {f"export.{n}": v for n, v in (state or {}).items()}
 
@@ -176,10 +176,19 @@ def cut_and_resumed(case: str, zero: int, rank: int, folder: Path) -> dict[str, 
 
 
 def rank_main(zero: int, folder: Path) -> None:
-    from flc.train.deepspeed import initialise
+    from flc.train import deepspeed
 
     torch.set_num_threads(1)
-    initialise("cpu")
+    deepspeed.initialise("cpu")
+    settings = deepspeed.settings
+
+    def sharded(*args: Any) -> dict[str, Any]:
+        """ZeRO-3 keeps small parameters whole on every rank; none of this model's would be sharded."""
+        config = settings(*args)
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return config
+
+    deepspeed.settings = sharded
     rank = int(os.environ["RANK"])
 
     def keep(name: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -189,14 +198,8 @@ def rank_main(zero: int, folder: Path) -> None:
     for case in CASES:
         keep(case, Miniature(case, zero, rank, 2).run(folder / case))
     if zero > 1:
-        for case in ("bernoulli", "dmd-lora"):
-            keep(f"resumed-{case}", cut_and_resumed(case, zero, rank, folder))
+        keep(f"resumed-{RESUMED}", cut_and_resumed(RESUMED, zero, rank, folder))
     said = {kind: poisoned(kind, zero, rank, folder) for kind in ("loss", "gradient")}
-    if zero == 3:
-        try:
-            Miniature("bernoulli", 2, rank, 2).run(folder / "bernoulli")
-        except UserError as error:
-            said["other stage"] = str(error)
     (folder / f"rank-{rank}.json").write_text(json.dumps(said))
 
 
@@ -206,13 +209,19 @@ def rank_main(zero: int, folder: Path) -> None:
 @pytest.fixture(scope="module", params=[1, 2, 3], ids=["zero1", "zero2", "zero3"])
 def ranks(request, tmp_path_factory) -> tuple[int, Path]:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install 'flc[deepspeed]'")
-    folder = tmp_path_factory.mktemp(f"zero{request.param}")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    zero, folder = request.param, tmp_path_factory.mktemp(f"zero{request.param}")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run([*command, __file__, str(request.param), str(folder)], env=environment,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return request.param, folder
+    with open(folder / "output.txt", "w") as output:
+        launch = subprocess.Popen([*command, __file__, str(zero), str(folder)], env=environment,
+                                  stdout=output, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        try:
+            code = launch.wait(timeout=300)
+        except subprocess.TimeoutExpired:  # killing the launcher alone would leave its ranks behind
+            os.killpg(launch.pid, signal.SIGKILL)
+            code = launch.wait()
+    assert code == 0, (folder / "output.txt").read_text()[-6000:]
+    return zero, folder
 
 
 @pytest.fixture(scope="module")
@@ -223,12 +232,59 @@ def alone(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_equal_one_process(ranks, alone, case):
-    zero, folder = ranks
+    """Weights, export (averaged) and gradient norms.
+
+    Two ranks add gradients in another order: 1e-7 relative in float32, as the norms show. AdamW divides each
+    gradient by its own size, so that where one is near zero that rounding becomes a visible part of a step
+    (measured: 0.4 % of one at worst, of 5 steps); the bound is 2 % of a step. An update that was missed, taken
+    twice or given another sign is 100 %.
+    """
+    _, folder = ranks
     found, expected = load_file(folder / f"{case}.safetensors"), alone[case]
     assert found.keys() == expected.keys()
-    worst = max((float((found[n] - expected[n]).abs().max()), n) for n in found)
-    print(f"ZeRO-{zero} {case}: {worst}")
-    assert worst[0] < 1e-5
+    lr = 1e-2 if case == "skipping" else 1e-3
+    for name, value in expected.items():
+        if name.startswith("norm."):
+            assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
+        else:
+            assert float((found[name] - value).abs().max()) < 0.02 * lr, name
+
+
+def test_a_skipped_blocks_gradient_is_zero_and_not_the_last_one(ranks):
+    """The second block takes part in step 0 alone; then only AdamW's decay and momentum move it, derived here:
+
+    p <- p (1 - lr wd) - lr sign(g) r_n,  r_n = b1^(n-1) (1-b1) / (1-b1^n) / sqrt(b2^(n-1) (1-b2) / (1-b2^n)),
+
+    where |g| is well above AdamW's eps. The r_n of steps 2 to 5 sum to 2.0; a stale gradient keeps each at 1, so
+    that the weights would be two steps away.
+    """
+    _, folder = ranks
+    found, p = load_file(folder / "skipping.safetensors")[f"student.{SKIPPED}"], tiny().get_parameter(SKIPPED).detach()
+    b1, b2, lr, wd = 0.9, 0.999, 1e-2, 0.1
+    sign = (p * (1 - lr * wd) ** STEPS - found).sign()
+    for n in range(1, STEPS + 1):
+        m, v = b1 ** (n - 1) * (1 - b1) / (1 - b1**n), b2 ** (n - 1) * (1 - b2) / (1 - b2**n)
+        p = p * (1 - lr * wd) - lr * sign * m / v**0.5
+    near = (found - p).abs() < 0.01 * lr
+    assert near.float().mean() > 0.9, "of the weights; in the others |g| is near eps"
+
+
+def test_a_signalled_rank_stops_both_and_resuming_equals_an_uninterrupted_run(ranks):
+    """Bit for bit: rank 1 alone is signalled, both save after the same step, a fresh start goes on."""
+    zero, folder = ranks
+    if zero == 1:
+        pytest.skip("under ZeRO 2 and 3 only, for time: ZeRO 1 keeps the same optimizer state as ZeRO 2")
+    whole, resumed = (load_file(folder / f"{n}{RESUMED}.safetensors") for n in ("", "resumed-"))
+    different = [n for n in resumed if not torch.equal(whole[n], resumed[n])]
+    assert resumed.keys() <= whole.keys() and different == []
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_one_ranks_non_finite_value_stops_both_before_the_optimizer(ranks, kind):
+    _, folder = ranks
+    for rank in (0, 1):
+        said = json.loads((folder / f"rank-{rank}.json").read_text())[kind]
+        assert f"the {'loss' if kind == 'loss' else 'gradient norm'} of 'student' is nan" in said, (rank, said)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,10 @@ def kl(mu, sigma, t):
 def test_gradient_is_that_of_the_kl_of_a_mixture():
     """grad KL = E[((1-t)^2 / t^2) (x0_fake - x0_real) dG]; at (.7, .8), t = .5."""
     mu, sigma, t, h = 0.7, 0.8, 0.5, 1e-4
-    finite = [(kl(mu + h, sigma, t) - kl(mu - h, sigma, t)) / (2 * h), (kl(mu, sigma + h, t) - kl(mu, sigma - h, t)) / (2 * h)]
+    finite = [
+        (kl(mu + h, sigma, t) - kl(mu - h, sigma, t)) / (2 * h),
+        (kl(mu, sigma + h, t) - kl(mu, sigma - h, t)) / (2 * h),
+    ]
     # Every (z, noise) pair of two coarse normal grids, weighted: an exact expectation without sampling error.
     z, w = gaussian_nodes(24)
     zz, ee = torch.meshgrid(z, z, indexing="ij")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from flc.api import View
 from flc.data.shapes import draw, sample_spec
 from flc.models.folder import EMBEDDED
 from flc.sample import noise_for, sample
 from flc.train.nets import RoleNet
-from flc.api import View
 
 PROMPT = "a blue square moving up"
 SIZE = {"height": 48, "width": 48, "num_frames": 9}
@@ -51,7 +51,10 @@ TOLERANCE = 2e-3
 
 def test_text_to_video(student, adapter):
     sampler, folder = student
-    assert np.abs(stock(folder, adapter) - ours(adapter, adapter.schedule(4, 3.0, sampler).scheduler, 4, 1.0)).max() < TOLERANCE
+    assert (
+        np.abs(stock(folder, adapter) - ours(adapter, adapter.schedule(4, 3.0, sampler).scheduler, 4, 1.0)).max()
+        < TOLERANCE
+    )
 
 
 def test_image_to_video(student, adapter):

@@ -23,7 +23,9 @@ FULL = View({"blocks": (0, 1, 2, 3, 4)})
 class Miniature:
     """One objective with everything around it; `run` trains in a folder."""
 
-    def __init__(self, adapter: Any, source: torch.nn.Module, kind: str, name: str, options: dict[str, Any], batch: int = 4):
+    def __init__(
+        self, adapter: Any, source: torch.nn.Module, kind: str, name: str, options: dict[str, Any], batch: int = 4
+    ):
         self.adapter, self.source, self.batch = adapter, adapter.prepare(source), batch
         self.objective = create(kind, name, options)
         schedule = adapter.schedule(4, 5.0, "sde") if kind == "distiller" else None
@@ -46,7 +48,9 @@ class Miniature:
         x0 = self.latents[rows]
         return Batch(x0, Condition(self.text[rows], self.null, x0[:, :, :1], given))
 
-    def run(self, folder: Path, iterations: int, total: int | None = None, save_every: int = 2) -> list[dict[str, float]]:
+    def run(
+        self, folder: Path, iterations: int, total: int | None = None, save_every: int = 2
+    ) -> list[dict[str, float]]:
         log: list[dict[str, float]] = []
         options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=1)
         train(self.objective, self.nets, self.engine, self.batch_at, options, folder, lambda s, m: log.append(m))

@@ -99,7 +99,7 @@ def test_asking_for_a_broken_plugins_algorithm_says_its_cause(install, plugin, k
 
 def test_when_a_plugin_broke_before_naming_anything_an_unknown_name_mentions_it(install):
     install("import_error")
-    with pytest.raises(PluginError, match="'import_error' of flc-import-error 1.0 is broken: ImportError.*left_pad"):
+    with pytest.raises(PluginError, match=r"'import_error' of flc-import-error 1\.0 is broken: ImportError.*left_pad"):
         registry().find("pruner", "left-pad")
 
 

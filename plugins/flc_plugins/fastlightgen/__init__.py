@@ -17,7 +17,9 @@ def flc_pruners() -> Iterator[Algorithm]:
 @hookimpl
 def flc_recovery_trainers() -> Iterator[Algorithm]:
     target = "flc_plugins.fastlightgen.bernoulli:BernoulliRecovery"
-    yield Algorithm("bernoulli", target, "Skip removed blocks at random, distil from the whole (stage II)", f"{PAPER}, Eq 5-7")
+    yield Algorithm(
+        "bernoulli", target, "Skip removed blocks at random, distil from the whole (stage II)", f"{PAPER}, Eq 5-7"
+    )
 
 
 @hookimpl

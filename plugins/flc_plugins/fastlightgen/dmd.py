@@ -36,15 +36,23 @@ class DmdDistiller(StepDistiller):
         betas: tuple[float, float] = option((0.0, 0.999), "Adam's betas, both networks", "Self-Forcing")
         weight_decay: float = option(0.01, "AdamW's, both networks", "Self-Forcing", ge=0)
         clip: float = option(10.0, "largest gradient norm, both networks", "Self-Forcing", gt=0)
-        ema: float = option(0.99, "decay of the generator's averaged weights, which are handed on", "Self-Forcing", ge=0, lt=1)
-        sampler: Literal["sde", "ode"] = option("sde", "how the student moves: x0-then-renoise, or Euler", "Self-Forcing; ode ours")
+        ema: float = option(
+            0.99, "decay of the generator's averaged weights, which are handed on", "Self-Forcing", ge=0, lt=1
+        )
+        sampler: Literal["sde", "ode"] = option(
+            "sde", "how the student moves: x0-then-renoise, or Euler", "Self-Forcing; ode ours"
+        )
         shift: float | None = option(None, "shift of the few-step schedule; default the model's own", "ours", gt=0)
         time_shift: float = option(5.0, "shift of the times at which scores are compared", "Self-Forcing", gt=0)
         time_min: float = option(0.02, "smallest such time", "Self-Forcing", gt=0, lt=1)
         time_max: float = option(0.98, "largest such time", "Self-Forcing", gt=0, le=1)
         normalise: bool = option(True, "divide the gradient by mean |x - x0_real| of each sample", "DMD; Eq 8 has none")
-        fake: Literal["full", "lora"] = option("full", "fake as a copy, or a LoRA on the frozen teacher", "ours; both fit the paper")
-        fake_init: Literal["pruned", "unpruned"] = option("pruned", "fake starts from v_pruned or v_unpruned", "paper; Table 9")
+        fake: Literal["full", "lora"] = option(
+            "full", "fake as a copy, or a LoRA on the frozen teacher", "ours; both fit the paper"
+        )
+        fake_init: Literal["pruned", "unpruned"] = option(
+            "pruned", "fake starts from v_pruned or v_unpruned", "paper; Table 9"
+        )
         rank: int = option(32, "rank of a LoRA fake", "ours", ge=1)
 
     @property

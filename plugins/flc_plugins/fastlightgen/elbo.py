@@ -30,9 +30,7 @@ class ElboPruner(Pruner):
         samples: int = option(256, "noised clips that every variant is measured on", "ours", "clips", ge=2)
         greedy: bool = option(False, "re-score after each removal instead of ranking once", "ours; paper ranks once")
 
-    def plan(
-        self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget
-    ) -> PrunePlan:
+    def plan(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> PrunePlan:
         data = list(batches(self.options.samples))
         errors = self.errors(model, data)
         baseline = errors.pop(None)
@@ -40,7 +38,9 @@ class ElboPruner(Pruner):
         kept = self._greedy(model, data, budget) if self.options.greedy else budget.select(scores)
         details: dict[str, Any] = {
             "baseline": float(baseline.mean()),
-            "interval": {s: [interval(errors[s, i] - baseline) for i in range(len(w))] for s, w in model.weights.items()},
+            "interval": {
+                s: [interval(errors[s, i] - baseline) for i in range(len(w))] for s, w in model.weights.items()
+            },
             "joint": float(self._error(model, data, View(kept)).mean()),
             "samples": self.options.samples,
             "ranking": "greedy" if self.options.greedy else "one-shot",

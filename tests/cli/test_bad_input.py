@@ -1,0 +1,415 @@
+"""Bad input: one line on stderr that says what was wrong, exit code 2, and nothing written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from flc.models.folder import EMBEDDED
+from flc.registry import registry
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORLD_SIZE", "FLC_PLUGINS", "FLC_PLUGINS_STRICT"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    """Loading the model is a failure: what can be refused without it must be refused before it."""
+
+    def load(*arguments: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("flc.models.wan.WanAdapter.load", load)
+
+
+def state(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(flc, place):
+    """Run; the one line of the error, after checking that it is one and that nothing was written."""
+
+    def run(*arguments: object) -> str:
+        before = state(place)
+        code, out, err = flc(*arguments)
+        lines = err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("flc: error: "), err
+        assert code == 2, err
+        assert out == ""
+        assert state(place) == before
+        return lines[0].removeprefix("flc: error: ")
+
+    return run
+
+
+# -- flags and options -----------------------------------------------------------------------------------------
+
+FLAGS = {
+    "keep nothing": (["--keep", "0"], ["keep", "greater than 0"]),
+    "keep more than all": (["--keep", "1.5"], ["keep", "less than or equal to 1"]),
+    "keep no number": (["--keep", "abc"], ["--keep", "number"]),
+    "keep nan": (["--keep", "nan"], ["keep"]),
+    "no steps": (["--steps", "0"], ["steps", "greater than or equal to 1"]),
+    "steps of a half": (["--steps", "2.5"], ["--steps", "integer"]),
+    "unknown flag": (["--step", "4"], ["--step", "--steps"]),
+    "flag without value": (["--seed"], ["--seed", "requires an argument"]),
+    "unknown preset": (["--preset", "fast"], ["preset", "'quick' or 'full'"]),
+    "unknown dtype": (["--dtype", "float8"], ["dtype", "'float32', 'bfloat16' or 'float16'"]),
+    "unknown engine": (["--engine", "accelerate"], ["engine", "'plain' or 'deepspeed'"]),
+    "unknown zero stage": (["--zero", "4"], ["zero", "1, 2 or 3"]),
+    "negative guidance": (["--guidance", "-1"], ["guidance", "greater than or equal to 0"]),
+    "no frames": (["--frames", "0"], ["frames", "greater than or equal to 1"]),
+    "unknown pruner": (["--pruner", "unifrom"], ["no pruner named 'unifrom'", "did you mean uniform?"]),
+    "unknown recovery": (["--recovery", "bernouli"], ["no recovery named 'bernouli'", "bernoulli"]),
+    "unknown distiller": (["--distiller", "xyz"], ["no distiller named 'xyz'", "dmd"]),
+    "unknown teacher": (["--teacher", "well_guided"], ["no teacher named 'well_guided'", "well-guided"]),
+    "unknown option": (["--set", "pruner.sample=32"], ["unknown option pruner.sample", "did you mean samples?"]),
+    "unknown option of a stage": (["--set", "distill.iteration=3"], ["distill.iteration", "did you mean iterations?"]),
+    "unknown section": (["--set", "prunner.samples=32"], ["recipe.prunner", "did you mean pruner"]),
+    "option of another algorithm": (
+        ["--pruner", "uniform", "--set", "pruner.samples=32"],
+        ["unknown option pruner.samples", "options are: none"],
+    ),
+    "set without section": (["--set", "samples=32"], ["--set 'samples=32'", "section.option=value"]),
+    "set without value": (["--set", "pruner.samples"], ["--set 'pruner.samples'", "section.option=value"]),
+    "set of broken json": (["--set", "distiller.betas=[0,"], ["--set", "not JSON"]),
+    "option out of bounds": (["--set", "pruner.samples=1"], ["pruner.samples='1'", "greater than or equal to 2"]),
+    "option no number": (["--set", "teacher.beta1=much"], ["teacher.beta1='much'", "number"]),
+    "tuple too long": (["--set", "distiller.betas=[0,0.5,1]"], ["distiller.betas", "2 items"]),
+    "stage out of bounds": (["--set", "distill.batch=0"], ["distill.batch='0'", "greater than or equal to 1"]),
+    "section is no section": (["--set", "steps.count=4"], ["steps", "integer"]),
+    "device nonsense": (["--device", "toaster"], ["--device 'toaster'", "cpu, cuda"]),
+    "device that computes nothing": (["--device", "meta"], ["--device meta"]),
+    "missing model": (["--model", "nowhere"], ["--model nowhere does not exist"]),
+    "missing data": (["--data", "nowhere"], ["--data nowhere", "captions.jsonl"]),
+    "missing recipe": (["--recipe", "nowhere.yaml"], ["--recipe nowhere.yaml", "No such file"]),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_flags_and_options(refused, unloaded, case):
+    arguments, expected = FLAGS[case]
+    line = refused("compress", "--out", "run", *arguments)
+    for part in expected:
+        assert part in line, line
+
+
+def test_every_problem_above_is_one_of_the_input(place, flc):
+    """The same command without the bad input passes all these checks: it goes on to load the model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flc.models.wan.WanAdapter.load", lambda *a: (_ for _ in ()).throw(KeyError("loaded")))
+        code, _, err = flc("compress", "--out", "run")
+    assert code == 1 and "KeyError: 'loaded'" in err
+
+
+def test_a_broken_plugin_by_name(refused, unloaded, monkeypatch):
+    monkeypatch.syspath_prepend(str(PLUGINS / "hook_error"))
+    registry.cache_clear()
+    try:
+        line = refused("compress", "--out", "run", "--teacher", "half-told")
+    finally:
+        monkeypatch.undo()
+        registry.cache_clear()
+    assert "flc-hook-error 1.0" in line and "the table of teachers is empty" in line
+
+
+RECIPES = {
+    "not yaml": ("steps: [4\nkeep: 1", ["recipe.yaml", "line 2", "is not YAML"]),
+    "not a mapping": ("- steps\n- keep\n", ["recipe.yaml", "is not a mapping"]),
+    "empty": ("", ["recipe.yaml", "is not a mapping"]),
+    "unknown key": ("stepps: 4\n", ["unknown option recipe.stepps", "did you mean steps"]),
+    "unknown key of a stage": ("recover: {batchsize: 4}\n", ["recipe.recover.batchsize", "did you mean batch?"]),
+    "wrong type": ("keep: much\n", ["recipe.keep='much'", "number"]),
+    "algorithm without a name": ("pruner: [elbo]\n", ["recipe.pruner"]),
+    "algorithm whose name is none": ("pruner: {name: [elbo]}\n", ["recipe.pruner.name", "string"]),
+    "unknown algorithm": ("pruner: elbow\n", ["no pruner named 'elbow'", "did you mean elbo?"]),
+    "unknown option of an algorithm": ("pruner: {name: elbo, size: 3}\n", ["pruner.size", "samples"]),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_recipes(refused, unloaded, place, case):
+    text, expected = RECIPES[case]
+    (place / "recipe.yaml").write_text(text)
+    line = refused("compress", "--out", "run", "--recipe", "recipe.yaml")
+    for part in expected:
+        assert part in line, line
+
+
+def test_a_recipe_that_is_not_text(refused, unloaded, place):
+    (place / "recipe.yaml").write_bytes(b"\x80\x81\x00")
+    assert "recipe.yaml is not" in refused("compress", "--out", "run", "--recipe", "recipe.yaml")
+
+
+# -- places ----------------------------------------------------------------------------------------------------
+
+
+def test_out_in_use(refused, unloaded, place):
+    (place / "run").mkdir()
+    (place / "run" / "notes.txt").write_text("mine")
+    line = refused("compress", "--out", "run")
+    assert "--out run is not empty" in line and "--resume" in line
+    assert "--out run is not empty" in refused("score", "--out", "run")
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/run"])
+@pytest.mark.parametrize("command", ["compress", "score", "prune", "report"])
+def test_out_at_or_under_a_file(refused, unloaded, place, command, out):
+    (place / "taken").write_text("a file")
+    line = refused(command, "--out", out)
+    assert f"--out {out}" in line and "taken is a file" in line
+
+
+def test_out_that_cannot_be_made(refused, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 0, 10**12))
+    assert "--out /proc/flc-run cannot be made" in refused("compress", "--out", "/proc/flc-run")
+
+
+def test_too_little_disk_space(refused, unloaded, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 10**12 - 10**6, 10**6))
+    line = refused("compress", "--out", "run")
+    assert "--out run has 0.001 GB of disk" in line and "are needed" in line
+
+
+def test_a_disk_that_fills_up_during_a_stage(flc, place, monkeypatch):
+    """Not bad input, but an error all the same: one line, and no stage that looks done."""
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("flc.run.stages.encode", full)
+    code, _, err = flc("compress", "--out", "run", "--set", "prepare.clips=2")
+    [line] = [line for line in err.splitlines() if line.startswith("flc: error: ")]
+    assert code == 2 and "no disk space left under run" in line and "--resume" in line
+    assert not (place / "run" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [("prune", "the plan comes from flc score"), ("recover", "the plan comes from flc score"),
+     ("distill", "the plan comes from flc score"), ("export", "the plan comes from flc score"),
+     ("evaluate", "score/ comes from flc score"), ("report", "the pipeline comes from flc export")],
+)  # fmt: skip
+def test_a_stage_without_the_one_before(refused, unloaded, command, says):
+    assert says in refused(command, "--out", "run")
+
+
+def test_data_with_a_manifest_that_names_a_missing_video(refused, unloaded, place):
+    (place / "clips").mkdir()
+    (place / "clips" / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}\n')
+    line = refused("compress", "--out", "run", "--data", "clips")
+    assert "captions.jsonl line 1" in line and "a.mp4 does not exist" in line
+
+
+# -- devices and processes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_without_a_gpu(refused, unloaded, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refused("compress", "--out", "run", "--device", device)
+    assert f"--device {device}: torch sees no GPU" in line and "--device cpu" in line
+
+
+def test_a_gpu_that_is_not_there(refused, unloaded, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "this machine has 2 GPUs" in refused("compress", "--out", "run", "--device", "cuda:2")
+
+
+def test_several_processes_with_the_plain_engine(refused, unloaded, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = refused("compress", "--out", "run", "--engine", "plain")
+    assert "2 processes" in line and "--engine deepspeed" in line
+
+
+# -- sizes: these need the model -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [("--height", 40, "--height 40 must be a positive multiple of 16"),
+     ("--width", 8, "--width 8 must be a positive multiple of 16"),
+     ("--frames", 16, "--frames 16 must be one more than a multiple of 4")],
+)  # fmt: skip
+def test_sizes_that_do_not_fit_the_model(refused, flag, value, says):
+    assert says in refused("compress", "--out", "run", flag, value)
+
+
+# -- model folders ---------------------------------------------------------------------------------------------
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def model(place):
+    """A copy of the embedded model, to be damaged."""
+    shutil.copytree(EMBEDDED, place / "model")
+    return place / "model"
+
+
+def truncate(model: Path) -> None:
+    data = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def corrupt_header(model: Path) -> None:
+    data = bytearray((model / WEIGHTS).read_bytes())
+    data[8:16] = b"\xff" * 8
+    (model / WEIGHTS).write_bytes(bytes(data))
+
+
+def corrupt_length(model: Path) -> None:
+    data = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(b"\xff" * 8 + data[8:])
+
+
+def empty_file(model: Path) -> None:
+    (model / WEIGHTS).write_bytes(b"")
+
+
+def pickle(model: Path) -> None:
+    (model / WEIGHTS).rename(model / "transformer" / "diffusion_pytorch_model.bin")
+
+
+def no_weights(model: Path) -> None:
+    (model / WEIGHTS).unlink()
+
+
+def missing_shard(model: Path) -> None:
+    first, second = (f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    (model / WEIGHTS).rename(model / "transformer" / first)
+    index = {"metadata": {}, "weight_map": {"proj_out.weight": first, "proj_out.bias": second}}
+    (model / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def other_family(model: Path) -> None:
+    (model / "model_index.json").write_text(json.dumps({"_class_name": "AllegroPipeline"}))
+    config = {"_class_name": "AllegroTransformer3DModel", "num_layers": 2}
+    (model / "transformer" / "config.json").write_text(json.dumps(config))
+
+
+def without_index(model: Path) -> None:
+    (model / "model_index.json").unlink()
+
+
+def index_not_json(model: Path) -> None:
+    (model / "model_index.json").write_text('{"_class_name": "WanPipeline", ')
+
+
+def index_of_another_type(model: Path) -> None:
+    (model / "model_index.json").write_text("[]")
+
+
+def without_config(model: Path) -> None:
+    (model / "transformer" / "config.json").unlink()
+
+
+def without_vae(model: Path) -> None:
+    shutil.rmtree(model / "vae")
+
+
+DAMAGES = {
+    truncate: [f"model/{WEIGHTS} is truncated or corrupted", "download it again"],
+    corrupt_header: [f"model/{WEIGHTS} is truncated or corrupted"],
+    corrupt_length: [f"model/{WEIGHTS} is truncated or corrupted"],
+    empty_file: [f"model/{WEIGHTS} is truncated or corrupted"],
+    pickle: ["diffusion_pytorch_model.bin is a pickle checkpoint", "convert to safetensors"],
+    no_weights: ["model/transformer holds no *.safetensors weights"],
+    missing_shard: ["diffusion_pytorch_model-00002-of-00002.safetensors is missing", "index.json names it"],
+    other_family: ["no model adapter for AllegroPipeline / AllegroTransformer3DModel", "wan"],
+    without_index: ["--model model has no model_index.json"],
+    index_not_json: ["model/model_index.json cannot be read as JSON"],
+    index_of_another_type: ["model/model_index.json holds no JSON object"],
+    without_config: ["model/transformer/config.json is missing"],
+    without_vae: ["model/vae is missing though model_index.json names it"],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_damaged_model_folders(refused, unloaded, model, damage):
+    damage(model)
+    line = refused("compress", "--out", "run", "--model", "model")
+    for part in DAMAGES[damage]:
+        assert part in line, line
+
+
+def test_a_model_folder_that_does_not_hold_what_its_config_says(refused, model):
+    """Seen only while loading: the stock loader's complaint, as one line."""
+    config = json.loads((model / "transformer" / "config.json").read_text())
+    (model / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": config["ffn_dim"] * 2}))
+    assert "model does not load as a Wan pipeline" in refused("compress", "--out", "run", "--model", "model")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "a single file"), ("m.bin", "a pickle checkpoint")])
+def test_a_model_that_is_a_file(refused, unloaded, place, name, kind):
+    (place / name).write_bytes(b"x")
+    assert f"--model {name} is {kind}" in refused("compress", "--out", "run", "--model", name)
+
+
+# -- flc generate ----------------------------------------------------------------------------------------------
+
+GENERATE = {
+    "no prompt": (["tiny-wan"], ["Missing option '--prompt'"]),
+    "no folder": (["nowhere", "--prompt", "a cat"], ["nowhere does not exist"]),
+    "no steps": (["tiny-wan", "--prompt", "a cat", "--steps", "0"], ["--steps 0 must be 1 or more"]),
+    "no height": (["tiny-wan", "--prompt", "a cat", "--height", "0"], ["--height 0 must be 1 or more"]),
+    "frames": (["tiny-wan", "--prompt", "a cat", "--frames", "16"], ["--frames 16 must be one more than a multiple"]),
+    "no image": (["tiny-wan", "--prompt", "a cat", "--image", "i.png"], ["--image i.png cannot be read"]),
+    "not a video": (["tiny-wan", "--prompt", "a cat", "--out", "clip.txt"], ["--out clip.txt", ".mp4"]),
+    "no place": (["tiny-wan", "--prompt", "a cat", "--out", "no/clip.mp4"], ["folder no does not exist"]),
+    "no device": (["tiny-wan", "--prompt", "a cat", "--device", "toaster"], ["--device 'toaster'"]),
+}
+
+
+@pytest.mark.parametrize("case", GENERATE)
+def test_generate(refused, case):
+    arguments, expected = GENERATE[case]
+    line = refused("generate", *arguments)
+    for part in expected:
+        assert part in line, line
+
+
+# -- the rest --------------------------------------------------------------------------------------------------
+
+
+def test_unknown_commands_and_algorithms(refused):
+    assert "No such command 'compres'" in refused("compres")
+    assert "no algorithm named 'elboo': did you mean elbo?" in refused("show", "elboo")
+
+
+def test_debug_adds_the_traceback(flc, place):
+    code, out, err = flc("compress", "--out", "run", "--keep", "0", "--debug")
+    assert code == 2 and out == ""
+    assert err.startswith("Traceback (most recent call last):") and "UserError" in err
+    assert err.splitlines()[-1].startswith("flc: error: recipe.keep")
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--keep", "0"], ["--height", "40"]], ids=["before loading", "after loading"])
+def test_in_a_process_of_its_own(place, arguments):
+    """With nothing patched: also what the libraries underneath print while a model is loaded stays away."""
+    command = [sys.executable, "-m", "flc", "compress", "--out", "run", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert len(ran.stderr.splitlines()) == 1 and ran.stderr.startswith("flc: error: "), ran.stderr
+    assert not (place / "run").exists()

@@ -1,0 +1,112 @@
+"""What the program says about itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from flc.api import Algorithm
+from flc.options import describe
+from flc.registry import HOOKS, registry
+
+EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
+
+#: The product's flags of `flc compress`.
+FLAGS = [
+    "--model", "--data", "--pruner", "--recovery", "--distiller", "--teacher", "--steps", "--keep", "--recipe", "--set",
+    "--seed", "--out", "--resume", "--dry-run", "--height", "--width", "--frames", "--guidance", "--negative-prompt",
+    "--device", "--dtype", "--preset", "--engine", "--zero",
+]  # fmt: skip
+
+
+def test_plugins_json_lists_every_algorithm(flc):
+    code, out, err = flc("plugins", "--json")
+    assert (code, err) == (0, "")
+    listed = json.loads(out)
+    assert listed["broken"] == []
+    assert {(a["kind"], a["name"]) for a in listed["algorithms"]} == set(EVERY)
+    # No quantizer is registered yet; every other kind must have at least one algorithm.
+    assert {a["kind"] for a in listed["algorithms"]} >= set(HOOKS) - {"quantizer"}
+    for a in listed["algorithms"]:
+        assert a["summary"] and a["distribution"] and a["version"] and a["entry_point"] and a["api"] == 1
+    elbo = next(a for a in listed["algorithms"] if a["name"] == "elbo")
+    assert elbo["distribution"] == "flc" and elbo["version"] == version("flc") and "2603.01685" in elbo["paper"]
+
+
+def test_plugins_as_text_lists_every_algorithm_under_its_kind(flc):
+    code, out, _ = flc("plugins")
+    assert code == 0 and "broken" not in out.splitlines()
+    listed, kind = set(), ""
+    for line in out.splitlines():
+        if line.startswith(" "):
+            listed.add((kind, line.split()[0]))
+        else:
+            kind = line
+    assert listed == set(EVERY)
+
+
+def test_show_prints_options_sources_and_the_citation(flc):
+    code, out, err = flc("show", "elbo")
+    assert (code, err) == (0, "")
+    assert "pruner elbo:" in out and "flc_plugins.fastlightgen.elbo:ElboPruner" in out
+    assert "cite FastLightGen, arXiv:2603.01685, Eq 4" in out
+    assert "|| x_t - t v^{skip-i}(x_t, t) - x_0 ||^2" in out, "the module's docstring with the equation"
+    lines = out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.strip().startswith("samples: int"))
+    assert "= 256 clips (>= 2)" in lines[at] and "Source: ours." in lines[at + 1]
+    assert "--set pruner.OPTION=VALUE" in out
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_show_prints_every_algorithm_with_all_its_options(flc, kind, name):
+    code, out, err = flc("show", name)
+    assert (code, err) == (0, "")
+    assert f"{kind} {name}: {registry().find(kind, name).algorithm.summary}" in out
+    for option in describe(registry().load(kind, name).Options):
+        assert f"  {option.name}: " in out
+    assert "not stated" not in out
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_every_option_says_what_it_is_and_where_its_default_is_from(kind, name):
+    for option in describe(registry().load(kind, name).Options):
+        assert option.about, f"{name}.{option.name} has no description"
+        assert option.source, f"{name}.{option.name} has no source"
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_every_record_has_a_summary_that_fits_a_line(kind, name):
+    record: Algorithm = registry().find(kind, name).algorithm
+    assert record.summary and "\n" not in record.summary
+    assert len(record.summary) <= 80, "beside the name, in a list"
+
+
+def test_compress_names_every_flag_of_the_product(flc):
+    code, out, err = flc("compress", "--help")
+    assert (code, err) == (0, "")
+    words = set(out.split())
+    assert not [flag for flag in FLAGS if flag not in words]
+
+
+def test_help_names_every_command(flc):
+    code, out, err = flc("--help")
+    assert (code, err) == (0, "")
+    words = set(out.split())
+    commands = ["compress", "score", "prune", "recover", "distill", "export", "evaluate", "report", "generate",
+                "plugins", "show"]  # fmt: skip
+    assert not [c for c in commands if c not in words]
+
+
+def test_without_arguments_it_prints_its_help(flc):
+    assert flc() == flc("--help")
+
+
+def test_python_m_flc_is_the_same_program(flc):
+    ran = subprocess.run([sys.executable, "-m", "flc", "plugins", "--json"], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == flc("plugins", "--json")
+    ran = subprocess.run([sys.executable, "-m", "flc", "plugin"], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == flc("plugin")

@@ -1,0 +1,362 @@
+"""What every registered algorithm keeps, whoever wrote it: the contract of `flc.api`.
+
+Parametrised from the registry, so that an installed third party's algorithms are tested too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from flc.api import Batch, Budget, Query, Sample, Setting, View
+from flc.errors import UserError
+from flc.flow import noised
+from flc.models.condition import Condition
+from flc.options import checked
+from flc.registry import INTERFACES, create, registry
+from flc.train.draws import StepDraws
+
+C, F, H, W = 4, 3, 4, 4  # latent channels, frames, height, width
+B, D = 4, 8  # samples of a batch, width of a text row
+
+
+def of_kind(*kinds: str) -> list[Any]:
+    return [(p.kind, p.algorithm.name) for p in registry().provided if p.kind in kinds]
+
+
+def make_condition(batch: int = B, image: bool = True, seed: int = 0) -> Condition:
+    g = torch.Generator().manual_seed(seed)
+    text, null = torch.randn(batch, 5, D, generator=g), torch.randn(1, 1, D, generator=g)
+    if not image:
+        return Condition(text, null)
+    return Condition(text, null, torch.randn(batch, C, 1, H, W, generator=g), torch.arange(batch) % 2 == 0)
+
+
+def make_samples(count: int, seed: int = 0) -> Iterator[Sample]:
+    """`count` noised clips in batches of B, the same at every call."""
+    g = torch.Generator().manual_seed(seed)
+    for begin in range(0, count, B):
+        size = min(B, count - begin)
+        x0, x1 = torch.randn(2, size, C, F, H, W, generator=g)
+        t = 0.05 + 0.9 * torch.rand(size, generator=g)
+        yield Sample(x0, x1, t, make_condition(size, seed=begin))
+
+
+# -- every algorithm -------------------------------------------------------------------------------------------
+
+EVERY = of_kind(*INTERFACES)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_is_a_subclass_of_its_interface(kind, name):
+    assert issubclass(registry().load(kind, name), INTERFACES[kind])
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_default_options_are_valid_frozen_and_closed(kind, name):
+    cls: Any = registry().load(kind, name)
+    options = cls.Options()
+    assert cls().options == options
+    assert checked(cls.Options, options.model_dump(mode="json"), kind) == options, "a lock file's values come back"
+    for field in cls.Options.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(options, field, getattr(options, field))
+    with pytest.raises(UserError, match=f"unknown option {kind}.no_such_option"):
+        create(kind, name, {"no_such_option": "1"})
+
+
+# -- pruners ---------------------------------------------------------------------------------------------------
+
+
+class Blocks(nn.Module):
+    """v = sum over kept blocks of a residual walk; block i has (i % 3 + 1) matrices, so blocks weigh unequally."""
+
+    def __init__(self, stacks: Mapping[str, int]) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stacks = nn.ModuleDict(
+            {s: nn.ModuleList(nn.Sequential(*[nn.Linear(C, C) for _ in range(i % 3 + 1)]) for i in range(n))
+             for s, n in stacks.items()}
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, kept: Mapping[str, tuple[int, ...]] | None) -> Tensor:
+        h = x.movedim(1, -1) + t.view(-1, 1, 1, 1, 1) + 0.1 * text.mean((1, 2)).view(-1, 1, 1, 1, 1)
+        for stack, blocks in self.stacks.items():
+            for i, block in enumerate(blocks):  # type: ignore[arg-type]
+                if kept is None or i in kept[stack]:
+                    h = h + torch.tanh(block(h))
+        return h.movedim(-1, 1)
+
+
+class TinyPrunable:
+    """`flc.api.PrunableModel` in plain torch."""
+
+    def __init__(self, stacks: Mapping[str, int]) -> None:
+        self.blocks = Blocks(stacks).requires_grad_(False)
+
+    @property
+    def weights(self) -> Mapping[str, tuple[int, ...]]:
+        return {s: tuple(sum(p.numel() for p in b.parameters()) for b in bs) for s, bs in self.blocks.stacks.items()}
+
+    def velocity(self, sample: Sample, view: View | None = None) -> Tensor:
+        x_t = sample.cond.clamp(noised(sample.x0, sample.x1, sample.t))
+        return self.blocks(x_t, sample.t, sample.cond.text, view.kept if view else None) * sample.cond.free(x_t)
+
+    def skip_each(
+        self, sample: Sample, kept: Mapping[str, tuple[int, ...]] | None = None
+    ) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:
+        kept = kept or {s: tuple(range(len(w))) for s, w in self.weights.items()}
+        yield None, self.velocity(sample, View(kept))
+        for stack, indices in kept.items():
+            for i in indices:
+                rest = {**kept, stack: tuple(k for k in indices if k != i)}
+                yield (stack, i), self.velocity(sample, View(rest))
+
+    def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]:
+        return iter(self.blocks.stacks[stack][block].parameters())  # type: ignore[index]
+
+
+STACKS = {"one stack": {"blocks": 6}, "two stacks": {"first": 4, "second": 5}}
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("stacks", STACKS.values(), ids=list(STACKS))
+@pytest.mark.parametrize(("kind", "name"), of_kind("pruner"))
+def test_a_plan_fits_the_budget(kind, name, stacks, keep):
+    model = TinyPrunable(stacks)
+    budget = Budget(keep, model.weights)
+    plan = create(kind, name).plan(model, make_samples, budget)
+    assert list(plan.kept) == list(model.weights) and list(plan.scores) == list(model.weights)
+    for stack, blocks in plan.kept.items():
+        assert isinstance(blocks, tuple) and list(blocks) == sorted(set(blocks)), "ascending, each once"
+        assert all(0 <= i < stacks[stack] for i in blocks)
+        assert len(plan.scores[stack]) == stacks[stack]
+        assert all(isinstance(s, float) and s == s for s in plan.scores[stack]), "numbers that plan.json can hold"
+    assert budget.fits(plan.kept)
+    assert any(plan.kept.values()), "an empty network is no network"
+    if keep == 1:
+        assert plan.kept == {s: tuple(range(n)) for s, n in stacks.items()}, "nothing has to go"
+
+
+@pytest.mark.parametrize(("kind", "name"), of_kind("pruner"))
+def test_a_plan_is_repeatable_and_leaves_the_model_as_it_is(kind, name):
+    """flc never seeds the global generators, so a plan that reads them would not be repeated by a lock file."""
+    model = TinyPrunable({"blocks": 6})
+    before = {n: p.clone() for n, p in model.blocks.named_parameters()}
+    plans = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        plans.append(create(kind, name).plan(model, make_samples, Budget(0.5, model.weights)))
+    assert plans[0].kept == plans[1].kept and plans[0].scores == plans[1].scores
+    assert all(torch.equal(p, before[n]) for n, p in model.blocks.named_parameters())
+
+
+# -- teachers --------------------------------------------------------------------------------------------------
+
+EVERY_QUERY = [Query(view, text) for view in ("pruned", "unpruned") for text in ("text", "null")]
+TEACHERS = of_kind("teacher")
+
+
+def velocities(composer: Any) -> dict[Query, Tensor]:
+    """Exactly what the composer says it needs, in float64 so that only its formula matters."""
+    g = torch.Generator().manual_seed(1)
+    drawn = {q: torch.randn(B, C, F, H, W, generator=g, dtype=torch.float64) for q in EVERY_QUERY}
+    return {q: drawn[q] for q in composer.needs()}
+
+
+@pytest.mark.parametrize(("kind", "name"), TEACHERS)
+def test_a_teacher_needs_known_queries(kind, name):
+    needs = list(create(kind, name).needs())
+    assert needs and set(needs) <= set(EVERY_QUERY)
+    assert len(needs) == len(set(needs)), "each is evaluated once"
+    assert list(create(kind, name).needs()) == needs
+
+
+@pytest.mark.parametrize(("kind", "name"), TEACHERS)
+def test_a_teacher_is_a_pure_function_of_velocities_and_draws(kind, name):
+    composer = create(kind, name)
+    v = velocities(composer)
+    before = {q: x.clone() for q, x in v.items()}
+    torch.manual_seed(0)
+    first = composer.compose(v, StepDraws(0, "distill", 7))
+    torch.manual_seed(1)
+    again = create(kind, name).compose(v, StepDraws(0, "distill", 7))
+    assert first.shape == (B, C, F, H, W) and torch.isfinite(first).all()
+    assert torch.equal(first, again)
+    assert all(torch.equal(v[q], before[q]) for q in before), "inputs are not written to"
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize(("kind", "name"), TEACHERS)
+def test_a_teacher_leaves_a_velocity_that_all_agree_on(kind, name, step):
+    """Guidance moves along differences of velocities: where there is none, every scale gives the velocity itself.
+    1e-12: a few roundings of float64 (1e-16) at scales up to about ten, with room."""
+    composer = create(kind, name)
+    agreed = torch.randn(B, C, F, H, W, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    composed = composer.compose({q: agreed.clone() for q in composer.needs()}, StepDraws(0, "distill", step))
+    torch.testing.assert_close(composed, agreed, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "name"), TEACHERS)
+def test_a_teacher_uses_what_it_asks_for(kind, name):
+    """A velocity that is asked for costs a forward of the whole network. At the default options each must matter."""
+    composer = create(kind, name)
+    v = velocities(composer)
+    whole = composer.compose(v, StepDraws(0, "distill", 0))
+    for query in v:
+        moved = composer.compose({**v, query: v[query] + 1}, StepDraws(0, "distill", 0))
+        assert not torch.allclose(moved, whole), f"{query} changes nothing"
+
+
+@pytest.mark.parametrize(("kind", "name"), TEACHERS)
+def test_a_teacher_treats_samples_alike(kind, name):
+    """The core batches as it likes: the composition of a part is the part of the composition."""
+    composer = create(kind, name)
+    v = velocities(composer)
+    whole = composer.compose(v, StepDraws(0, "distill", 3))
+    part = composer.compose({q: x[1:3] for q, x in v.items()}, StepDraws(0, "distill", 3))
+    torch.testing.assert_close(part, whole[1:3], rtol=0, atol=1e-12)  # the same float64 operations, in other batches
+
+
+# -- objectives: recovery and distillers -----------------------------------------------------------------------
+
+OBJECTIVES = of_kind("recovery", "distiller")
+FULL, PRUNED = View({"blocks": (0, 1, 2, 3, 4, 5)}), View({"blocks": (0, 2, 5)})
+STEPS = 200  # iterations in which every phase must have had its turn: warm-ups of the defaults are shorter
+
+
+def bound(kind: str, name: str) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from flc.schedule import FewStepSchedule
+
+    objective = create(kind, name)
+    schedule = None
+    if kind == "distiller":
+        shift = objective.shift() or 3.0
+        schedule = FewStepSchedule(FlowMatchEulerDiscreteScheduler(shift=shift), 4, shift, objective.sampler)
+    return objective.bind(Setting(PRUNED, FULL, 4, STEPS, schedule))
+
+
+class TinyNets:
+    """`flc.api.Nets`: one small network per role, a role's own blocks only, and a fixed teacher.
+
+    As in the core, a module of a `full` role holds its view's blocks, other roles hold all of them.
+    """
+
+    def __init__(self, roles: Mapping[str, Any]) -> None:
+        self.modules = {name: Blocks({"blocks": 6}).requires_grad_(False) for name in roles}
+        for i, module in enumerate(self.modules.values()):  # roles differ, as they do after the first update
+            for p in module.parameters():
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+        self.default = {name: role.view.kept for name, role in roles.items()}
+        self.real = Blocks({"blocks": 6}).requires_grad_(False)
+
+    def activate(self, role: str) -> None:
+        for name, module in self.modules.items():
+            module.requires_grad_(name == role)
+
+    def __getitem__(self, role: str) -> Any:
+        def net(x: Tensor, t: Tensor, cond: Condition, view: View | None = None) -> Tensor:
+            kept = self.default[role] if view is None else view.kept
+            assert x.shape[1:] == (C, F, H, W) and t.shape == (len(x),), "the interface of flc.api.Net"
+            assert ((t >= 0) & (t <= 1)).all()
+            return self.modules[role](cond.clamp(x), t, cond.text, kept) * cond.free(x)
+
+        return net
+
+    @torch.no_grad()
+    def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return self.real(cond.clamp(x), t, cond.text, None) * cond.free(x)
+
+
+def make_batch(image: bool) -> Batch:
+    x0 = torch.randn(B, C, F, H, W, generator=torch.Generator().manual_seed(4))
+    cond = make_condition(image=image)
+    return Batch(x0, replace(cond, first=x0[:, :, :1]) if image else cond)
+
+
+@pytest.mark.parametrize(("kind", "name"), OBJECTIVES)
+def test_roles_include_the_student_and_say_how_they_are_trained(kind, name):
+    objective = bound(kind, name)
+    roles = objective.roles()
+    assert "student" in roles
+    for role in roles.values():
+        assert role.train in ("full", "lora", "frozen") and 0 <= role.ema < 1
+        assert not (role.train == "frozen" and role.optim), "a frozen role has no optimizer"
+        assert role.train != "lora" or role.rank >= 1
+    if kind == "distiller":
+        assert roles["student"].view == PRUNED, "what stage III hands on is the pruned network"
+        assert objective.sampler in ("sde", "ode")
+    else:
+        assert roles["student"].view in (FULL, View()), "stage II trains the whole network, with blocks still to go"
+
+
+@pytest.mark.parametrize(("kind", "name"), OBJECTIVES)
+def test_phases_name_trainable_roles_and_each_gets_its_turn(kind, name):
+    objective = bound(kind, name)
+    if not getattr(objective, "trains", True):
+        return
+    roles, seen = objective.roles(), set()
+    for step in range(STEPS):
+        phases = objective.phases(step)
+        assert phases and len(phases) == len(set(phases))
+        assert phases == objective.phases(step), "a resumed run asks again"
+        for phase in phases:
+            assert roles[phase].train != "frozen" and roles[phase].optim is not None, phase
+        seen |= set(phases)
+    assert seen == {n for n, r in roles.items() if r.optim}, "a trained role that is never updated, or the reverse"
+
+
+def first_steps(objective: Any) -> dict[str, int]:
+    """The first iteration in which each phase comes."""
+    first: dict[str, int] = {}
+    for step in range(STEPS):
+        for phase in objective.phases(step):
+            first.setdefault(phase, step)
+    return first
+
+
+@pytest.mark.parametrize("image", [False, True], ids=["text", "given frame"])
+@pytest.mark.parametrize(("kind", "name"), OBJECTIVES)
+def test_each_phase_has_a_finite_loss_that_moves_its_role_only(kind, name, image):
+    objective = bound(kind, name)
+    if not getattr(objective, "trains", True):
+        with pytest.raises(AssertionError):
+            objective.loss("student", None, make_batch(image), 0, StepDraws(0, "test", 0))
+        return
+    nets = TinyNets(objective.roles())
+    for phase, step in first_steps(objective).items():
+        nets.activate(phase)
+        loss = objective.loss(phase, nets, make_batch(image), step, StepDraws(0, "test", step))
+        assert loss.value.ndim == 0 and torch.isfinite(loss.value), phase
+        assert loss.value.requires_grad, phase
+        assert all(float(v) == float(v) for v in loss.metrics.values()), loss.metrics
+        loss.value.backward()
+        for role, module in nets.modules.items():
+            norm = sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+            assert (norm > 0) == (role == phase), f"phase {phase}: gradient {norm} into {role}"
+            module.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize(("kind", "name"), OBJECTIVES)
+def test_a_loss_is_a_function_of_its_draws(kind, name):
+    """An exact resume repeats an iteration from (seed, step) alone, so nothing may come from the global generator."""
+    objective = bound(kind, name)
+    if not getattr(objective, "trains", True):
+        return
+    nets = TinyNets(objective.roles())
+    for phase, step in first_steps(objective).items():
+        values = []
+        for seed, drawn in ((0, step), (1, step), (1, step + 1)):
+            torch.manual_seed(seed)
+            nets.activate(phase)
+            values.append(objective.loss(phase, nets, make_batch(True), step, StepDraws(0, "test", drawn)).value.item())
+        assert values[0] == values[1], "the same draws"
+        assert values[0] != values[2], "other draws: the loss does use them"

@@ -1,0 +1,53 @@
+"""defaults < preset < recipe.yaml < flags < --set, and a lock file that names every value."""
+
+from __future__ import annotations
+
+import yaml
+
+from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
+from flc.registry import registry
+from flc.run.compress import completed, recipe_from
+
+
+def test_each_source_overrides_the_ones_before_it():
+    default = Recipe().prepare.clips
+    preset = resolve({}, {}, {}).prepare.clips
+    full = resolve({}, {"preset": "full"}, {}).prepare.clips
+    assert len({default, preset, full, 100, 200}) == 5, "numbers that tell the sources apart"
+    file = {"preset": "full", "prepare": {"clips": 100}, "steps": 5, "seed": 7}
+    assert resolve(file, {}, {}).prepare.clips == 100
+    over = resolve(file, {"steps": 6}, {"prepare": {"clips": "200"}})
+    assert (over.prepare.clips, over.steps, over.seed) == (200, 6, 7)
+    assert over.recover.iterations == resolve({}, {"preset": "full"}, {}).recover.iterations, "the rest is the preset's"
+
+
+def test_choosing_another_algorithm_drops_the_first_ones_options():
+    file = {"pruner": {"name": "elbo", "samples": 16}}
+    assert resolve(file, {}, {}).pruner.options == {"samples": 16}
+    assert resolve(file, {"pruner": "uniform"}, {}).pruner.options == {}
+    assert resolve(file, {"pruner": "elbo"}, {}).pruner.options == {"samples": 16}
+    assert resolve(file, {}, {"pruner": {"samples": "24"}}).pruner.options == {"samples": "24"}
+
+
+def values(**flags: object) -> dict[str, object]:
+    return {"recipe": None, "set_": [], **flags}
+
+
+def test_a_lock_file_repeats_the_recipe_and_names_every_option(tmp_path):
+    recipe = completed(recipe_from(values(set_=["pruner.samples=16", "distiller.betas=[0.1,0.9]", "recover.batch=3"])))
+    lock = tmp_path / "recipe.lock.yaml"
+    lock.write_text(lock_text(recipe))
+    assert completed(recipe_from(values(recipe=lock))) == recipe
+    held = yaml.safe_load(lock.read_text())
+    for kind in ALGORITHMS:
+        cls = registry().load(kind, held[kind]["name"])
+        assert set(held[kind]) == {"name", *cls.Options.model_fields}
+    assert held["pruner"]["samples"] == 16 and held["distiller"]["betas"] == [0.1, 0.9]
+    assert {"flc", "torch", "diffusers", "python"} <= set(held["versions"])
+
+
+def test_a_string_from_a_flag_and_a_number_from_a_file_are_the_same_recipe():
+    """Otherwise a stage would be done again because of how its option was written."""
+    written = completed(resolve({"pruner": {"name": "elbo", "samples": 16}}, {}, {}))
+    flagged = completed(resolve({}, {}, {"pruner": {"samples": "16"}}))
+    assert written == flagged
