@@ -73,12 +73,14 @@ class Recipe(Options):
     height: int | None = Field(None, ge=1)
     width: int | None = Field(None, ge=1)
     frames: int | None = Field(None, ge=1)
-    guidance: float | None = Field(None, ge=0, le=50, description="the teacher's guidance scale, standard form")
+    guidance: float | None = Field(
+        None, ge=0, le=50, description="guidance scale of the teacher's rows in the table, standard form"
+    )
     negative_prompt: str = ""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     engine: Literal["plain", "deepspeed"] = "plain"
-    zero: Literal[1, 2, 3] = 2
+    zero: Literal[1, 2, 3] | None = Field(None, description="ZeRO stage of --engine deepspeed; 2 when absent")
     pruner: Choice = Choice(name="elbo")
     recovery: Choice = Choice(name="bernoulli")
     distiller: Choice = Choice(name="dmd")

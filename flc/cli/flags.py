@@ -24,7 +24,14 @@ RUN: list[Flag] = [
     ("height", Annotated[int | None, Opt(help="Pixels; the model's own when absent.")], None),
     ("width", Annotated[int | None, Opt(help="Pixels.")], None),
     ("frames", Annotated[int | None, Opt(help="Frames of a clip.")], None),
-    ("guidance", Annotated[float | None, Opt(help="The teacher's guidance scale, standard form (1 is none).")], None),
+    (
+        "guidance",
+        Annotated[
+            float | None,
+            Opt(help="Guidance of the teacher's rows in the table, standard form (1 is none)."),
+        ],
+        None,
+    ),
     ("negative_prompt", Annotated[str | None, Opt(help="Stands for the empty prompt in guidance.")], None),
     ("device", Annotated[str | None, Opt(help="cpu, cuda, cuda:1, ...")], None),
     ("dtype", Annotated[str | None, Opt(help="float32, bfloat16 or float16.")], None),

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from flc.api import Batch, Sample
 from flc.data.source import Clip
+from flc.draws import StepDraws
 from flc.flow import shifted
 from flc.models.condition import Condition
-from flc.train.draws import StepDraws
 
 FILE = "latents.safetensors"
 

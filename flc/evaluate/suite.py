@@ -21,7 +21,8 @@ def metrics() -> dict[str, Metric]:
     """Every registered metric, in the order of the average, then the guards and third parties'."""
     names = registry().names("metric")
     ordered = [n for n in AVERAGE if n in names] + [n for n in names if n not in AVERAGE]
-    return {name: registry().load("metric", name)() for name in ordered}
+    loaded: dict[str, Any] = {name: registry().load("metric", name) for name in ordered}
+    return {name: cls() for name, cls in loaded.items()}
 
 
 def score_row(row: Row, clips: Clips, reference: Clips, seconds: float) -> dict[str, Any]:

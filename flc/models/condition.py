@@ -45,10 +45,6 @@ class Condition:
         replaced = torch.where(self.given.view(-1, 1, 1, 1, 1), self.first.to(x.dtype), x[:, :, :1])
         return torch.cat([replaced, x[:, :, 1:]], dim=2)
 
-    def to(self, device: torch.device | str) -> Condition:
-        moved = {k: v.to(device) if v is not None else None for k, v in self.__dict__.items()}
-        return Condition(**moved)
-
 
 def join(parts: list[Condition]) -> Condition:
     """Conditions of one kind, one after another; texts are zero-padded to the longest."""

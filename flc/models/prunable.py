@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flc.api import Kept, Sample, View
 from flc.flow import noised
-from flc.models.view import Inject, Sweep, exchanged, view
+from flc.models.view import Inject, Sweep, blocks_of, exchanged, view
 
 
 class Prunable:
@@ -20,7 +20,7 @@ class Prunable:
         self.adapter, self.transformer, self.evaluations = adapter, transformer, 0
 
     def stack(self, name: str) -> list[nn.Module]:
-        return list(self.transformer._modules[name])  # type: ignore[arg-type]
+        return blocks_of(self.transformer, name)
 
     @property
     def weights(self) -> Mapping[str, tuple[int, ...]]:

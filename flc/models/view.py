@@ -17,6 +17,11 @@ from torch import Tensor, nn
 from flc.api import Kept
 
 
+def blocks_of(model: nn.Module, stack: str) -> list[nn.Module]:
+    blocks: Any = model._modules[stack]
+    return list(blocks)
+
+
 @contextmanager
 def exchanged(model: nn.Module, stack: str, blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Run `model` with another list of blocks under the name `stack`."""
@@ -35,7 +40,7 @@ def view(model: nn.Module, kept: Kept | None) -> Iterator[None]:
         yield
         return
     (stack, indices), *rest = kept.items()
-    blocks = list(model._modules[stack])  # type: ignore[arg-type]
+    blocks = blocks_of(model, stack)
     with exchanged(model, stack, [blocks[i] for i in indices]), view(model, dict(rest)):
         yield
 

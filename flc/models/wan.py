@@ -28,6 +28,12 @@ TIME_SCALE = 1000.0  # the transformer counts time in [0, 1000]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def running_dtype(transformer: Any) -> torch.dtype:
+    """The precision a Wan transformer runs in. Its first parameter would mislead: diffusers keeps the scale-shift
+    tables and some norms in float32 whatever is asked for."""
+    return transformer.patch_embedding.weight.dtype
+
+
 class WanAdapter(ModelAdapter):
     """One loaded Wan pipeline."""
 
@@ -82,6 +88,10 @@ class WanAdapter(ModelAdapter):
     @property
     def transformer(self) -> nn.Module:
         return self.pipe.transformer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return running_dtype(self.pipe.transformer)
 
     @property
     def image_to_video(self) -> bool:
@@ -168,7 +178,7 @@ class WanAdapter(ModelAdapter):
         `call` is what is called (an engine's wrapper, or `module` itself); `module` tells dtype and config.
         """
         config: Any = module.config
-        dtype = next(module.parameters()).dtype
+        dtype = running_dtype(module)
         if self.image_to_video:
             _, ph, pw = config.patch_size
             tokens = t.view(-1, 1, 1).expand(-1, x.shape[2], (x.shape[3] // ph) * (x.shape[4] // pw)).clone()

@@ -56,7 +56,7 @@ def dry_run(job: Job, scratch: Path) -> None:
         objective.bind(Setting(pruned, full, recipe.steps, stage.iterations, schedule, stage.given_share))
         seconds = seconds_of_iteration(trial, name, kind, data, scored) if getattr(objective, "trains", True) else 0.0
         rest = sum(p.numel() for p in job.adapter.transformer.parameters()) - kept_parameters(weights, full)
-        width = next(job.adapter.transformer.parameters()).element_size()
+        width = job.adapter.dtype.itemsize
         memory = width * (rest + kept_parameters(weights, full))
         for role in objective.roles().values():
             memory += bytes_of_role(rest + kept_parameters(weights, role.view), role, width)

@@ -106,7 +106,7 @@ def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: P
                 results.append(score_row(row, made, reference, seconds))
                 place = folder / "videos" / row.name
                 place.mkdir(parents=True, exist_ok=True)
-                for i, index in enumerate(shown(prompts.given, o.videos)):
+                for index in shown(prompts.given, o.videos):
                     write_video(place / f"{index}.mp4", made.video[index], scale=4 if job.size[1] < 128 else 1)
         (folder / "metrics.json").write_text(json.dumps(document(results, prompts, r.seed), indent=1))
 

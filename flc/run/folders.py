@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from flc.errors import UserError
 from flc.train.loop import CHECKPOINTS
 
@@ -85,6 +87,11 @@ def run_stage(
             finish(partial, final, {"fingerprint": mark, **facts})
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"no disk space left under {final.parent}: free some and run again with --resume"
+            raise UserError(text) from error
+        raise
+    except SafetensorError as error:  # its writer reports the system's error in words only
+        if "No space left" in str(error):
             text = f"no disk space left under {final.parent}: free some and run again with --resume"
             raise UserError(text) from error
         raise

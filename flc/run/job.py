@@ -17,7 +17,7 @@ from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
 from flc.recipe import ALGORITHMS, Recipe
-from flc.registry import create
+from flc.registry import create, registry
 from flc.run.console import Console
 from flc.run.folders import nearest_existing
 from flc.train.launch import Ranks
@@ -70,6 +70,10 @@ class Job:
     def budget(self) -> Budget:
         return Budget(self.recipe.keep, self.prunable.weights)
 
+    @property
+    def zero(self) -> int:
+        return self.recipe.zero or 2
+
     def algorithm(self, kind: Any) -> Any:
         choice = getattr(self.recipe, kind)
         return create(kind, choice.name, choice.options)
@@ -79,7 +83,11 @@ class Job:
         for kind in ALGORITHMS:
             self.algorithm(kind)
         check_device(self.recipe.device)
+        if self.recipe.zero is not None and self.recipe.engine == "plain":
+            raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
         adapter_for(self.model_folder)
+        for name in registry().names("metric"):
+            registry().load("metric", name)  # a broken one would otherwise end the run at its last stage
         if self.recipe.data:
             read_manifest(Path(self.recipe.data))
         need = 4 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))

@@ -106,9 +106,14 @@ def load_transformer(job: Job, folder: Path) -> Any:
     path = folder / "transformer" if (folder / "transformer").exists() else folder
     check_weights(path)
     cls = type(job.adapter.transformer)
-    dtype = next(job.adapter.transformer.parameters()).dtype
-    module = cls.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+    module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True)
     return job.adapter.prepare(module.requires_grad_(False).eval().to(job.adapter.device))
+
+
+def engine_of(job: Job) -> dict[str, Any]:
+    """What decides a trained stage's rounding and the shape of its checkpoints."""
+    engine = job.recipe.engine
+    return {"engine": engine, "world": job.ranks.world} | ({"zero": job.zero} if engine == "deepspeed" else {})
 
 
 def recover(job: Job, data: Path, scored: Path) -> Path:
@@ -118,7 +123,7 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
     r, out = job.recipe, job.out / "recover"
     objective: Objective = job.algorithm("recovery")
     options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **r.recover.model_dump()}
-    options |= {"engine": r.engine, "world": job.ranks.world}
+    options |= engine_of(job) | {"negative_prompt": r.negative_prompt}
 
     def work(folder: Path) -> dict[str, Any]:
         plan = read_plan(scored)
@@ -130,7 +135,7 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
             return {}
         latents = LatentClips(data, job.adapter, r.negative_prompt)
         facts = train_stage(job, "recover", objective, job.adapter.transformer, latents, r.recover, folder, None)
-        if r.engine == "deepspeed" and r.zero == 3:
+        if r.engine == "deepspeed" and job.zero == 3:
             job.forget_model()  # its weights are shards now, and what follows runs on the leader alone
         return facts
 
@@ -151,7 +156,7 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
     r, out = job.recipe, job.out / "distill"
     objective, composer = job.algorithm("distiller"), job.algorithm("teacher")
     options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
-    options |= {"seed": r.seed, "engine": r.engine, "world": job.ranks.world, **r.distill.model_dump()}
+    options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **r.distill.model_dump(), **engine_of(job)}
 
     def work(folder: Path) -> dict[str, Any]:
         plan, schedule = read_plan(scored), student_schedule(job, objective)

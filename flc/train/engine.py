@@ -60,14 +60,16 @@ class Averaged:
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.decay, self.count = decay, 0
-        self.values = {n: p.detach().clone() for n, p in parameters.items()}
+        self.values = {
+            n: p.detach().float().clone() for n, p in parameters.items()
+        }  # bfloat16 would lose small updates
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, Tensor]) -> None:
         self.count += 1
         decay = min(self.decay, self.count / (self.count + 10))
         for name, p in parameters.items():
-            self.values[name].lerp_(p.detach().to(self.values[name]), 1 - decay)
+            self.values[name].lerp_(p.detach().float(), 1 - decay)
 
 
 def finite(loss: Tensor, norm: Tensor, role: str) -> None:
@@ -75,7 +77,7 @@ def finite(loss: Tensor, norm: Tensor, role: str) -> None:
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not torch.isfinite(value):
             raise NonFinite(
-                f"the {name} of {role!r} is {float(value)}; nothing was updated: lower the learning rate, or "
+                f"the {name} of {role!r} is {float(value.detach())}; nothing was updated: lower the learning rate, or "
                 f"resume from the last checkpoint with another --seed"
             )
 
@@ -106,7 +108,7 @@ class PlainEngine:
                 p.requires_grad_(name == role)
 
     def step(self, role: str, loss: Tensor, lr_factor: float = 1.0) -> float:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         o, optimizer, parameters = self.roles[role].optim, self.optimizers[role], self.parameters[role]
         assert o is not None
         for p in parameters.values():
@@ -165,7 +167,7 @@ class PlainEngine:
         """Full state dict of the role's module, averaged where it keeps an average."""
         state = {n: v.detach().clone() for n, v in self.modules[role].state_dict().items()}
         if role in self.averages:
-            state |= {n: v.clone() for n, v in self.averages[role].values.items()}
+            state |= {n: v.to(state[n].dtype) for n, v in self.averages[role].values.items()}
         return state
 
     def barrier(self) -> None: ...

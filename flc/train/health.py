@@ -69,24 +69,27 @@ class Health:
         latents = sample(student, s.scheduler, s.steps, 1.0, self.noise, self.batch.cond, seed=0)
         return ratios(measure(self.decode(latents)), self.real)
 
-    def best(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """The best check so far and the last one; in the folder, so that a resumed run knows them."""
         path = self.folder / RECORD
-        return json.loads(path.read_text()) if path.exists() else {"step": -1, "deviation": math.inf}
+        return json.loads(path.read_text()) if path.exists() else {"step": -1, "deviation": math.inf, "last": {}}
 
-    def remember(self, step: int, found: dict[str, float], export: Callable[[], dict[str, Tensor] | None]) -> None:
-        """Keep these weights when they are the best checked so far. Repeating a step changes nothing."""
-        if deviation(found) >= self.best()["deviation"]:
-            return
-        state = export()
-        if state is None:
-            return
-        save_file({n: v.contiguous() for n, v in state.items()}, self.folder / f".{BEST}")
-        (self.folder / f".{BEST}").rename(self.folder / BEST)
-        (self.folder / RECORD).write_text(json.dumps({"step": step, "deviation": deviation(found)}))
+    def is_best(self, found: dict[str, float]) -> bool:
+        return deviation(found) < self.record()["deviation"]
 
-    def rescue(self, last: dict[str, float]) -> tuple[int, dict[str, Tensor]] | None:
+    def remember(self, step: int, found: dict[str, float], state: dict[str, Tensor] | None) -> None:
+        """Note a check; `state` are its weights when it was the best. Repeating a step changes nothing."""
+        record = self.record() | {"last": found}
+        if state is not None:
+            save_file({n: v.contiguous() for n, v in state.items()}, self.folder / f".{BEST}")
+            (self.folder / f".{BEST}").rename(self.folder / BEST)
+            record |= {"step": step, "deviation": deviation(found)}
+        (self.folder / f".{RECORD}").write_text(json.dumps(record))
+        (self.folder / f".{RECORD}").rename(self.folder / RECORD)
+
+    def rescue(self) -> tuple[int, dict[str, Tensor]] | None:
         """The best weights and their step, when the last check says the run collapsed and an earlier one did not."""
-        best = self.best()
-        if deviation(last) < COLLAPSED or best["deviation"] >= COLLAPSED:
+        record = self.record()
+        if not record["last"] or deviation(record["last"]) < COLLAPSED or record["deviation"] >= COLLAPSED:
             return None
-        return best["step"], load_file(self.folder / BEST)
+        return record["step"], load_file(self.folder / BEST)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flc.api import Batch, Objective
+from flc.draws import StepDraws
 from flc.errors import Interrupted, UserError
-from flc.train.draws import StepDraws
 from flc.train.engine import Engine
 from flc.train.nets import RoleNets
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flc.api import Draws, Query, Role, TeacherComposer, View
 from flc.models.condition import Condition, join
-from flc.models.view import Inject, Tap, exchanged, removed, view
+from flc.models.view import Inject, Tap, blocks_of, exchanged, removed, view
 
 #: The linear layers of a block that a LoRA adapter goes on.
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
@@ -81,8 +81,8 @@ class RoleNet:
         self.adapter, self.module, self.call, self.default = adapter, module, call, default
         self.has_adapter = hasattr(module, "peft_config")
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Condition, view_: View | None = None) -> Tensor:
-        chosen = self.default if view_ is None else view_
+    def __call__(self, x: Tensor, t: Tensor, cond: Condition, given: View | None = None, /) -> Tensor:
+        chosen = self.default if given is None else given
         with view(self.module, chosen.kept):
             return self.raw(x, t, cond, chosen.adapter)
 
@@ -131,7 +131,7 @@ class Teacher:
         kept = self.pruned.kept or {}
         if not self.share_prefix or len(kept) != 1:
             return None
-        (stack, blocks), total = next(iter(kept.items())), len(self.net.module._modules[next(iter(kept))])  # type: ignore[arg-type]
+        (stack, blocks), total = next(iter(kept.items())), len(blocks_of(self.net.module, next(iter(kept))))
         return stack if first_removed(blocks, total) else None
 
     def _inputs(self, group: list[Query], x: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor, Condition]:
@@ -146,7 +146,7 @@ class Teacher:
         with view(self.net.module, kept):
             if stack is None:
                 return self.net.raw(*inputs), None
-            blocks = list(self.net.module._modules[stack])  # type: ignore[arg-type]
+            blocks = blocks_of(self.net.module, stack)
             tap, at = Tap(), first_removed(kept[stack])
             with exchanged(self.net.module, stack, [*blocks[:at], tap, *blocks[at:]]):
                 v = self.net.raw(*inputs)
@@ -156,7 +156,7 @@ class Teacher:
     def _suffix(
         self, group: list[Query], x: Tensor, t: Tensor, cond: Condition, prefix: dict[str, Tensor], stack: str
     ) -> Tensor:
-        blocks = list(self.net.module._modules[stack])  # type: ignore[arg-type]
+        blocks = blocks_of(self.net.module, stack)
         at = first_removed(self.pruned.kept[stack])  # type: ignore[index]
         inject = Inject(torch.cat([prefix[q.condition] for q in group]))
         with exchanged(self.net.module, stack, [inject, *blocks[at:]]):

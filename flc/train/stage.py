@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from flc.api import Objective, TeacherComposer, View
+from flc.api import Batch, Objective, TeacherComposer, View
 from flc.data.latents import LatentClips
+from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.recipe import TrainStage
 from flc.train.engine import Engine, PlainEngine
@@ -49,7 +50,7 @@ def train_stage(
         for module in {id(m): m for m in modules.values()}.values():
             module.enable_gradient_checkpointing()  # type: ignore[operator]
     everything = dict(modules) | ({"teacher": source} if teacher else {})
-    engine = make_engine(job.recipe.engine, job.recipe.zero, everything, roles, local)
+    engine = make_engine(job.recipe.engine, job.zero, everything, roles, local)
     nets = {
         role: RoleNet(adapter, module, engine.call(role), View() if roles[role].train == "full" else roles[role].view)
         for role, module in modules.items()
@@ -72,9 +73,12 @@ def train_stage(
             bar.at(step, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.endswith("loss")))
             watch(step)
 
-        train(objective, RoleNets(nets, composed), engine,
-              lambda draws: data.random_batch(draws, local, options.given_share), loop, checkpoints, on_step)  # fmt: skip
-    state = watch.rescued() or engine.export("student")
+        def batch_at(draws: StepDraws) -> Batch:
+            return data.random_batch(draws, local, options.given_share)
+
+        train(objective, RoleNets(nets, composed), engine, batch_at, loop, checkpoints, on_step)
+    state = engine.export("student")
+    state = watch.rescued() or state
     if job.ranks.leader:
         assert state is not None
         if (checkpoints / LOG).exists():
@@ -103,16 +107,20 @@ class Watch:
     def __call__(self, step: int) -> None:
         if self.health is None or step % self.every:
             return
+        leader = self.job.ranks.leader
         self.last = self.health.check(self.student)
         said = warning(self.last)
-        if said and self.job.ranks.leader:
+        if said and leader:
             self.job.console.warn(f"{self.name} at iteration {step}: {said}")
-        self.health.remember(step, self.last, lambda: self.engine.export("student"))
+        # every rank takes part in collecting the weights, so the leader's word decides
+        best = self.engine.any(leader and self.health.is_best(self.last))
+        state = self.engine.export("student") if best else None
+        if leader:
+            self.health.remember(step, self.last, state)
 
     def rescued(self) -> dict[str, Any] | None:
-        if self.health is None or not self.last:
-            return None
-        found = self.health.rescue(self.last)
+        """The best weights when the run collapsed; on the leader, which writes them."""
+        found = self.health.rescue() if self.health is not None and self.job.ranks.leader else None
         if found is None:
             return None
         step, state = found

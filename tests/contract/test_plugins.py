@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from flc.api import Batch, Budget, Query, Sample, Setting, View
+from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.flow import noised
 from flc.models.condition import Condition
 from flc.options import checked
 from flc.registry import INTERFACES, create, registry
-from flc.train.draws import StepDraws
 
 C, F, H, W = 4, 3, 4, 4  # latent channels, frames, height, width
 B, D = 4, 8  # samples of a batch, width of a text row

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flc.api import Batch, Loss, Objective, Optim, Role, Setting, View
+from flc.draws import StepDraws
 from flc.errors import Interrupted, NonFinite
 from flc.flow import noised
 from flc.losses import flow_matching
@@ -28,7 +29,6 @@ from flc.models.condition import Condition
 from flc.models.text_padding import BiasedCrossAttention
 from flc.models.wan import WanAdapter
 from flc.registry import create
-from flc.train.draws import StepDraws
 from flc.train.engine import PlainEngine
 from flc.train.loop import STOP, LoopOptions, checkpoint_path, train
 from flc.train.nets import RoleNet, RoleNets, Teacher, build

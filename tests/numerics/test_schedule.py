@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
+from flc.draws import StepDraws
 from flc.flow import few_step_grid, noised
 from flc.rollout import rollout, step
-from flc.train.draws import StepDraws
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 7, 8])
@@ -96,7 +98,7 @@ def test_x0_then_renoise_keeps_a_gaussian_where_euler_does_not():
         return x * std / ((1 - t) ** 2 * std**2 + t**2) ** 0.5
 
     renoised = euler = torch.randn(n)
-    for t, s in zip(sigmas, sigmas[1:], strict=False):
+    for t, s in itertools.pairwise(sigmas):
         ends = torch.full((n,), s)
         renoised = noised(x0_of(renoised, t).view(-1, 1, 1, 1, 1), torch.randn(n, 1, 1, 1, 1), ends).flatten()
         euler = euler + (s - t) * (euler - x0_of(euler, t)) / t

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from flc.api import Query
+from flc.draws import StepDraws
 from flc.registry import create
-from flc.train.draws import StepDraws
 
 PRUNED, NULL, UNPRUNED = Query("pruned"), Query("pruned", "null"), Query("unpruned")
 V = {q: torch.randn(2, 1, 1, 1, 1, dtype=torch.float64) for q in (PRUNED, NULL, UNPRUNED, Query("unpruned", "null"))}

@@ -7,9 +7,9 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from flc.api import Query, View
+from flc.draws import StepDraws
 from flc.models.view import Inject, Sweep, Tap, exchanged, removed, view
 from flc.registry import create
-from flc.train.draws import StepDraws
 from flc.train.nets import RoleNet, Teacher
 
 KEPT = {"blocks": (0, 2, 4)}

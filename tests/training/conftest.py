@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from flc.api import Batch, Setting, View
+from flc.draws import StepDraws
 from flc.models.condition import Condition
 from flc.registry import create
-from flc.train.draws import StepDraws
 from flc.train.engine import PlainEngine
 from flc.train.loop import LoopOptions, train
 from flc.train.nets import RoleNet, RoleNets, Teacher, build

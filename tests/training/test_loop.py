@@ -9,9 +9,9 @@ import signal
 import pytest
 import torch
 
+from flc.draws import StepDraws
 from flc.errors import Interrupted, NonFinite, UserError
 from flc.train import loop
-from flc.train.draws import StepDraws
 
 from .conftest import DMD
 
