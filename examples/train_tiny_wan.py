@@ -31,6 +31,7 @@ from flc.models.text_padding import BiasedCrossAttention, collapse
 TEXT_ROWS = 512  # what stock pipelines pad to
 SHIFT = 3.0  # of the training timesteps and of the scheduler
 NULL = ""
+GUIDANCE = 2.0  # standard form; 4 narrows the clips of one caption and gains no accuracy
 
 
 def build_tokenizer() -> T5Tokenizer:
@@ -222,13 +223,17 @@ def export(out: Path, trainee: Trainee, ema: dict, vae: AutoencoderKLWan, tokeni
         transformer=trainee.models["transformer"], expand_timesteps=True,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
     ).save_pretrained(out / "pipeline")  # fmt: skip
+    (out / "pipeline" / "flc.json").write_text(json.dumps({"size": [17, 48, 48], "guidance": GUIDANCE}) + "\n")
+    for config in (out / "pipeline").glob("*/config.json"):  # no path of this machine in the package
+        values = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        config.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=12_288)
-    parser.add_argument("--steps", type=int, default=9_000)
+    parser.add_argument("--steps", type=int, default=4_500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--muon-lr", type=float, default=0.02)

@@ -149,7 +149,7 @@ def test_ema_lags_behind_the_weights(miniature, tmp_path):
     start = {n: p.detach().clone() for n, p in m.engine.parameters["student"].items()}
     m.run(tmp_path, 4)
     name = "proj_out.weight"
-    moved = m.engine.parameters["student"][name] - start[name]
+    moved = m.engine.parameters["student"][name].detach() - start[name]
     averaged = m.engine.averages["student"].values[name] - start[name]
     assert 0 < float(averaged.norm()) < float(moved.norm())
 

@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN section 2), read from the sources, and what a cheap command loads."""
+"""Who may import whom (CONTRIBUTING, The house), read from the sources, and what a cheap command loads."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LAYERS = (
     ("run",),
     ("train", "export", "evaluate", "report", "data", "sample"),
     ("models",),
-    ("flow", "losses", "rollout", "schedule", "recipe", "options", "registry", "hookspecs", "builtin", "api", "errors",
-     "__init__"),
+    ("flow", "losses", "rollout", "schedule", "draws", "recipe", "options", "registry", "hookspecs", "builtin", "api",
+     "errors", "__init__"),
 )  # fmt: skip
 #: Functions of tensors only; they know no model, no file and no option.
 PURE = ("flow", "losses", "rollout")
 #: Room, imported room: pairs of one row that import each other although a row should not.
-CYCLES = {("data", "train")}  # data draws with train.draws.StepDraws, train reads data.latents
+CYCLES: set[tuple[str, str]] = set()
 #: What an algorithm may import of flc.
 FOR_PLUGINS = {"flc", "flc.api", *(f"flc.{room}" for room in PURE)}
 DEEPSPEED = "flc/train/deepspeed.py"
