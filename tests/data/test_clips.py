@@ -1,0 +1,95 @@
+"""Drawn clips are what their captions say; a user's folder is read back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from flc.data.latents import LatentClips, encode
+from flc.data.shapes import BACKGROUND, COLOURS, MOTIONS, SHAPES, all_captions, draw, parse_caption, sample_spec
+from flc.data.source import drawn_clips, folder_clips, read_video, write_video
+from flc.draws import StepDraws
+from flc.errors import UserError
+
+
+def mask(video):
+    return np.abs(video - video[:, :1, :1]).max(-1) > 0.1
+
+
+def test_every_caption_once_and_parsed_back():
+    captions = all_captions()
+    assert len(set(captions)) == len(SHAPES) * len(COLOURS) * len(MOTIONS) == 96
+    assert {parse_caption(c) for c in captions} == {(s, c, m) for s in SHAPES for c in COLOURS for m in MOTIONS}
+    with pytest.raises(ValueError, match="does not name one shape"):
+        parse_caption("a red circle")
+
+
+def test_clips_show_their_motion_and_stay_inside_the_frame():
+    rng = np.random.default_rng(0)
+    for caption in all_captions():
+        spec = sample_spec(rng, caption)
+        video = draw(spec)
+        assert video.shape == (17, 48, 48, 3) and video.min() >= BACKGROUND[0] - 1e-6
+        inside = mask(video)
+        assert not inside[:, [0, -1]].any() and not inside[:, :, [0, -1]].any()
+        ys, xs = np.mgrid[0:48, 0:48]
+        centre = [np.array([xs[m].mean(), ys[m].mean()]) for m in (inside[0], inside[-1])]
+        moved = (centre[1] - centre[0]) / 48
+        # thresholded masks move either centre by up to half a pixel
+        assert moved == pytest.approx(np.array(MOTIONS[spec.motion]) * spec.travel, abs=1 / 48)
+
+
+def test_shapes_have_about_the_same_area_so_that_area_does_not_tell_them_apart():
+    areas = {}
+    for shape in SHAPES:
+        rng = np.random.default_rng(1)
+        areas[shape] = np.mean([mask(draw(sample_spec(rng, f"a red {shape} moving left"))).mean() for _ in range(20)])
+    assert max(areas.values()) < 1.25 * min(areas.values()), areas
+
+
+def test_drawn_clips_go_round_the_captions_and_depend_on_the_seed_only():
+    first, again, other = (list(drawn_clips(96, 5, 48, 48, seed)) for seed in (3, 3, 4))
+    assert {caption for _, caption in first} == set(all_captions())
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for (a, _), (b, _) in zip(first, other, strict=True))
+
+
+def test_a_video_is_read_back(tmp_path):
+    video = draw(sample_spec(np.random.default_rng(0), "a green square moving down"))
+    write_video(tmp_path / "a.mp4", video, scale=4)
+    back = read_video(tmp_path / "a.mp4", 17, 48, 48)
+    assert np.abs(back - video).mean() < 0.02  # H.264 at crf 16, chroma at half resolution
+    with pytest.raises(UserError, match="has 17 frames, 33 are needed"):
+        read_video(tmp_path / "a.mp4", 33, 48, 48)
+
+
+def test_a_users_folder(tmp_path):
+    rows = []
+    for index, (video, caption) in enumerate(drawn_clips(3, 9, 48, 96, seed=0)):
+        write_video(tmp_path / f"{index}.mp4", video)
+        rows.append(json.dumps({"file": f"{index}.mp4", "caption": caption}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    clips = list(folder_clips(tmp_path, 5, 9, 48, 48))
+    assert [c for _, c in clips][3:] == [c for _, c in clips][:2], "fewer clips than asked for go round again"
+    assert clips[0][0].shape == (9, 48, 48, 3), "wide clips are cropped at the centre"
+
+
+def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
+    pairs = list(drawn_clips(10, 9, 48, 48, seed=0))
+    encode(adapter, pairs, tmp_path, batch=4)
+    data = LatentClips(tmp_path, adapter)
+    batch = data.batch(torch.tensor([7, 2]), torch.tensor([True, False]))
+    for row, index in enumerate((7, 2)):
+        alone = adapter.encode(pairs[index][0][None])
+        assert torch.allclose(batch.x0[row], alone[0], atol=1e-4)  # convolutions of another batch size
+        text = adapter.text([pairs[index][1]])[0]
+        assert torch.equal(batch.cond.text[row, : len(text)], text)
+    assert torch.equal(batch.cond.first, batch.x0[:, :, :1])
+    one, two = (data.random_batch(StepDraws(0, "s", 4), 4, 0.5) for _ in range(2))
+    assert torch.equal(one.x0, two.x0) and torch.equal(one.cond.given, two.cond.given)
+    samples = [list(data.samples(10, 4, 0, 3.0)) for _ in range(2)]
+    assert [len(s.t) for s in samples[0]] == [4, 4, 2]
+    assert all(torch.equal(a.x1, b.x1) and torch.equal(a.t, b.t) for a, b in zip(*samples, strict=True))

@@ -1,0 +1,49 @@
+"""What export writes, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from flc.errors import UserError
+from flc.export.card import call_example, model_card
+from flc.export.pipeline import write_pipeline
+from flc.models.folder import NOTES, read_json
+
+DECLARED = {
+    "steps": 4, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "well-guided", "pruner": "elbo",
+    "recovery": "bernoulli", "share": 0.7, "size": [17, 48, 48], "parameters": 1_790_000, "license": "apache-2.0",
+    "base_model": "some/model", "kept": {"blocks": [0, 1, 4]}, "example": "a red circle moving left",
+    "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0],
+}  # fmt: skip
+
+
+def test_the_pipeline_declares_its_schedule_and_a_reload_keeps_it(adapter, tmp_path):
+    schedule = adapter.schedule(4, 3.0, "ode")
+    write_pipeline(adapter, adapter.transformer, schedule, DECLARED | schedule.declaration(), tmp_path)
+    assert read_json(tmp_path / NOTES)["sampler"] == "ode"
+    scheduler = adapter.stock_pipeline(tmp_path, False).scheduler
+    scheduler.set_timesteps(4)
+    assert scheduler.sigmas.tolist() == list(schedule.sigmas)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sampler": "ode"}, {"sigmas": [1.0, 0.9, 0.5, 0.2, 0.0]}, {"sigmas": [1.0, 0.5, 0.0]}]
+)
+def test_another_schedule_than_the_trained_one_is_refused(adapter, tmp_path, wrong):
+    schedule = adapter.schedule(4, 3.0, "sde")
+    with pytest.raises(UserError, match="trained"):
+        write_pipeline(adapter, adapter.transformer, schedule, DECLARED | schedule.declaration() | wrong, tmp_path)
+    assert not (tmp_path / "model_index.json").exists()
+
+
+def test_the_card_prints_call_numbers_limits_base_model_and_licence():
+    rows = [{"": "student, 4 steps", "average": "0.889"}]
+    card = model_card(DECLARED, rows, ["", "average"], "steps: 4\n")
+    for text in ("base_model: some/model", "license: apache-2.0", "num_inference_steps=4", "guidance_scale=1.0",
+                 "| student, 4 steps | 0.889 |", "## Limits", "torch.manual_seed", "steps: 4", "0, 1, 4"):  # fmt: skip
+        assert text in card, text
+    assert "`generator` alone fixes the result" in model_card(DECLARED | {"sampler": "ode"}, rows, ["average"], "")
+
+
+def test_the_printed_call_is_python():
+    compile(call_example(DECLARED), "card", "exec")
