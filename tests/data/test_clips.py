@@ -33,13 +33,13 @@ def test_clips_show_their_motion_and_stay_inside_the_frame():
         spec = sample_spec(rng, caption)
         video = draw(spec)
         assert video.shape == (17, 48, 48, 3) and video.min() >= BACKGROUND[0] - 1e-6
-        inside = mask(video)
-        assert not inside[:, [0, -1]].any() and not inside[:, :, [0, -1]].any()
+        cover = np.abs(video - video[:, :1, :1]).sum(-1)  # proportional to how much of a pixel the shape covers
+        # of a triangle the frame may cut the last pixel of a corner, of the others nothing but an edge's blur
+        assert cover.sum((1, 2)).min() > 0.96 * cover.sum((1, 2)).max()
         ys, xs = np.mgrid[0:48, 0:48]
-        centre = [np.array([xs[m].mean(), ys[m].mean()]) for m in (inside[0], inside[-1])]
-        moved = (centre[1] - centre[0]) / 48
-        # thresholded masks move either centre by up to half a pixel
-        assert moved == pytest.approx(np.array(MOTIONS[spec.motion]) * spec.travel, abs=1 / 48)
+        first, last = (np.array([(xs * c).sum(), (ys * c).sum()]) / c.sum() for c in cover[[0, -1]])
+        # coverage is linear across an edge, near it on slanted and round ones; a cut corner adds a little
+        assert (last - first) / 48 == pytest.approx(np.array(MOTIONS[spec.motion]) * spec.travel, abs=0.3 / 48)
 
 
 def test_shapes_have_about_the_same_area_so_that_area_does_not_tell_them_apart():
