@@ -31,9 +31,18 @@ OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "plan", "weights"}
 
 
 def recipe_from(values: dict[str, Any]) -> Recipe:
-    """The resolved recipe of a command's flags."""
+    """The resolved recipe of a command's flags, on top of the lock file of a run that goes on."""
     given = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None}
-    file = read_yaml(values["recipe"]) if values.get("recipe") else {}
+    lock = values["out"] / LOCK
+    if values.get("recipe"):
+        file = read_yaml(values["recipe"])
+    elif lock.exists() and not values.get("dry_run"):
+        file = read_yaml(lock)
+        if given.get("preset", file.get("preset")) != file.get("preset"):
+            text = f"--preset {given['preset']}: {lock} says {file.get('preset')}, and holds the stages' lengths"
+            raise UserError(f"{text}: give another --out, or set them with --set")
+    else:
+        file = {}
     return resolve(file, given, parse_set(values.get("set_") or []))
 
 
@@ -126,7 +135,7 @@ def stage(name: str, values: dict[str, Any]) -> None:
             begin(job, values["resume"])
             stages.score(job, stages.prepare(job))
             return
-        make_folder(job.out)
+        begin(job, resume=True)
         if name == "prune":
             stages.prune(job, *inputs)
         elif name == "recover":

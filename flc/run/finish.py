@@ -52,9 +52,8 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
 def rows(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> list[Row]:
     """The table: the teacher at many and at few steps, after each stage, and the student."""
     r, adapter = job.recipe, job.adapter
-    many, few, guidance = r.evaluate.teacher_steps, r.steps, job.guidance
-    kept = read_plan(scored)["kept"]
-    declared = read_json(distilled / STUDENT)
+    declared, kept = read_json(distilled / STUDENT), read_plan(scored)["kept"]
+    many, few, guidance = r.evaluate.teacher_steps, declared["steps"], job.guidance
 
     def net(module: Any, view: View = View()) -> RoleNet:
         return RoleNet(adapter, module, module, view)

@@ -85,6 +85,13 @@ def test_running_again_skips_what_is_done(whole):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
 
 
+def test_resume_alone_goes_on_with_the_locked_recipe(whole):
+    out, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    run(sys.executable, "-m", "flc", "compress", "--out", str(out), "--resume")
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
+
+
 def test_kill_at_any_moment_and_resume_ends_in_the_same_weights(whole, tmp_path):
     expected, out = digest(whole[0]), tmp_path / "out"
     kills = 0
