@@ -1,0 +1,79 @@
+"""Write the README's "Measured" section from the committed results, so that no figure is typed by hand.
+
+python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.common import RESULTS, ROOT
+
+BEGIN, END = "<!-- measured: python -m benchmarks.readme -->", "<!-- end of measured -->"
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def value(v: dict[str, float]) -> str:
+    return f"{v['mean']:.3f} ± {v['spread']:.3f}"
+
+
+def quality(q: dict[str, Any]) -> list[str]:
+    seeds = ", ".join(map(str, q["seeds"]))
+    lines = [
+        f"`--preset {q['preset']}`, seeds {seeds}, {q['clips']} clips a row and seed, mean ± standard deviation over"
+        f" seeds; scores in [0, 1], higher is better. Speed-up is of sampling, against the first row of the same run.",
+        "",
+        "| | M parameters | speed-up | average | caption | sharpness | distribution | diversity |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in q["rows"]:
+        s = row["scores"]
+        cells = [
+            value(row["average"]),
+            *(value(s[n]) for n in ("caption_accuracy", "sharpness", "distribution", "diversity")),
+        ]
+        speed = f"{row['speed_up']['mean']:.1f}×"
+        lines.append(f"| {row['title']} | {row['parameters'] / 1e6:.2f} | {speed} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def section() -> str:
+    first, stage1, teacher, edges = (read(n) for n in ("first_line", "stage1", "teacher", "edges"))
+    q = read("quality_quick")
+    machine = f"{q['hardware']['cpu']}, torch {q['hardware']['torch']}, commit {q['commit']}"
+    lines = [f"On the embedded model, on two cores of one machine ({machine}). Scripts and results: `benchmarks/`.", ""]
+    lines += quality(q)
+    words = [
+        f"{row['name']} {row['words'][w]:.1%} {w}" for row in teacher["rows"] for w in ("shape", "colour", "motion")
+    ]
+    by_n = stage1["block_evaluations_per_batch"]
+    lines += [
+        "",
+        f"- The README's first line: {first['minutes']:.1f} minutes, {first['peak_memory_gb']:.1f} GB at most;"
+        f" `flc --help` {first['help_seconds']:.2f} s.",
+        f"- The embedded model at 50 guided steps ({teacher['rows'][0]['clips']} clips a task, every caption): "
+        + ", ".join(words)
+        + ".",
+        f"- Stage I in one sweep: {by_n['sweep']} block evaluations a batch instead of {by_n['naive']}, identical"
+        f" scores ({stage1['identical_scores']}), {stage1['time_ratio_naive_over_sweep']:.2f} times as fast.",
+        "- The 4-step student of seed 0 elsewhere (average): "
+        + "; ".join(f"{row['title']} {row['average']:.3f}" for row in edges["rows"])
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    text = path.read_text()
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    path.write_text(f"{head}{BEGIN}\n\n{section()}\n\n{END}{tail}")
+
+
+if __name__ == "__main__":
+    main()
