@@ -61,6 +61,13 @@ def condition(adapter: Any, prompts: Prompts, negative: str) -> Condition:
     return adapter.condition(prompts.captions, negative, first, torch.from_numpy(prompts.given).to(adapter.device))
 
 
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def generate(
     adapter: Any,
     row: Row,
@@ -75,10 +82,10 @@ def generate(
     videos, seconds = [], 0.0
     for begin in range(0, len(prompts.seeds), batch):
         part = slice(begin, begin + batch)
-        began = time.perf_counter()
+        began = now(adapter.device)
         seed = prompts.seeds[begin]
         x = sample(row.net, row.scheduler, row.steps, row.guidance, noise[part], cond[part], seed, on_step)
-        seconds += time.perf_counter() - began
+        seconds += now(adapter.device) - began
         for few in x.split(8):
             videos.append(adapter.decode(few))
     given = prompts.given if adapter.image_to_video else np.zeros(len(prompts.seeds), bool)

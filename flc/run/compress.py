@@ -20,7 +20,7 @@ from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, read_yaml, resolve
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import check_out, require
+from flc.run.folders import check_out, require, write_whole
 from flc.run.job import Job
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
@@ -96,7 +96,7 @@ def begin(job: Job, resume: bool) -> None:
     if job.ranks.leader:
         check_out(job.out, resume)
         make_folder(job.out)
-        (job.out / LOCK).write_text(lock_text(job.recipe))
+        write_whole(job.out / LOCK, lock_text(job.recipe))
     job.ranks.barrier()
 
 

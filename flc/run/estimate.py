@@ -17,6 +17,7 @@ from rich import print as show
 from rich.table import Table
 
 from flc.api import Role, Setting, View
+from flc.evaluate.sampling import now
 from flc.run import stages
 from flc.run.job import Job
 
@@ -97,6 +98,6 @@ def evaluation(job: Job, data: Path) -> tuple[int, float]:
     module: Any = job.adapter.transformer
     with torch.no_grad():
         job.adapter.velocity(module, module, x, t, cond)
-        began = time.perf_counter()
+        began = now(job.adapter.device)
         job.adapter.velocity(module, module, x, t, cond)
-    return calls, time.perf_counter() - began
+    return calls, now(job.adapter.device) - began

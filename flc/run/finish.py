@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from flc.api import View
 from flc.data.source import write_video
+from flc.errors import UserError
 from flc.evaluate.clips import Clips
 from flc.evaluate.sampling import Row, condition, generate, make_prompts
 from flc.evaluate.suite import document, score_row
@@ -18,6 +21,7 @@ from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
 from flc.models.folder import NOTES, read_json
 from flc.recipe import lock_text
+from flc.registry import registry
 from flc.run.folders import run_stage
 from flc.run.job import Job
 from flc.run.stages import STUDENT, clips, load_transformer, read_plan
@@ -44,50 +48,75 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         write_pipeline(job.adapter, student, schedule, declared | facts, folder)
 
     inputs = {"model": job.model_folder, "plan": scored, "student": distilled}
-    run_stage(out, {"size": job.size}, inputs, work, job.ranks.leader)
+    options = {
+        "size": job.size,
+        "dtype": job.recipe.dtype,
+        "recovery": job.recipe.recovery.name,
+        "model": job.recipe.model,
+    }
+    run_stage(out, options, inputs, work, job.ranks.leader)
     job.ranks.barrier()
     return out
 
 
-def rows(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> list[Row]:
+@dataclass(frozen=True)
+class Entry:
+    """A row before its network is loaded: full-size ones do not fit side by side."""
+
+    name: str
+    title: str
+    steps: int
+    guidance: float
+    scheduler: Any
+    load: Callable[[], RoleNet]
+    parameters: int | None = None
+
+    def row(self) -> Row:
+        net = self.load()
+        count = self.parameters or sum(p.numel() for p in net.module.parameters())
+        return Row(self.name, self.title, net, self.scheduler, self.steps, self.guidance, count)
+
+
+def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> list[Entry]:
     """The table: the teacher at many and at few steps, after each stage, and the student."""
     r, adapter = job.recipe, job.adapter
     declared, kept = read_json(distilled / STUDENT), read_plan(scored)["kept"]
     many, few, guidance = r.evaluate.teacher_steps, declared["steps"], job.guidance
-
-    def net(module: Any, view: View = View()) -> RoleNet:
-        return RoleNet(adapter, module, module, view)
-
-    def size(module: Any) -> int:
-        return sum(p.numel() for p in module.parameters())
-
-    teacher, small = adapter.transformer, load_transformer(job, pruned)
-    healed, student = load_transformer(job, recovered), load_transformer(job, distilled)
-    plain = adapter.teacher_scheduler
     own = adapter.schedule(few, declared["shift"], declared["sampler"]).scheduler
+
+    def of(folder: Path | None, view: View = View()) -> Callable[[], RoleNet]:
+        def load() -> RoleNet:
+            module = adapter.transformer if folder is None else load_transformer(job, folder)
+            return RoleNet(adapter, module, module, view)
+
+        return load
+
+    def plain() -> Any:
+        return adapter.teacher_scheduler()
+
+    weights = job.budget.weights
+    gone = sum(w for s, ws in weights.items() for i, w in enumerate(ws) if i not in kept[s])
+    small = sum(p.numel() for p in adapter.transformer.parameters()) - gone
+    healed = of(recovered, View(kept))
     table = [
-        Row("teacher-many", f"teacher, {many} steps, guided", net(teacher), plain(), many, guidance, size(teacher)),
-        Row("teacher-few-guided", f"teacher, {few} steps, guided", net(teacher), plain(), few, guidance, size(teacher)),
-        Row("teacher-few", f"teacher, {few} steps", net(teacher), plain(), few, 1.0, size(teacher)),
-        Row("pruned", f"pruned only, {many} steps, guided", net(small), plain(), many, guidance, size(small)),
-        Row(
-            "recovered",
-            f"recovered, {many} steps, guided",
-            net(healed, View(kept)),
-            plain(),
-            many,
-            guidance,
-            size(small),
-        ),
-        Row("student", f"student, {few} steps", net(student), own, few, 1.0, size(student)),
+        Entry("teacher-many", f"teacher, {many} steps, guided", many, guidance, plain(), of(None)),
+        Entry("teacher-few-guided", f"teacher, {few} steps, guided", few, guidance, plain(), of(None)),
+        Entry("teacher-few", f"teacher, {few} steps", few, 1.0, plain(), of(None)),
+        Entry("pruned", f"pruned only, {many} steps, guided", many, guidance, plain(), of(pruned)),
+        Entry("recovered", f"recovered, {many} steps, guided", many, guidance, plain(), healed, small),
+        Entry("student", f"student, {few} steps", few, 1.0, own, of(distilled)),
     ]
-    return [row for row in table if not r.evaluate.rows or row.name in r.evaluate.rows]
+    unknown = sorted(set(r.evaluate.rows) - {entry.name for entry in table})
+    if unknown:
+        raise UserError(f"evaluate.rows names {unknown[0]!r}; there are: {', '.join(e.name for e in table)}")
+    return [entry for entry in table if not r.evaluate.rows or entry.name in r.evaluate.rows]
 
 
 def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> Path:
     """`evaluate/`: videos of every row, and `metrics.json`."""
     r, out, o = job.recipe, job.out / "evaluate", job.recipe.evaluate
-    options = {"guidance": job.guidance, "seed": r.seed, "size": job.size, **o.model_dump()}
+    options = {"guidance": job.guidance, "seed": r.seed, "size": job.size, "dtype": r.dtype, **o.model_dump()}
+    options |= {"negative_prompt": r.negative_prompt, "metrics": registry().names("metric")}
 
     def work(folder: Path) -> None:
         if not job.ranks.leader:
@@ -97,10 +126,11 @@ def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: P
         cond = condition(job.adapter, prompts, r.negative_prompt)
         reference = drawn_reference(job, o.reference)
         results = []
-        table = rows(job, scored, pruned, recovered, distilled)
-        calls = sum(row.steps for row in table) * -(-len(prompts.seeds) // o.batch)
+        table = entries(job, scored, pruned, recovered, distilled)
+        calls = sum(entry.steps for entry in table) * -(-len(prompts.seeds) // o.batch)
         with job.console.bar("evaluate", calls) as bar:
-            for row in table:
+            for entry in table:
+                row = entry.row()
                 made, seconds = generate(job.adapter, row, prompts, cond, job.latent_shape, o.batch, bar.advance)
                 results.append(score_row(row, made, reference, seconds))
                 place = folder / "videos" / row.name
@@ -110,6 +140,7 @@ def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: P
         (folder / "metrics.json").write_text(json.dumps(document(results, prompts, r.seed), indent=1))
 
     inputs = {"model": job.model_folder, "plan": scored, "pruned": pruned, "recovered": recovered, "student": distilled}
+    inputs |= {"data": Path(r.data)} if r.data else {}
     run_stage(out, options, inputs, work, job.ranks.leader)
     if job.ranks.leader:
         shutil.copy(out / "metrics.json", job.out / "metrics.json")

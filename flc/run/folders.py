@@ -45,18 +45,37 @@ def fingerprint(options: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[
     return {"options": json.loads(json.dumps(options, default=str)), "inputs": folders}
 
 
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
 def sync_tree(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(path)
 
 
-def read_done(folder: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> Any:
+    """The contents of a file of ours; None when it is missing or was cut off."""
     try:
-        return json.loads((folder / DONE).read_text())
+        return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         return None
+
+
+def is_done(folder: Path, mark: dict[str, Any]) -> bool:
+    done = read_json(folder / DONE)
+    return done is not None and done["fingerprint"] == mark
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A small file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    sync(temporary)
+    temporary.rename(path)
+    sync(path.parent)
 
 
 def run_stage(
@@ -71,43 +90,45 @@ def run_stage(
     `work` may return facts that are kept in done.json. Only the leader rank touches the folders' names.
     """
     mark = fingerprint(options, inputs)
-    done = read_done(final)
-    if done is not None and done["fingerprint"] == mark:
+    if is_done(final, mark):
         return False
     partial = final.with_name(PARTIAL + final.name)
-    try:
+    if is_done(partial, mark):  # killed between its last word and its renaming
         if leader:
-            same = (partial / FINGERPRINT).exists() and json.loads((partial / FINGERPRINT).read_text()) == mark
-            if not same:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-                (partial / FINGERPRINT).write_text(json.dumps(mark))
+            settle(partial, final)
+        return False
+    try:
+        if leader and read_json(partial / FINGERPRINT) != mark:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_whole(partial / FINGERPRINT, json.dumps(mark))
         facts = work(partial) or {}
         if leader:
-            finish(partial, final, {"fingerprint": mark, **facts})
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"no disk space left under {final.parent}: free some and run again with --resume"
-            raise UserError(text) from error
-        raise
-    except SafetensorError as error:  # its writer reports the system's error in words only
-        if "No space left" in str(error):
+            sync_tree(partial)
+            write_whole(partial / DONE, json.dumps({"fingerprint": mark, **facts}, indent=1))
+            settle(partial, final)
+    except (OSError, SafetensorError) as error:
+        if out_of_space(error):
             text = f"no disk space left under {final.parent}: free some and run again with --resume"
             raise UserError(text) from error
         raise
     return True
 
 
-def finish(partial: Path, final: Path, done: dict[str, Any]) -> None:
+def out_of_space(error: BaseException) -> bool:
+    """safetensors' writer reports the system's error in words only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "No space left" in str(error)
+
+
+def settle(partial: Path, final: Path) -> None:
+    """From a partial folder with done.json to the final one; every step may be repeated after a kill."""
     shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
-    (partial / FINGERPRINT).unlink()
-    (partial / DONE).write_text(json.dumps(done, indent=1))
-    sync_tree(partial)
+    (partial / FINGERPRINT).unlink(missing_ok=True)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync(final.parent)
 
 
 def nearest_existing(path: Path) -> Path:

@@ -48,6 +48,7 @@ def score(job: Job, data: Path) -> Path:
     """Stage I: which blocks stay. `plan.json` holds kept blocks, scores and what the pruner measured."""
     r, out = job.recipe, job.out / "score"
     options = {"pruner": r.pruner.model_dump(), "keep": r.keep, "seed": r.seed, **r.score.model_dump()}
+    options |= {"dtype": r.dtype, "negative_prompt": r.negative_prompt}
 
     def work(folder: Path) -> None:
         if job.ranks.leader:
@@ -96,7 +97,7 @@ def prune(job: Job, scored: Path) -> Path:
             small = removed(job.adapter.transformer, plan["kept"], job.adapter.stacks)
             small.save_pretrained(folder / "transformer")  # type: ignore[operator]
 
-    run_stage(out, {}, {"model": job.model_folder, "plan": scored}, work, job.ranks.leader)
+    run_stage(out, {"dtype": job.recipe.dtype}, {"model": job.model_folder, "plan": scored}, work, job.ranks.leader)
     job.ranks.barrier()
     return out
 
@@ -112,8 +113,9 @@ def load_transformer(job: Job, folder: Path) -> Any:
 
 def engine_of(job: Job) -> dict[str, Any]:
     """What decides a trained stage's rounding and the shape of its checkpoints."""
-    engine = job.recipe.engine
-    return {"engine": engine, "world": job.ranks.world} | ({"zero": job.zero} if engine == "deepspeed" else {})
+    r = job.recipe
+    facts = {"engine": r.engine, "world": job.ranks.world, "dtype": r.dtype, "device": r.device.partition(":")[0]}
+    return facts | ({"zero": job.zero} if r.engine == "deepspeed" else {})
 
 
 def recover(job: Job, data: Path, scored: Path) -> Path:

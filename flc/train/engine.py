@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flc.api import Role
-from flc.errors import NonFinite
+from flc.errors import NonFinite, UserError
 from flc.train.nets import trainable
 
 
@@ -60,16 +60,14 @@ class Averaged:
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.decay, self.count = decay, 0
-        self.values = {
-            n: p.detach().float().clone() for n, p in parameters.items()
-        }  # bfloat16 would lose small updates
+        self.values = {n: p.detach().clone() for n, p in parameters.items()}
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, Tensor]) -> None:
         self.count += 1
         decay = min(self.decay, self.count / (self.count + 10))
         for name, p in parameters.items():
-            self.values[name].lerp_(p.detach().float(), 1 - decay)
+            self.values[name].lerp_(p.detach(), 1 - decay)
 
 
 def finite(loss: Tensor, norm: Tensor, role: str) -> None:
@@ -82,21 +80,33 @@ def finite(loss: Tensor, norm: Tensor, role: str) -> None:
             )
 
 
+def master(p: nn.Parameter) -> Tensor:
+    """What the optimizer steps in place of `p`: itself, or a float32 copy."""
+    if p.dtype == torch.float16:
+        raise UserError("--dtype float16 cannot train (gradients underflow): use bfloat16 or float32")
+    return p if p.dtype == torch.float32 else p.detach().float().clone()
+
+
 class PlainEngine:
-    """One process, one device, plain torch."""
+    """One process, one device, plain torch.
+
+    The optimizer steps float32 masters: at the rates of distillation an update is far below bfloat16's
+    resolution, and a weight stepped in it would hardly ever move. In float32 the weights are their own masters.
+    """
 
     rank, world = 0, 1
 
     def __init__(self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role]) -> None:
         self.modules, self.roles = modules, roles
         self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
+        self.masters = {n: {k: master(p) for k, p in ps.items()} for n, ps in self.parameters.items()}
         self.optimizers = {n: self._adamw(n) for n in self.parameters}
-        self.averages = {n: Averaged(p, roles[n].ema) for n, p in self.parameters.items() if roles[n].ema}
+        self.averages = {n: Averaged(m, roles[n].ema) for n, m in self.masters.items() if roles[n].ema}
 
     def _adamw(self, name: str) -> torch.optim.AdamW:
         o = self.roles[name].optim
         assert o is not None
-        parameters = list(self.parameters[name].values())
+        parameters = list(self.masters[name].values())
         return torch.optim.AdamW(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
 
     def call(self, role: str) -> nn.Module:
@@ -109,26 +119,34 @@ class PlainEngine:
 
     def step(self, role: str, loss: Tensor, lr_factor: float = 1.0) -> float:
         loss.backward()
-        o, optimizer, parameters = self.roles[role].optim, self.optimizers[role], self.parameters[role]
+        o, optimizer, masters = self.roles[role].optim, self.optimizers[role], self.masters[role]
         assert o is not None
-        for p in parameters.values():
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), o.clip)
+        for name, p in self.parameters[role].items():
+            masters[name].grad = torch.zeros_like(masters[name]) if p.grad is None else p.grad.float()
+        norm = torch.nn.utils.clip_grad_norm_(masters.values(), o.clip)
         finite(loss, norm, role)
         for group in optimizer.param_groups:
             group["lr"] = o.lr * lr_factor
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        self._publish(role)
+        for name, p in self.parameters[role].items():
+            masters[name].grad = p.grad = None
         if role in self.averages:
-            self.averages[role].update(parameters)
+            self.averages[role].update(masters)
         return float(norm)
+
+    @torch.no_grad()
+    def _publish(self, role: str) -> None:
+        """The masters' values into the weights that run."""
+        for name, p in self.parameters[role].items():
+            if p is not self.masters[role][name]:
+                p.copy_(self.masters[role][name])
 
     # -- checkpoints: safetensors only ----------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
         for name, parameters in self.parameters.items():
-            flat = {f"weight.{n}": p.detach() for n, p in parameters.items()}
+            flat = {f"weight.{n}": p.detach() for n, p in self.masters[name].items()}
             names = list(parameters)
             for i, state in self.optimizers[name].state_dict()["state"].items():
                 flat |= {f"adam.{key}.{names[i]}": value for key, value in state.items()}
@@ -145,17 +163,19 @@ class PlainEngine:
     def load(self, folder: Path) -> None:
         for name, parameters in self.parameters.items():
             path = folder / f"{name}.safetensors"
-            flat = load_file(path)
+            flat = load_file(path, device=str(next(iter(parameters.values())).device))
             names = list(parameters)
             with torch.no_grad():
-                for n, p in parameters.items():
+                for n, p in self.masters[name].items():
                     p.copy_(flat[f"weight.{n}"])
+            self._publish(name)
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in flat.items():
                 kind, _, rest = key.partition(".")
                 if kind == "adam":
                     field, _, n = rest.partition(".")
-                    state.setdefault(names.index(n), {})[field] = value
+                    # torch keeps the step count off the accelerator
+                    state.setdefault(names.index(n), {})[field] = value.cpu() if field == "step" else value
             groups = self.optimizers[name].state_dict()["param_groups"]
             self.optimizers[name].load_state_dict({"state": state, "param_groups": groups})
             if name in self.averages:

@@ -149,11 +149,13 @@ def train(
         if engine.rank == 0 and (step % options.log_every == 0 or step == options.iterations):
             with open(folder / LOG, "a") as log:
                 log.write(json.dumps({"step": step, **metrics}) + "\n")
+        on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
         stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
         if step % options.save_every == 0 or step == options.iterations or stop:
             save_checkpoint(folder, engine, step)
-        on_step(step, metrics)
         if stop:
             STOP.looping = False
             raise Interrupted(STOP.signal or signal.SIGTERM)
     STOP.looping = False
+    if engine.any(STOP.signal is not None):  # it came while the last iteration was being saved
+        raise Interrupted(STOP.signal or signal.SIGTERM)

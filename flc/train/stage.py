@@ -77,6 +77,8 @@ def train_stage(
             return data.random_batch(draws, local, options.given_share)
 
         train(objective, RoleNets(nets, composed), engine, batch_at, loop, checkpoints, on_step)
+    for module in {id(m): m for m in modules.values()}.values():
+        module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
     state = engine.export("student")
     state = watch.rescued() or state
     if job.ranks.leader:
@@ -85,7 +87,11 @@ def train_stage(
             shutil.copy(checkpoints / LOG, folder / LOG)
         modules["student"].save_pretrained(folder / "transformer", state_dict=state)  # type: ignore[operator]
     engine.close()
-    return {"seconds": time.monotonic() - began, "iterations": options.iterations, "health": watch.last}
+    return {
+        "seconds": time.monotonic() - began,
+        "iterations": options.iterations,
+        "health": watch.health.record()["last"] if watch.health else {},
+    }
 
 
 class Watch:

@@ -77,9 +77,9 @@ CASES = {
 def miniature(adapter, wan):
     import copy
 
-    def make(case: str, **more: Any) -> Miniature:
+    def make(case: str, dtype: torch.dtype = torch.float32, **more: Any) -> Miniature:
         kind, name, options = CASES[case]
-        return Miniature(adapter, copy.deepcopy(wan), kind, name, options | more)
+        return Miniature(adapter, copy.deepcopy(wan).to(dtype), kind, name, options | more)
 
     return make
 

@@ -144,6 +144,26 @@ def test_log_of_the_drift(miniature, tmp_path):
     assert log[2]["student/drift"] > 0
 
 
+def test_bfloat16_weights_move_by_less_than_their_resolution(miniature, tmp_path):
+    """At the paper's rates an update rounds away in bfloat16: the optimizer steps float32 masters, which are saved."""
+    m = miniature("bernoulli", dtype=torch.bfloat16, p=1.0, lr=1e-6, warmup=0, ema=0.5)
+    start = {n: p.detach().float().clone() for n, p in m.engine.parameters["student"].items()}
+    m.run(tmp_path, 4)
+    name = "blocks.0.ffn.net.2.weight"
+    moved = (m.engine.masters["student"][name] - start[name]).abs()
+    assert 1e-6 < float(moved.mean()) < 5e-6, "four steps of Adam at 1e-6 move a weight by up to 4e-6"
+    assert m.engine.parameters["student"][name].dtype == torch.bfloat16
+    assert torch.equal(m.engine.parameters["student"][name], m.engine.masters["student"][name].bfloat16())
+    again = miniature("bernoulli", dtype=torch.bfloat16, p=1.0, lr=1e-6, warmup=0, ema=0.5)
+    again.engine.load(loop.checkpoint_path(tmp_path))
+    assert torch.equal(again.engine.masters["student"][name], m.engine.masters["student"][name])
+
+
+def test_float16_is_refused(miniature):
+    with pytest.raises(UserError, match="float16 cannot train"):
+        miniature("bernoulli", dtype=torch.float16)
+
+
 def test_ema_lags_behind_the_weights(miniature, tmp_path):
     m = miniature("bernoulli", ema=0.9)
     start = {n: p.detach().clone() for n, p in m.engine.parameters["student"].items()}

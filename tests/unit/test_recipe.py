@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import yaml
 
 from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
@@ -30,7 +32,7 @@ def test_choosing_another_algorithm_drops_the_first_ones_options():
 
 
 def values(**flags: object) -> dict[str, object]:
-    return {"recipe": None, "set_": [], **flags}
+    return {"out": Path("nowhere"), "recipe": None, "set_": [], **flags}
 
 
 def test_a_lock_file_repeats_the_recipe_and_names_every_option(tmp_path):

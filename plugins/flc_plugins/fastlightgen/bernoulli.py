@@ -51,19 +51,16 @@ class BernoulliRecovery(RecoveryTrainer):
         x_t, free = noised(x0, x1, t), cond.free(x0)
         v_pruned = nets["student"](x_t, t, cond, self._drawn(rng))
         metrics: dict[str, float] = {}
-        if o.alpha < 1:
-            v_unpruned = nets["student"](x_t, t, cond, self.setting.full)
-        else:
+        measured, frozen = step % o.drift_every == 0, o.anchor == "frozen"
+        if measured or frozen:
             with torch.no_grad():
-                source = "student" if o.anchor == "shared" or step % o.drift_every == 0 else "original"
-                v_unpruned = nets[source](x_t, t, cond, self.setting.full)
-        target = v_unpruned
-        if o.anchor == "frozen" or step % o.drift_every == 0:
-            with torch.no_grad():
-                original = nets["original"](x_t, t, cond, self.setting.full)
-            if step % o.drift_every == 0:
-                metrics["drift"] = float(masked_mean((v_unpruned.detach() - original).pow(2), free).mean())
-            target = original if o.anchor == "frozen" else v_unpruned
+                v_original = nets["original"](x_t, t, cond, self.setting.full)
+        if o.alpha < 1 or measured or not frozen:
+            with torch.set_grad_enabled(o.alpha < 1):
+                v_unpruned = nets["student"](x_t, t, cond, self.setting.full)
+        if measured:
+            metrics["drift"] = float(masked_mean((v_unpruned.detach() - v_original).pow(2), free).mean())
+        target = v_original if frozen else v_unpruned
         distil = velocity_matching(v_pruned, target, free)
         loss = o.alpha * distil
         metrics["distil"] = float(distil.detach())

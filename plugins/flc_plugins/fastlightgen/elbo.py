@@ -56,14 +56,14 @@ class ElboPruner(Pruner):
             x_t = noised(s.x0, s.x1, s.t)
             for skipped, v in model.skip_each(s, kept):
                 parts.setdefault(skipped, []).append(tweedie_error(x_t, v, s.t, s.x0, s.cond.free(s.x0)))
-        return {skipped: torch.cat(values).double() for skipped, values in parts.items()}
+        return {skipped: torch.cat(values).cpu().double() for skipped, values in parts.items()}
 
     def _error(self, model: PrunableModel, data: list[Sample], view: View) -> Tensor:
         parts = []
         for s in data:
             x_t = noised(s.x0, s.x1, s.t)
             parts.append(tweedie_error(x_t, model.velocity(s, view), s.t, s.x0, s.cond.free(s.x0)))
-        return torch.cat(parts).double()
+        return torch.cat(parts).cpu().double()
 
     def _greedy(self, model: PrunableModel, data: list[Sample], budget: Budget) -> Kept:
         kept: Kept = {s: tuple(range(len(w))) for s, w in model.weights.items()}

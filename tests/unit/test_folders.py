@@ -1,0 +1,104 @@
+"""Stages as folders: skipped when done, done again when anything changed, whole after a kill at any point."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from flc.errors import UserError
+from flc.run.folders import DONE, FINGERPRINT, fingerprint, run_stage, settle
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """`stage(option)` runs and tells whether the work was done; it counts how often."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "weights.safetensors").write_bytes(b"1")
+
+    def run(option=1, work=None):
+        def write(folder):
+            run.count += 1
+            (folder / "result").write_text(str(option))
+
+        return run_stage(tmp_path / "out", {"option": option}, {"model": source}, work or write)
+
+    run.count, run.out, run.source, run.partial = 0, tmp_path / "out", source, tmp_path / ".partial-out"
+    return run
+
+
+def test_a_done_stage_is_skipped_until_an_option_or_an_input_changes(stage):
+    assert stage() and not stage() and stage.count == 1
+    assert stage(2) and (stage.out / "result").read_text() == "2"
+    (stage.source / "weights.safetensors").write_bytes(b"2")
+    assert stage(2) and stage.count == 3
+    assert not stage.partial.exists()
+
+
+def test_a_failed_stage_leaves_no_result_and_its_partial_work_is_found_again(stage):
+    def fail(folder):
+        (folder / "checkpoints").mkdir()
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        stage(work=fail)
+    assert not stage.out.exists()
+
+    def go_on(folder):
+        assert (folder / "checkpoints").exists(), "the same stage goes on where it was"
+
+    stage(work=go_on)
+    assert not (stage.out / "checkpoints").exists() and not (stage.out / FINGERPRINT).exists()
+
+
+def test_partial_work_of_other_options_is_dropped(stage):
+    def fail(folder):
+        (folder / "half").write_text("")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        stage(1, work=fail)
+    stage(2)
+    assert not (stage.out / "half").exists()
+
+
+@pytest.mark.parametrize("killed_after", ["done.json", "checkpoints removed", "old result removed"])
+def test_a_kill_while_settling_loses_nothing(stage, killed_after):
+    stage(0)  # an older result in the way
+    mark = fingerprint({"option": 1}, {"model": stage.source})
+    stage.partial.mkdir()
+    (stage.partial / "result").write_text("1")
+    (stage.partial / FINGERPRINT).write_text(json.dumps(mark))
+    (stage.partial / "checkpoints").mkdir()
+    (stage.partial / DONE).write_text(json.dumps({"fingerprint": mark}))
+    if killed_after != "done.json":
+        (stage.partial / "checkpoints").rmdir()
+    if killed_after == "old result removed":
+        settle(stage.out, stage.out.with_name("elsewhere"))
+    assert not stage(1), "the work is not done again"
+    assert (stage.out / "result").read_text() == "1" and stage.count == 1
+    assert not stage.partial.exists()
+
+
+def test_a_cut_off_fingerprint_starts_the_stage_again(stage):
+    stage.partial.mkdir()
+    (stage.partial / FINGERPRINT).write_text('{"opt')
+    assert stage() and stage.count == 1
+
+
+def test_a_full_disk_is_one_line(stage):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match="no disk space left"):
+        stage(work=full)
+
+    def full_in_safetensors(folder):
+        from safetensors import SafetensorError
+
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(UserError, match="no disk space left"):
+        stage(work=full_in_safetensors)
