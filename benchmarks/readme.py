@@ -48,7 +48,8 @@ def section() -> str:
     lines = [f"On the embedded model, on two cores of one machine ({machine}). Scripts and results: `benchmarks/`.", ""]
     lines += quality(q)
     words = [
-        f"{row['name']} {row['words'][w]:.1%} {w}" for row in teacher["rows"] for w in ("shape", "colour", "motion")
+        f"{row['name']} " + ", ".join(f"{row['words'][w]:.1%} {w}" for w in ("shape", "colour", "motion"))
+        for row in teacher["rows"]
     ]
     by_n = stage1["block_evaluations_per_batch"]
     lines += [
@@ -56,7 +57,7 @@ def section() -> str:
         f"- The README's first line: {first['minutes']:.1f} minutes, {first['peak_memory_gb']:.1f} GB at most;"
         f" `flc --help` {first['help_seconds']:.2f} s.",
         f"- The embedded model at 50 guided steps ({teacher['rows'][0]['clips']} clips a task, every caption): "
-        + ", ".join(words)
+        + "; ".join(words)
         + ".",
         f"- Stage I in one sweep: {by_n['sweep']} block evaluations a batch instead of {by_n['naive']}, identical"
         f" scores ({stage1['identical_scores']}), {stage1['time_ratio_naive_over_sweep']:.2f} times as fast.",
