@@ -21,29 +21,31 @@ def sample(
     guidance: float,
     noise: Tensor,
     cond: Condition,
-    seed: int,
+    seeds: list[int],
     on_step: Callable[[], Any] = lambda: None,
 ) -> Tensor:
     """Latents (B, C, F, H, W) from `noise`, with standard-form guidance (1 or less: none, one evaluation).
 
-    A stochastic scheduler draws its noise from torch's global generator, as under the stock pipelines, which
-    pass none on; `seed` seeds it for the length of the call and the caller's state is put back.
+    A stochastic scheduler draws each clip's noise from a generator of its own (`seeds`, one a clip), so that a
+    clip does not depend on its batch. The stock pipelines pass no generator on and draw from torch's global
+    one: after `torch.manual_seed(seed)` a single clip on a CPU is the same.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        scheduler.set_timesteps(steps, device=noise.device)
-        scheduler.set_begin_index(0)
-        x = noise
-        for time in scheduler.timesteps:
-            t = (time / scheduler.config.num_train_timesteps).expand(x.shape[0]).to(torch.float32)
-            if guidance > 1:
-                both = join([cond, cond.without_text()])
-                text, null = net(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-                v = guided(text, null, guidance)
-            else:
-                v = net(x, t, cond)
-            x = scheduler.step(v, time, x, return_dict=False)[0]
-            on_step()
+    extra: dict[str, Any] = {}
+    if scheduler.config.get("stochastic_sampling"):
+        extra["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+    scheduler.set_timesteps(steps, device=noise.device)
+    scheduler.set_begin_index(0)
+    x = noise
+    for time in scheduler.timesteps:
+        t = (time / scheduler.config.num_train_timesteps).expand(x.shape[0]).to(torch.float32)
+        if guidance > 1:
+            both = join([cond, cond.without_text()])
+            text, null = net(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+            v = guided(text, null, guidance)
+        else:
+            v = net(x, t, cond)
+        x = scheduler.step(v, time, x, return_dict=False, **extra)[0]
+        on_step()
     return cond.clamp(x)
 
 

@@ -85,10 +85,17 @@ def export(values: dict[str, Any]) -> None:
     stage("export", values)
 
 
+PIPELINE: f.Flag = (
+    "pipeline",
+    Annotated[Path | None, typer.Option(help="A diffusers folder to measure alone, in a new OUT.")],
+    None,
+)
+
+
 @app.command()
-@f.with_flags(*f.RUN)
+@f.with_flags(PIPELINE, *f.RUN)
 def evaluate(values: dict[str, Any]) -> None:
-    """Measure the finished run in OUT: videos, metrics.json, the table."""
+    """Measure the finished run in OUT, or one pipeline: videos, metrics.json, the table."""
     from flc.run.compress import stage
 
     stage("evaluate", values)

@@ -17,6 +17,10 @@ def show(name: str) -> None:
     kinds = [kind for kind in HOOKS if name in r.names(kind)]
     if not kinds:
         raise PluginError(r.unknown(name))
+    if "model" in kinds:
+        from flc.models.quiet import hush
+
+        hush()
     for kind in kinds:
         provided, cls = r.find(kind, name), r.load(kind, name)
         typer.echo(f"{kind} {name}: {provided.algorithm.summary}")

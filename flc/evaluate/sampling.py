@@ -83,8 +83,8 @@ def generate(
     for begin in range(0, len(prompts.seeds), batch):
         part = slice(begin, begin + batch)
         began = now(adapter.device)
-        seed = prompts.seeds[begin]
-        x = sample(row.net, row.scheduler, row.steps, row.guidance, noise[part], cond[part], seed, on_step)
+        seeds = prompts.seeds[part]
+        x = sample(row.net, row.scheduler, row.steps, row.guidance, noise[part], cond[part], seeds, on_step)
         seconds += now(adapter.device) - began
         for few in x.split(8):
             videos.append(adapter.decode(few))

@@ -102,6 +102,8 @@ class WanAdapter(ModelAdapter):
     def shift(self) -> float:
         """The timestep shift that the folder's scheduler was configured with."""
         config = self.pipe.scheduler.config
+        if "shift" in self.notes:  # a student's scheduler holds another number for the same schedule
+            return float(self.notes["shift"])
         return float(config.get("flow_shift") or config.get("shift") or 1.0)
 
     # -- sizes --------------------------------------------------------------------------------------------

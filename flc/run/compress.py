@@ -27,7 +27,7 @@ from flc.train.loop import STOP
 
 LOCK = "recipe.lock.yaml"
 #: Flags that are not part of a recipe.
-OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "plan", "weights"}
+OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "plan", "weights", "pipeline"}
 
 
 def recipe_from(values: dict[str, Any]) -> Recipe:
@@ -127,8 +127,12 @@ def compress(values: dict[str, Any]) -> None:
 
 def stage(name: str, values: dict[str, Any]) -> None:
     """One stage in OUT; what it needs comes from OUT too, or from --plan and --weights."""
-    check_out(values["out"], values["resume"] or name != "score")  # the others go on in a folder by their nature
-    inputs = stage_inputs(name, values)
+    alone = values.get("pipeline")
+    if alone:
+        values = values | {"model": alone}
+    fresh = name == "score" or alone  # the other stages go on in a folder by their nature
+    check_out(values["out"], values["resume"] or not fresh)
+    inputs = [] if alone else stage_inputs(name, values)
     job = make_job(values)
     with signals():
         if name == "score":
@@ -145,7 +149,7 @@ def stage(name: str, values: dict[str, Any]) -> None:
         elif name == "export":
             finish.export(job, *inputs)
         elif name == "evaluate":
-            finish.evaluate(job, *inputs)
+            _ = finish.evaluate(job, *inputs) if inputs else finish.evaluate_pipeline(job)
             if job.ranks.leader:
                 print_table(job)
         else:

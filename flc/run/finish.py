@@ -113,7 +113,22 @@ def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Pa
 
 
 def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> Path:
-    """`evaluate/`: videos of every row, and `metrics.json`."""
+    """The rows of a run: videos of every row, and `metrics.json`."""
+    inputs = {"plan": scored, "pruned": pruned, "recovered": recovered, "student": distilled}
+    return measure(job, lambda: entries(job, scored, pruned, recovered, distilled), inputs)
+
+
+def evaluate_pipeline(job: Job) -> Path:
+    """One row: the job's own model with its folder's scheduler, at the steps its flc.json names."""
+    adapter, steps = job.adapter, job.adapter.notes.get("steps", job.recipe.evaluate.teacher_steps)
+    net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
+    title = f"{job.model_folder.resolve().name}, {steps} steps"
+    only = Entry("pipeline", title, steps, job.guidance, adapter.teacher_scheduler(), lambda: net)
+    return measure(job, lambda: [only], {})
+
+
+def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Path]) -> Path:
+    """`evaluate/`: clips of every row, scored; `metrics.json` beside the stages, too."""
     r, out, o = job.recipe, job.out / "evaluate", job.recipe.evaluate
     options = {"guidance": job.guidance, "seed": r.seed, "size": job.size, "dtype": r.dtype, **o.model_dump()}
     options |= {"negative_prompt": r.negative_prompt, "metrics": registry().names("metric")}
@@ -126,7 +141,7 @@ def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: P
         cond = condition(job.adapter, prompts, r.negative_prompt)
         reference = drawn_reference(job, o.reference)
         results = []
-        table = entries(job, scored, pruned, recovered, distilled)
+        table = table_of()
         calls = sum(entry.steps for entry in table) * -(-len(prompts.seeds) // o.batch)
         with job.console.bar("evaluate", calls) as bar:
             for entry in table:
@@ -139,8 +154,7 @@ def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: P
                     write_video(place / f"{index}.mp4", made.video[index], scale=4 if job.size[1] < 128 else 1)
         (folder / "metrics.json").write_text(json.dumps(document(results, prompts, r.seed), indent=1))
 
-    inputs = {"model": job.model_folder, "plan": scored, "pruned": pruned, "recovered": recovered, "student": distilled}
-    inputs |= {"data": Path(r.data)} if r.data else {}
+    inputs = inputs | {"model": job.model_folder} | ({"data": Path(r.data)} if r.data else {})
     run_stage(out, options, inputs, work, job.ranks.leader)
     if job.ranks.leader:
         shutil.copy(out / "metrics.json", job.out / "metrics.json")
@@ -190,4 +204,4 @@ def report(job: Job) -> Path:
     return write_report(job.out)
 
 
-__all__ = ["evaluate", "export", "report", "table_rows"]
+__all__ = ["evaluate", "evaluate_pipeline", "export", "report", "table_rows"]

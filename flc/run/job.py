@@ -85,6 +85,7 @@ class Job:
         check_device(self.recipe.device)
         if self.recipe.zero is not None and self.recipe.engine == "plain":
             raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
+        hush()  # before the first adapter's import: transformers logs advice while it is imported
         adapter_for(self.model_folder)
         for name in registry().names("metric"):
             registry().load("metric", name)  # a broken one would otherwise end the run at its last stage

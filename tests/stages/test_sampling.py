@@ -41,7 +41,7 @@ def ours(adapter, scheduler, steps, guidance, first=None):
     cond = adapter.condition([PROMPT], "", latent, given)
     net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
     noise = noise_for(adapter.latent_shape(9, 48, 48), [7])
-    return adapter.decode(sample(net, scheduler, steps, guidance, noise, cond, seed=7))[0]
+    return adapter.decode(sample(net, scheduler, steps, guidance, noise, cond, seeds=[7]))[0]
 
 
 # float32 sums in another order (text padding folded, guidance in one batch), through 4 to 6 steps and a decoder;
@@ -69,6 +69,15 @@ def test_image_to_video(student, adapter):
 def test_guided_teacher(adapter):
     got = ours(adapter, adapter.teacher_scheduler(), 6, 4.0)
     assert np.abs(stock(EMBEDDED, adapter, guidance=4.0, steps=6) - got).max() < TOLERANCE
+
+
+def test_a_clip_does_not_depend_on_its_batch(adapter):
+    net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
+    scheduler, shape = adapter.schedule(3, 3.0, "sde").scheduler, adapter.latent_shape(9, 48, 48)
+    prompts = [PROMPT, "a red circle moving left"]
+    together = sample(net, scheduler, 3, 1.0, noise_for(shape, [7, 8]), adapter.condition(prompts), [7, 8])
+    alone = sample(net, scheduler, 3, 1.0, noise_for(shape, [8]), adapter.condition(prompts[1:]), [8])
+    assert torch.allclose(together[1], alone[0], atol=1e-3)  # float32 sums of another batch size, three steps
 
 
 def test_the_generator_alone_fixes_an_ode_student_only(student, adapter):
