@@ -1,12 +1,14 @@
 """`--dry-run`: the plan, the kept blocks, and what the run would need; nothing is written to --out.
 
-Memory is counted (weights, gradients, Adam's moments, averages, by role); what activations take is measured
-where the system tells. Time is measured: one iteration of each trained stage, one call of each row of the table.
+Memory is counted, by role: weights, gradients, Adam's moments, masters, averages; activations are not. Time is
+measured: a few iterations of each combination of phases of a stage, times how often it occurs, and one call of a
+network for the table.
 """
 
 from __future__ import annotations
 
-import time
+import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +17,39 @@ from typing import Any
 import torch
 from rich import print as show
 from rich.table import Table
+from torch import nn
 
-from flc.api import Role, Setting, View
+from flc.api import Objective, Role, Setting, TeacherComposer, View
+from flc.data.latents import LatentClips
 from flc.evaluate.sampling import now
 from flc.run import stages
 from flc.run.job import Job
+from flc.train.nets import LORA_TARGETS
+from flc.train.stage import train_stage
+
+SPAN = 4
+"""Iterations a combination of phases is timed over, the first of them cold."""
 
 
-def bytes_of_role(parameters: int, role: Role, width: int) -> int:
-    """Weights; for a trained role gradients and two float32 moments, for an averaged one its average."""
+def bytes_of_role(parameters: int, trained: int, role: Role, width: int) -> int:
+    """A copy's weights; for a trained role gradients, two float32 moments, float32 masters where the weights are
+    not, and a float32 average where it keeps one."""
     total = parameters * width if role.train == "full" else 0
     if role.optim:
-        total += parameters * (width + 8)
-    return total + (parameters * width if role.ema else 0)
+        total += trained * (width + 8 + (4 if width < 4 else 0))
+    return total + (trained * 4 if role.ema else 0)
+
+
+def lora_parameters(job: Job, role: Role) -> int:
+    """Of an adapter on every block (a view's skipped blocks hold one, too): rank (in + out) for each layer."""
+    layers = (
+        module
+        for stack in job.adapter.stacks
+        for block in job.prunable.stack(stack)
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith(tuple(LORA_TARGETS))
+    )
+    return sum(role.rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def kept_parameters(weights: Mapping[str, tuple[int, ...]], view: View) -> int:
@@ -55,12 +77,16 @@ def dry_run(job: Job, scratch: Path) -> None:
         objective = job.algorithm(kind)
         schedule = stages.student_schedule(job, objective) if kind == "distiller" else None
         objective.bind(Setting(pruned, full, recipe.steps, stage.iterations, schedule, stage.given_share))
-        seconds = seconds_of_iteration(trial, name, kind, data, scored) if getattr(objective, "trains", True) else 0.0
+        teacher = (job.algorithm("teacher"), pruned) if kind == "distiller" else None
+        trains = getattr(objective, "trains", True) and stage.iterations
+        seconds = seconds_of_stage(trial, name, objective, data, teacher) / stage.iterations if trains else 0.0
         rest = sum(p.numel() for p in job.adapter.transformer.parameters()) - kept_parameters(weights, full)
         width = job.adapter.dtype.itemsize
         memory = width * (rest + kept_parameters(weights, full))
         for role in objective.roles().values():
-            memory += bytes_of_role(rest + kept_parameters(weights, role.view), role, width)
+            count = rest + kept_parameters(weights, role.view)
+            trained = lora_parameters(job, role) if role.train == "lora" else count
+            memory += bytes_of_role(count, trained, role, width)
         minutes = seconds * stage.iterations / 60
         total += minutes
         row = (name, str(stage.iterations), f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
@@ -72,20 +98,21 @@ def dry_run(job: Job, scratch: Path) -> None:
     show(f"about {total:.0f} minutes after encoding and scoring, on {job.adapter.device}; nothing was written")
 
 
-def seconds_of_iteration(job: Job, name: str, kind: str, data: Path, scored: Path) -> float:
-    """Measured over a whole cycle of phases, after one to warm up."""
-    span = 6
-    recipe = job.recipe
-    stage = getattr(recipe, name).model_copy(update={"iterations": span, "save_every": span + 1})
-    choice = getattr(recipe, kind)
-    short = recipe.model_copy(update={name: stage, kind: choice})
-    job = replace(job, recipe=short)
-    began = time.perf_counter()
-    if name == "recover":
-        stages.recover(job, data, scored)
-    else:
-        stages.distill(job, data, scored, job.out / "recover" if (job.out / "recover").exists() else job.model_folder)
-    return (time.perf_counter() - began) / span
+def seconds_of_stage(
+    job: Job, name: str, objective: Objective, data: Path, teacher: tuple[TeacherComposer, View] | None
+) -> float:
+    """Of all its iterations: each combination of phases that occurs is timed, from the unpruned weights."""
+    options = getattr(job.recipe, name)
+    short = options.model_copy(update={"iterations": SPAN, "save_every": SPAN + 1, "check_every": 0})
+    latents = LatentClips(data, job.adapter, job.recipe.negative_prompt)
+    total, occurring = 0.0, Counter(objective.phases(step) for step in range(options.iterations))
+    for number, (phases, count) in enumerate(occurring.items()):
+        only = copy.copy(objective)
+        only.phases = lambda step, phases=phases: phases  # type: ignore[method-assign, misc]
+        source = stages.load_transformer(job, job.model_folder)
+        facts = train_stage(job, name, only, source, latents, short, job.out / f"{name}-{number}", teacher)
+        total += count * facts["seconds"] / SPAN
+    return total
 
 
 def evaluation(job: Job, data: Path) -> tuple[int, float]:

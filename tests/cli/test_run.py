@@ -70,6 +70,13 @@ def test_outputs(whole):
     assert "student" in done.stdout, "the table is printed"
 
 
+def test_a_dry_run_plans_estimates_and_writes_nothing(whole, tmp_path):
+    done = run(*command(tmp_path / "out", "--dry-run"))
+    kept = json.loads((whole[0] / "score" / "plan.json").read_text())["kept"]["blocks"]
+    assert f"keep {kept}" in done.stdout and "recover" in done.stdout and "distill" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stock_diffusers_loads_the_student(whole):
     from diffusers import WanTransformer3DModel
 
