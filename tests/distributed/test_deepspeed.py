@@ -160,7 +160,7 @@ def cut_and_resumed(case: str, zero: int, rank: int, folder: Path) -> dict[str, 
     """A signal reaches rank 1 alone during iteration 2; a fresh start goes on to the end."""
 
     def signalled(step: int, metrics: Any) -> None:
-        if step == 1 and rank == 1:
+        if step == 2 and rank == 1:
             STOP.signal = 15
 
     try:
