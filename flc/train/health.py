@@ -27,7 +27,7 @@ from flc.schedule import FewStepSchedule
 WARN, COLLAPSED = 2.0, 4.0
 BEST, RECORD = "best.safetensors", "health.json"
 FLOOR = 1e-3
-"""Added to both sides of a ratio: an eighth of an 8-bit level's square root, below what anyone sees."""
+"""Added to both sides of a ratio: a quarter of an 8-bit level, below what anyone sees."""
 
 
 def measure(video: np.ndarray) -> dict[str, float]:
