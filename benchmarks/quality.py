@@ -1,9 +1,8 @@
 """The main claim, over seeds: the student against the teacher, the pruned and the recovered network.
 
-    python -m benchmarks.quality --preset quick [--seeds 0 1 2] [--keep-runs DIR]
+    python -m benchmarks.quality --preset quick [--seeds 0 1 2] [--runs DIR]
 
-Each seed is one `flc compress`; a seed whose metrics are there already is not run again. The first seed's
-student is then sampled at other step counts and at another size, so that the edges show.
+Each seed is one `flc compress`; a seed whose metrics are there already is not run again.
 """
 
 from __future__ import annotations
@@ -32,8 +31,11 @@ def aggregate(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
         scores = {name: spread([r["scores"][name] for r in same]) for name, v in row["scores"].items() if v is not None}
         # time as a ratio to the guided teacher of the same run
         speed = spread([d["rows"][0]["seconds"] / d["rows"][index]["seconds"] for d in documents])
+        # paired: rows of one run share prompts, first frames and noise
+        ahead = spread([d["rows"][-1]["average"] - d["rows"][index]["average"] for d in documents])
         about = {k: row[k] for k in ("name", "title", "steps", "guidance", "parameters")}
-        rows.append(about | {"average": spread([r["average"] for r in same]), "speed_up": speed, "scores": scores})
+        average = spread([r["average"] for r in same])
+        rows.append(about | {"average": average, "student_ahead": ahead, "speed_up": speed, "scores": scores})
     return rows
 
 

@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=EMBEDDED)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--captions", type=int, default=96)
+    parser.add_argument("--captions", type=int, default=len(all_captions()))
     parser.add_argument("--guidance", type=float, nargs="*")
     parser.add_argument("--name", default="teacher")
     args = parser.parse_args()
     adapter = adapter_for(args.model).load(args.model)
     size = adapter.default_size
     rng = np.random.default_rng([SEED, 2])
-    captions = [all_captions()[i] for i in rng.permutation(96)[: args.captions]]
+    captions = [all_captions()[i] for i in rng.permutation(len(all_captions()))[: args.captions]]
     asked = [(draw(sample_spec(rng, text), *size), text) for text in captions]
     drawn = list(drawn_clips(192, *size, SEED + 104_729))
     videos = np.stack([v for v, _ in drawn])

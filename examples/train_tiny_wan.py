@@ -1,10 +1,10 @@
 """Train `tiny-wan`, the embedded model, from nothing on the drawn clips, and write it as a stock pipeline.
 
-    python examples/train_tiny_wan.py --out RUN [--steps N]
+    torchrun --nproc-per-node 2 examples/train_tiny_wan.py --out RUN     (or plain python: one process)
 
-1. autoencoder (`train_tiny_vae.py`), 2. latents of drawn clips, 3. transformer and text encoder together,
-4. `RUN/pipeline`: a diffusers Wan folder, half-precision weights. Every part is skipped when its result is
-there, and the transformer's training resumes from its last checkpoint.
+After `train_tiny_vae.py --out RUN`: 1. latents of drawn clips, 2. transformer and text encoder together,
+3. `RUN/pipeline`: a diffusers Wan folder, half-precision weights. Latents that are there are not made again,
+and the transformer's training resumes from its last checkpoint. Processes share each batch.
 
 Conditioning is Wan 2.2 TI2V's: half of the samples are given the first latent frame, clean and at t = 0;
 those rows are left out of the loss. A tenth of the captions is replaced by the empty one.
@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
+from train_tiny_vae import average_gradients
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from flc.data.shapes import COLOURS, MOTIONS, SHAPES, all_captions, draw, sample_spec
@@ -59,7 +60,7 @@ def build_models(tokenizer: T5Tokenizer) -> torch.nn.ModuleDict:
 
 
 def encode_clips(vae: AutoencoderKLWan, count: int, seed: int) -> dict[str, torch.Tensor]:
-    """Normalised latents (count, 16, 5, 8, 8) and caption indices (count,) of drawn clips, captions in turn."""
+    """Normalised latents (count, 16, 5, 6, 6) and caption indices (count,) of drawn clips, captions in turn."""
     rng = np.random.default_rng(seed)
     captions = all_captions()
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
@@ -72,6 +73,20 @@ def encode_clips(vae: AutoencoderKLWan, count: int, seed: int) -> dict[str, torc
         with torch.no_grad():
             latents.append((vae.encode(x).latent_dist.mode() - mean) / std)
     return {"latents": torch.cat(latents).half(), "caption": index}
+
+
+def latents(args: argparse.Namespace, vae: AutoencoderKLWan, rank: int, world: int) -> dict[str, torch.Tensor]:
+    """Of `args.clips` clips in two halves with seeds of their own, so that two processes take one each."""
+    paths = [args.out / f"latents-{part}.safetensors" for part in (0, 1)]
+    for part in range(rank, 2, world):
+        if not paths[part].exists():
+            made = encode_clips(vae, args.clips // 2, 100 + part)
+            save_file(made, paths[part].with_suffix(".partial"))
+            paths[part].with_suffix(".partial").rename(paths[part])
+    if world > 1:
+        dist.barrier()
+    halves = [load_file(path) for path in paths]
+    return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
 
 
 class Trainee:
@@ -110,18 +125,22 @@ class Trainee:
 
 
 @torch.no_grad()
-def word_gaps(trainee: Trainee, data: dict[str, torch.Tensor], count: int = 96) -> dict[str, float]:
+def word_gaps(trainee: Trainee, data: dict[str, torch.Tensor]) -> dict[str, float]:
     """Flow loss with one word exchanged over the loss with the right caption, minus 1, at t = .7."""
-    generator = torch.Generator().manual_seed(1)
+    generator, count, motions = torch.Generator().manual_seed(1), len(all_captions()), len(MOTIONS)
     x0, index = data["latents"][:count].float(), data["caption"][:count]
     x1 = torch.randn(x0.shape, generator=generator)
     t, given = torch.full((count,), 0.7), torch.arange(count) % 2 == 0
-    shape, colour, motion = index // 24, index // 4 % 6, index % 4
+    shape, colour, motion = index // (len(COLOURS) * motions), index // motions % len(COLOURS), index % motions
     right = trainee.loss(x0, x1, t, given, index).mean()
+
+    def caption(shape: torch.Tensor, colour: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        return (shape % len(SHAPES) * len(COLOURS) + colour % len(COLOURS)) * motions + motion % motions
+
     wrong = {
-        "shape": (shape + 1) % 4 * 24 + colour * 4 + motion,
-        "colour": shape * 24 + (colour + 1) % 6 * 4 + motion,
-        "motion": shape * 24 + colour * 4 + (motion + 1) % 4,
+        "shape": caption(shape + 1, colour, motion),
+        "colour": caption(shape, colour + 1, motion),
+        "motion": caption(shape, colour, motion + 1),
     }
     gaps = {name: float(trainee.loss(x0, x1, t, given, i).mean() / right - 1) for name, i in wrong.items()}
     return {"loss@.7": float(right), **gaps}
@@ -173,43 +192,52 @@ def load(path: Path, trainee: Trainee, ema: dict, opts: list[torch.optim.Optimiz
     return int(header["__metadata__"]["step"])
 
 
-def train(args: argparse.Namespace, data: dict[str, torch.Tensor], trainee: Trainee) -> dict[str, torch.Tensor]:
-    """The EMA weights after `args.steps`. Batches are a function of (seed, step), so that a resumed run repeats."""
+def draw_batch(args: argparse.Namespace, data: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, ...]:
+    """(x0, x1, t, given, caption index), a function of (seed, step), so that a resumed run repeats."""
+    generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+    pick = torch.randint(len(data["caption"]), (args.batch,), generator=generator)
+    x0, index = data["latents"][pick].float(), data["caption"][pick]
+    x1 = torch.randn(x0.shape, generator=generator)
+    u = (torch.rand(args.batch, generator=generator) + torch.arange(args.batch)) / args.batch  # stratified
+    t = SHIFT * u / (1 + (SHIFT - 1) * u)
+    given = torch.rand(args.batch, generator=generator) < 0.5
+    index = torch.where(torch.rand(args.batch, generator=generator) < 0.1, len(all_captions()), index)
+    return x0, x1, t, given, index
+
+
+def train(
+    args: argparse.Namespace, data: dict[str, torch.Tensor], trainee: Trainee, rank: int, world: int
+) -> dict[str, torch.Tensor]:
+    """The EMA weights after `args.steps`."""
     opts = optimizers(trainee.models, args.lr, args.muon_lr)
     ema = {k: v.clone() for k, v in trainee.models.state_dict().items()}
     checkpoint, step = args.out / "transformer.safetensors", 0
     if checkpoint.exists():
         step = load(checkpoint, trainee, ema, opts)
+    parameters = [p for p in trainee.models.parameters() if p.requires_grad]
     began, recent = time.time(), []
     while step < args.steps:
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        pick = torch.randint(len(data["caption"]), (args.batch,), generator=generator)
-        x0, index = data["latents"][pick].float(), data["caption"][pick]
-        x1 = torch.randn(x0.shape, generator=generator)
-        u = (torch.rand(args.batch, generator=generator) + torch.arange(args.batch)) / args.batch  # stratified
-        t = SHIFT * u / (1 + (SHIFT - 1) * u)
-        given = torch.rand(args.batch, generator=generator) < 0.5
-        index = torch.where(torch.rand(args.batch, generator=generator) < 0.1, len(all_captions()), index)
-        loss = trainee.loss(x0, x1, t, given, index).mean()
+        loss = trainee.loss(*(part[rank::world] for part in draw_batch(args, data, step))).mean()
         for optimizer in opts:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate(step, args.steps)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainee.models.parameters(), 1.0)
+        average_gradients(parameters, world)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in opts:
             optimizer.step()
         step += 1
         decay = min(args.ema, step / (step + 10))
         for name, value in trainee.models.state_dict().items():
             ema[name].lerp_(value, 1 - decay)
-        recent.append(float(loss))
-        if step % 100 == 0:
+        recent.append(float(loss.detach()))
+        if rank == 0 and step % 100 == 0:
             gaps = word_gaps(trainee, data) if step % 500 == 0 else {}
             shown = " ".join(f"{k} {v:.4f}" for k, v in {"loss": sum(recent) / len(recent), **gaps}.items())
             print(f"{step} {shown} {time.time() - began:.0f} s", flush=True)
             recent = []
-        if step % 500 == 0:
+        if rank == 0 and step % 500 == 0:
             save(checkpoint, trainee, ema, opts, step)
     return ema
 
@@ -232,27 +260,29 @@ def export(out: Path, trainee: Trainee, ema: dict, vae: AutoencoderKLWan, tokeni
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=12_288)
-    parser.add_argument("--steps", type=int, default=4_500)
+    parser.add_argument("--clips", type=int, default=12_384)
+    parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     if not (args.out / "vae").exists():
-        script = Path(__file__).with_name("train_tiny_vae.py")
-        subprocess.run([sys.executable, str(script), "--out", str(args.out)], check=True)
+        parser.error(f"{args.out}/vae is missing: train_tiny_vae.py --out {args.out} makes it")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("gloo")
     vae = AutoencoderKLWan.from_pretrained(args.out / "vae")
-    if not (args.out / "latents.safetensors").exists():
-        halves = [encode_clips(vae, args.clips // 2, 100 + part) for part in (0, 1)]
-        save_file({k: torch.cat([h[k] for h in halves]) for k in halves[0]}, args.out / "latents.safetensors")
-    data = load_file(args.out / "latents.safetensors")
+    data = latents(args, vae, rank, world)
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     trainee = Trainee(build_models(tokenizer), tokenizer)
-    export(args.out, trainee, train(args, data, trainee), vae, tokenizer)
+    ema = train(args, data, trainee, rank, world)
+    if rank == 0:
+        export(args.out, trainee, ema, vae, tokenizer)
+    if world > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

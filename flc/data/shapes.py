@@ -19,7 +19,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.75, 0.15, 0.85),
     "white": (0.95, 0.95, 0.95),
 }
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES = ("circle", "square", "triangle", "cross", "diamond", "star")
 MOTIONS: dict[str, tuple[float, float]] = {  # unit direction (x to the right, y down)
     "left": (-1.0, 0.0),
     "right": (1.0, 0.0),
@@ -31,6 +31,8 @@ BACKGROUND = (0.10, 0.35)
 #: Radius of the shape and distance travelled over the clip, as fractions of the frame's shorter side.
 RADIUS = (0.18, 0.22)
 TRAVEL = (0.28, 0.40)
+#: Furthest that a shape reaches from its centre along an axis, in radii (the star's sides), and a little air.
+REACH = 1.29
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def caption(shape: str, colour: str, motion: str) -> str:
 
 
 def all_captions() -> list[str]:
-    """The 96 captions, in a fixed order."""
+    """The 144 captions, in a fixed order."""
     return [caption(s, c, m) for s, c, m in itertools.product(SHAPES, COLOURS, MOTIONS)]
 
 
@@ -77,7 +79,7 @@ def sample_spec(rng: np.random.Generator, text: str | None = None) -> ClipSpec:
         shape, colour, motion = parse_caption(text)
     radius, travel = rng.uniform(*RADIUS), rng.uniform(*TRAVEL)
     dx, dy = (travel * d for d in MOTIONS[str(motion)])
-    margin = radius * 1.15  # inside the frame, but for the last pixel of a triangle's corners
+    margin = radius * REACH
     low = np.array([margin + max(0.0, -dx), margin + max(0.0, -dy)])
     high = np.array([1 - margin - max(0.0, dx), 1 - margin - max(0.0, dy)])
     x, y = rng.uniform(low, high)
@@ -88,7 +90,7 @@ def sample_spec(rng: np.random.Generator, text: str | None = None) -> ClipSpec:
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     """Signed distance (negative inside) of points to a shape of nominal radius r at the origin.
 
-    The nominal sizes give the four shapes about equal areas, so that area does not tell them apart.
+    The nominal sizes give the shapes about equal areas, so that area does not tell them apart.
     """
     if shape == "circle":
         return np.hypot(x, y) - r
@@ -103,6 +105,16 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
         horizontal = np.maximum(abs(x) - long, abs(y) - short)
         vertical = np.maximum(abs(x) - short, abs(y) - long)
         return np.minimum(horizontal, vertical)
+    if shape == "diamond":
+        return (abs(x) + abs(y) - 1.26 * r) / np.sqrt(2.0)
+    if shape == "star":  # five points at 1.35 r, one up, and five notches at .75 r
+        y = y - 0.13 * r
+        fifth = 2 * np.pi / 5
+        angle = abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)  # from the nearest point, 0 to 36 degrees
+        along, across = np.hypot(x, y) * np.cos(angle), np.hypot(x, y) * np.sin(angle)
+        point, notch = 1.35 * r, 0.75 * r
+        step = np.array([notch * np.cos(fifth / 2) - point, notch * np.sin(fifth / 2)])  # point to notch
+        return ((along - point) * step[1] - across * step[0]) / np.hypot(*step)
     raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
 
 

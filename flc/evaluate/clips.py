@@ -19,18 +19,18 @@ import numpy as np
 from flc.errors import UserError
 
 #: Below this colour distance from the background (the diagonal of the RGB cube is 1.73) nothing counts
-#: as an object: the faintest drawn object is at .45, so even one faded to a fifth of that is still seen.
+#: as an object: the faintest drawn object is at .49, so even one faded to a fifth of that is still seen.
 FAINTEST = 0.08
-#: The share of each frame's pixels taken to be inside the object when its contrast is estimated: a third
-#: of the smallest drawn object in a 16:9 frame (6 % of it), which is safely its inside, not its edge.
+#: The share of each frame's pixels taken to be inside the object when its contrast is estimated: two
+#: fifths of the smallest drawn object in a 16:9 frame (5 % of it), which is safely its inside, not its edge.
 INSIDE = 0.02
-#: An object smaller than this share of the frame is a speck (the smallest drawn one has 6 to 10 %) ...
+#: An object smaller than this share of the frame is a speck (the smallest drawn one, a triangle, has 5 to 9 %) ...
 SPECK = 0.005
-#: ... one larger than this is no object but the scene (the largest drawn one has 15 %).
+#: ... one larger than this is no object but the scene (the largest drawn one has 16 %).
 SCENE = 0.4
-#: Second moment of the mask over that of a disc of equal area: 1.0 (circle) to 1.22 (triangle, cross)
-#: when drawn, 1.8 with a stray speck of a twentieth of the object three radii away, and 2.75 for two
-#: discs half a diameter apart, which are not one object.
+#: Second moment of the mask over that of a disc of equal area: 1.0 (circle) to 1.22 (triangle) when
+#: drawn, 1.7 to 1.9 with a stray speck of a twentieth of the object three radii (of that disc) away, and
+#: 2.75 for two discs half a diameter apart, which are not one object.
 SCATTERED = 2.0
 #: An object has to be there in this share of the frames.
 PRESENT = 0.8

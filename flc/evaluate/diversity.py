@@ -24,7 +24,7 @@ class Diversity(Metric):
     name = "diversity"
     summary = "spread of position, size, path and background across seeds of a caption, against drawn clips"
     #: With fewer pairs of drawn clips than this for the same captions, pairs of all captions are taken
-    #: (what a caption leaves open hardly depends on it): the mean of 32 distances is right to 8 %.
+    #: (what a caption leaves open hardly depends on it): the mean of 32 distances is right to 5 %.
     PAIRS = 32
 
     def score(self, clips: Clips, reference: Clips) -> Score:

@@ -21,19 +21,19 @@ from flc.evaluate.measurements import displacement, straightness
 NONE = "none"
 #: Points per side of the common grid on which outlines are compared, and how many frames are looked at.
 GRID, LOOKS = 24, 9
-#: Least correlation with a shape's template. Drawn clips have .98 or more with their own shape (.97 when
-#: blurred by 2 pixels); different shapes have .70 (square, cross) to .92 (circle, square) with each other.
+#: Least correlation with a shape's template. Drawn clips have .98 or more with their own shape (.96 when
+#: blurred by 2 pixels); different shapes have .72 (square, cross) to .95 (circle, square) with each other.
 ALIKE = 0.85
-#: Less saturated than this is white, more is a hue. The table's hues have .75 or more; red that has
-#: faded by half towards white still has .35.
+#: Less saturated than this is white, more is a hue. The table's hues have .82 or more; green that has
+#: faded by half towards white still has .36.
 SATURATED = 0.25
 #: A hue further than this from every colour of the table (degrees) is none of them; the table's
-#: closest hues, red and yellow, are 53 degrees apart.
+#: closest hues, red and yellow, are 54 degrees apart.
 HUE = 30.0
 #: Brightest channel of a colour that is one. Backgrounds end at .35; the table's darkest colour has .75,
 #: and .42 when it has faded by half into the darkest background.
 BRIGHT = 0.4
-#: Two colours in one object: red and blue halves have a spread of .56, a noisy plain one .10.
+#: Two colours in one object: red and blue halves have a spread of .56, a plain one at most .13 (blurred).
 MIXED = 0.25
 #: A clip has its colour in this share of its frames, or it has none.
 STEADY = 0.75
@@ -42,7 +42,7 @@ MOVED = TRAVEL[0] / 2
 #: The dominant axis moves at least this many times as far as the other one (27 degrees off the axis).
 DOMINANT = 2.0
 #: Least correlation of position with time. Frames in a random order have about 0 +- .25 for 17 of them; a
-#: clip that moves in its first half only has .93.
+#: clip that moves in its first half only has .90.
 STRAIGHT = 0.8
 
 
@@ -67,7 +67,7 @@ def shapes(clips: Clips) -> list[str]:
 
 
 def shape_correlations(clips: Clips) -> np.ndarray:
-    """(N, 4) correlation, in [-1, 1], with each of `SHAPES`; frames without an object count as 0."""
+    """(N, shapes) correlation, in [-1, 1], with each of `SHAPES`; frames without an object count as 0."""
     seen = outlines(clips)
     correlation = np.einsum("nlp,sp->nls", seen, templates())
     return correlation.mean(1)
@@ -81,7 +81,7 @@ def outlines(clips: Clips) -> np.ndarray:
     offset = np.array([(width - side) / 2, (height - side) / 2])
     centre = clips.foreground.centroid[:, looks] * side + offset - 0.5  # pixel centres at whole numbers
     size = np.sqrt(clips.foreground.area[:, looks] * height * width)
-    reach = np.linspace(-1, 1, GRID)  # the furthest corner, of the triangle, lies .82 from its centroid
+    reach = np.linspace(-1, 1, GRID)  # the furthest corner, of the triangle, lies .88 from its centroid
     ys, xs = np.meshgrid(reach, reach, indexing="ij")
     x = centre[..., 0, None] + size[..., None] * xs.ravel()
     y = centre[..., 1, None] + size[..., None] * ys.ravel()
@@ -95,7 +95,7 @@ def outlines(clips: Clips) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def templates() -> np.ndarray:
-    """(4, GRID²) the outlines of drawn shapes, measured as any clip's are, so that no bias is left."""
+    """(shapes, GRID²) the outlines of drawn shapes, measured as any clip's are, so that no bias is left."""
     specs = [ClipSpec(shape, "white", "right", 0.17, 0.0, (0.5, 0.5), 0.1) for shape in SHAPES]
     drawn = Clips(np.stack([draw(spec, frames=3) for spec in specs]), tuple(spec.caption for spec in specs))
     return outlines(drawn)[:, 0]

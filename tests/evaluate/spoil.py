@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from flc.data.shapes import all_captions, draw, sample_spec
+from flc.data.shapes import COLOURS, all_captions, draw, sample_spec
 from flc.evaluate.clips import Clips
 
 
 def draw_clips(n: int, seed: int, **size: int) -> Clips:
-    """Clips of all captions in turn (shape varies slowest, so a step of 5 reaches all words early)."""
+    """Clips of all captions in turn (a step of 31 reaches all words early)."""
     rng, captions = np.random.default_rng(seed), all_captions()
-    specs = [sample_spec(rng, captions[5 * i % 96]) for i in range(n)]
+    specs = [sample_spec(rng, captions[31 * i % len(captions)]) for i in range(n)]
     return Clips(np.stack([draw(spec, **size) for spec in specs]), tuple(spec.caption for spec in specs))
 
 
@@ -31,6 +31,12 @@ def blurred(sigma: float) -> Callable[[np.ndarray], np.ndarray]:
 def noisy(amount: float, seed: int = 3) -> Callable[[np.ndarray], np.ndarray]:
     rng = np.random.default_rng(seed)
     return lambda clip: clip + amount * rng.standard_normal(clip.shape, dtype=np.float32)
+
+
+def softened(sigma: float, amount: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Blur, then noise; half a pixel and 1 % are what a good autoencoder leaves."""
+    blur, noise = blurred(sigma), noisy(amount)
+    return lambda clip: noise(blur(clip))
 
 
 def still(clip: np.ndarray) -> np.ndarray:
@@ -55,3 +61,31 @@ def sharpened(amount: float) -> Callable[[np.ndarray], np.ndarray]:
 def pumped(amount: float) -> Callable[[np.ndarray], np.ndarray]:
     """Brightness of the whole frame up and down by `amount` in turn."""
     return lambda clip: clip + amount * (-1.0) ** np.arange(len(clip))[:, None, None, None]
+
+
+def jittered(pixels: int, seed: int = 8) -> Callable[[np.ndarray], np.ndarray]:
+    """Each frame displaced at random by up to `pixels` along each axis."""
+    rng = np.random.default_rng(seed)
+
+    def displaced(frame: np.ndarray) -> np.ndarray:
+        return np.roll(frame, tuple(rng.integers(-pixels, pixels + 1, 2)), (0, 1))
+
+    return lambda clip: np.stack([displaced(frame) for frame in clip])
+
+
+def faded(clip: np.ndarray) -> np.ndarray:
+    """Halfway to the background, as few-step samples fade."""
+    return 0.5 * (clip + clip[:, :1, :1])
+
+
+def wrong_colour(clips: Clips) -> Clips:
+    """The same clips, with captions that name another colour."""
+    other = dict(zip(COLOURS, [*COLOURS][1:] + [*COLOURS][:1], strict=True))
+    captions = tuple(" ".join(other.get(word, word) for word in text.split()) for text in clips.captions)
+    return Clips(clips.video, captions, clips.first_frames, clips.given)
+
+
+def collapsed(clips: Clips) -> Clips:
+    """The first clip of a caption for all its seeds, all made from text alone."""
+    first = [clips.captions.index(text) for text in clips.captions]
+    return Clips(clips.video[first], clips.captions)
