@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--name", default="teacher")
     args = parser.parse_args()
     adapter = adapter_for(args.model).load(args.model)
-    size = adapter.default_size
+    size: tuple[int, int, int] = adapter.default_size
     rng = np.random.default_rng([SEED, 2])
     captions = [all_captions()[i] for i in rng.permutation(len(all_captions()))[: args.captions]]
     asked = [(draw(sample_spec(rng, text), *size), text) for text in captions]
