@@ -58,7 +58,7 @@ def checked(model: type[M], values: dict[str, Any], where: str) -> M:
             near = difflib.get_close_matches(str(first["loc"][-1]), names, n=2, cutoff=0.5)
             way = f"did you mean {' or '.join(near)}?" if near else f"options are: {', '.join(names) or 'none'}"
             raise UserError(f"unknown option {path}: {way}") from error
-        raise UserError(f"{path}={first['input']!r}: {first['msg']}") from error
+        raise UserError(f"{path}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class TrainStage(Options):
     checkpointing: bool = Field(False, description="recompute blocks in backward: less memory, more time")
 
 
+RowName = Literal["teacher-many", "teacher-few-guided", "teacher-few", "pruned", "recovered", "student"]
+
+
 class EvaluateStage(Options):
     clips: int = Field(48, ge=2, description="clips a row is judged by")
     seeds: int = Field(2, ge=1, description="clips of one prompt, each from another seed")
@@ -57,7 +60,7 @@ class EvaluateStage(Options):
     given_share: float = Field(0.5, ge=0, le=1, description="share of prompts with a given first frame")
     batch: int = Field(24, ge=1, description="clips sampled at once")
     videos: int = Field(6, ge=0, description="clips of each row written as mp4")
-    rows: tuple[str, ...] = Field((), description="which rows; all when empty")
+    rows: tuple[RowName, ...] = Field((), description="which rows; all when empty")
 
 
 class Recipe(Options):

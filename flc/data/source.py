@@ -64,7 +64,7 @@ def read_video(path: Path, frames: int, height: int, width: int) -> np.ndarray:
                 out.append(np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255)
                 if len(out) == frames:
                     break
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: a file of sound only
         raise UserError(f"{path} cannot be read as a video: {error}") from error
     if len(out) < frames:
         raise UserError(f"{path} has {len(out)} frames, {frames} are needed: give --frames {len(out)} or fewer")

@@ -32,6 +32,8 @@ SCENE = 0.4
 #: drawn, 1.7 to 1.9 with a stray speck of a twentieth of the object three radii (of that disc) away, and
 #: 2.75 for two discs half a diameter apart, which are not one object.
 SCATTERED = 2.0
+#: Smoothness is a second difference in time.
+LEAST_FRAMES = 3
 #: An object has to be there in this share of the frames.
 PRESENT = 0.8
 
@@ -76,8 +78,9 @@ class Clips:
     def __post_init__(self) -> None:
         _check_pixels("video", self.video, 5)
         n, frames, height, width, _ = self.video.shape
-        if n < 1 or frames < 3 or min(height, width) < 16:
-            raise UserError(f"video {self.video.shape}: at least 1 clip, 3 frames and 16 x 16 pixels are needed")
+        if n < 1 or frames < LEAST_FRAMES or min(height, width) < 16:
+            least = f"at least 1 clip, {LEAST_FRAMES} frames and 16 x 16 pixels are needed"
+            raise UserError(f"video {self.video.shape}: {least}")
         if len(self.captions) != n:
             raise UserError(f"{n} clips need {n} captions, got {len(self.captions)}")
         if self.given.size == 0:

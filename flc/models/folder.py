@@ -26,8 +26,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_safetensors(path: Path) -> None:
-    """The file's length must be what its header says; catches truncated and corrupted downloads."""
+def header(path: Path) -> dict[str, Any]:
+    """The tensors that a safetensors file describes. The file's length must be what they add up to, which catches
+    truncated and corrupted downloads."""
     size = path.stat().st_size
     fault = f"{path} is truncated or corrupted: download it again"
     if size < 8:
@@ -37,12 +38,14 @@ def check_safetensors(path: Path) -> None:
         if length > min(size - 8, 100_000_000):
             raise UserError(fault)
         try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            described = json.loads(file.read(length))
+            entries = {name: entry for name, entry in described.items() if name != "__metadata__"}
+            ends = [entry["data_offsets"][1] for entry in entries.values()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(fault) from error
     if size != 8 + length + max(ends, default=0):
         raise UserError(fault)
+    return entries
 
 
 def check_weights(folder: Path) -> None:
@@ -58,27 +61,45 @@ def check_weights(folder: Path) -> None:
             if not (folder / name).exists():
                 raise UserError(f"{folder / name} is missing though {index.name} names it: download it again")
     for file in files:
-        check_safetensors(file)
+        header(file)
 
 
-def check(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+WEIGHTED = ("transformer", "vae", "text_encoder")
+#: What a component is nothing without: one file of each group.
+FILES = {
+    "tokenizer": (("tokenizer_config.json",), ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")),
+    "scheduler": (("scheduler_config.json",),),
+    **{name: (("config.json",),) for name in WEIGHTED},
+}
+
+
+def check_component(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing though model_index.json names it: download it again")
+    for names in FILES.get(folder.name, ()):
+        if not any((folder / name).exists() for name in names):
+            raise UserError(f"{folder} holds no {' or '.join(names)}: download it again")
+    if folder.name in WEIGHTED:
+        check_weights(folder)
+
+
+def check(folder: Path, flag: str = "--model") -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline index and transformer config of a diffusers folder; `UserError` for anything else."""
     if not folder.exists():
-        raise UserError(f"--model {folder} does not exist")
+        raise UserError(f"{flag} {folder} does not exist")
     if folder.is_file():
         kind = "a pickle checkpoint" if folder.suffix in PICKLES else "a single file"
-        raise UserError(f"--model {folder} is {kind}: give a diffusers folder with safetensors weights")
+        raise UserError(f"{flag} {folder} is {kind}: give a diffusers folder with safetensors weights")
     if not (folder / "model_index.json").exists():
-        raise UserError(f"--model {folder} has no model_index.json: give a diffusers pipeline folder")
+        raise UserError(f"{flag} {folder} has no model_index.json: give a diffusers pipeline folder")
     index = read_json(folder / "model_index.json")
     config = folder / "transformer" / "config.json"
     if not config.exists():
         raise UserError(f"{config} is missing: {index.get('_class_name', 'this pipeline')} has no transformer here")
-    for component in ("transformer", "vae", "text_encoder"):
-        if (folder / component).is_dir():
-            check_weights(folder / component)
-        elif component in index:
-            raise UserError(f"{folder / component} is missing though model_index.json names it: download it again")
+    # a component is named as [library, class]; [null, null] is one that the pipeline does without
+    named = [n for n, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None]
+    for component in named:
+        check_component(folder / component)
     return index, read_json(config)
 
 

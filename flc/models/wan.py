@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from flc.api import ModelAdapter
 from flc.errors import UserError
 from flc.models.condition import Condition
-from flc.models.folder import NOTES, read_json
+from flc.models.folder import NOTES, WEIGHTED, read_json
+from flc.models.loaded import check_loaded
 from flc.models.text_padding import BiasedCrossAttention, collapse, text_lengths
 from flc.schedule import FewStepSchedule, Sampler
 
@@ -32,6 +33,19 @@ def running_dtype(transformer: Any) -> torch.dtype:
     """The precision a Wan transformer runs in. Its first parameter would mislead: diffusers keeps the scale-shift
     tables and some norms in float32 whatever is asked for."""
     return transformer.patch_embedding.weight.dtype
+
+
+def read_pipeline(cls: Any, folder: Path, **options: Any) -> Any:
+    """A stock pipeline of a folder, whole and finite."""
+    try:
+        pipe = cls.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{folder} does not load as a Wan pipeline: {str(error).splitlines()[0]}") from error
+    for name in WEIGHTED:
+        if getattr(pipe, name) is None:
+            raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
+        check_loaded(getattr(pipe, name), folder / name)
+    return pipe
 
 
 class WanAdapter(ModelAdapter):
@@ -57,10 +71,7 @@ class WanAdapter(ModelAdapter):
         """Read a folder that `flc.models.folder.check` has passed."""
         self.device, self._texts = torch.device(device), {}
         self.notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
-        try:
-            self.pipe = WanPipeline.from_pretrained(folder, torch_dtype=DTYPES[dtype], local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(f"{folder} does not load as a Wan pipeline: {str(error).splitlines()[0]}") from error
+        self.pipe = read_pipeline(WanPipeline, folder, torch_dtype=DTYPES[dtype])
         self._refuse_unsupported(folder)
         self.pipe.set_progress_bar_config(disable=True)
         # One precision per component, decided here: the autoencoder stays in float32 as Wan's own examples have it.
@@ -225,4 +236,4 @@ class WanAdapter(ModelAdapter):
 
     def stock_pipeline(self, folder: Path, with_image: bool) -> Any:
         cls = WanImageToVideoPipeline if with_image else WanPipeline
-        return cls.from_pretrained(folder, local_files_only=True)
+        return read_pipeline(cls, folder)

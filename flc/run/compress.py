@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
 from flc.run.folders import check_out, require, write_whole
-from flc.run.job import Job
+from flc.run.job import STAGES, Job
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
 
@@ -76,11 +76,12 @@ def signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def make_job(values: dict[str, Any]) -> Job:
+def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
+    """The job of a command that runs the `planned` stages, checked."""
     recipe = completed(recipe_from(values))
     ranks = from_environment(recipe.engine, recipe.device)
     job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
-    job.check()
+    job.check(planned)
     return job
 
 
@@ -133,7 +134,7 @@ def stage(name: str, values: dict[str, Any]) -> None:
     fresh = name == "score" or alone  # the other stages go on in a folder by their nature
     check_out(values["out"], values["resume"] or not fresh)
     inputs = [] if alone else stage_inputs(name, values)
-    job = make_job(values)
+    job = make_job(values, [name])
     with signals():
         if name == "score":
             begin(job, values["resume"])

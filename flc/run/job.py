@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 
 from flc.api import Budget
-from flc.data.source import read_manifest
+from flc.data.source import read_manifest, read_video
 from flc.errors import UserError
+from flc.evaluate.clips import LEAST_FRAMES
 from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
@@ -21,6 +23,10 @@ from flc.registry import create, registry
 from flc.run.console import Console
 from flc.run.folders import nearest_existing
 from flc.train.launch import Ranks
+
+STAGES = ("score", "prune", "recover", "distill", "export", "evaluate")
+#: Those that read the user's clips.
+READ_DATA = {"score", "recover", "distill", "evaluate"}
 
 
 @dataclass
@@ -78,24 +84,39 @@ class Job:
         choice = getattr(self.recipe, kind)
         return create(kind, choice.name, choice.options)
 
-    def check(self) -> None:
-        """Everything that can be refused before the first stage; what needs the loaded model comes last."""
+    def check_training(self, stages: Collection[str]) -> None:
+        for name, kind in (("recover", "recovery"), ("distill", "distiller")):
+            if name not in stages or not getattr(self.algorithm(kind), "trains", True):
+                continue
+            if self.recipe.dtype == "float16":
+                raise UserError("--dtype float16 cannot train (gradients underflow): use bfloat16 or float32")
+            batch, world = getattr(self.recipe, name).batch, self.ranks.world
+            if batch % world:
+                near = max(world, batch - batch % world)
+                raise UserError(f"{name}.batch={batch} does not divide over {world} ranks: --set {name}.batch={near}")
+
+    def check(self, stages: Collection[str] = STAGES) -> None:
+        """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
         for kind in ALGORITHMS:
             self.algorithm(kind)
         check_device(self.recipe.device)
         if self.recipe.zero is not None and self.recipe.engine == "plain":
             raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
+        self.check_training(stages)
         hush()  # before the first adapter's import: transformers logs advice while it is imported
         adapter_for(self.model_folder)
         for name in registry().names("metric"):
             registry().load("metric", name)  # a broken one would otherwise end the run at its last stage
-        if self.recipe.data:
-            read_manifest(Path(self.recipe.data))
+        listed = read_manifest(Path(self.recipe.data)) if self.recipe.data else []
         need = 4 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))
         free = shutil.disk_usage(nearest_existing(self.out)).free
         if free < need:
             raise UserError(f"--out {self.out} has {free / 1e9:.3g} GB of disk, about {need / 1e9:.3g} GB are needed")
         _ = self.latent_shape
+        if "evaluate" in stages and self.size[0] < LEAST_FRAMES:
+            raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
+        if listed and not READ_DATA.isdisjoint(stages):
+            read_video(listed[0][0], *self.size)
 
 
 def check_device(device: str) -> None:

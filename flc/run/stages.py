@@ -11,6 +11,7 @@ from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
 from flc.errors import UserError
 from flc.models.folder import check_weights, read_json
+from flc.models.loaded import check_loaded
 from flc.models.view import removed
 from flc.run.folders import run_stage
 from flc.run.job import Job
@@ -106,8 +107,12 @@ def load_transformer(job: Job, folder: Path) -> Any:
     """The transformer of a stage's folder (or a transformer folder itself), ready for this adapter."""
     path = folder / "transformer" if (folder / "transformer").exists() else folder
     check_weights(path)
-    cls = type(job.adapter.transformer)
-    module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True)
+    cls: Any = type(job.adapter.transformer)
+    try:
+        module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path} does not load as a {cls.__name__}: {str(error).splitlines()[0]}") from error
+    check_loaded(module, path)
     return job.adapter.prepare(module.requires_grad_(False).eval().to(job.adapter.device))
 
 

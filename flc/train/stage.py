@@ -13,7 +13,6 @@ from torch import nn
 from flc.api import Batch, Objective, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.draws import StepDraws
-from flc.errors import UserError
 from flc.recipe import TrainStage
 from flc.train.engine import Engine, PlainEngine
 from flc.train.health import Health, warning
@@ -41,9 +40,7 @@ def train_stage(
 ) -> dict[str, Any]:
     """Train `objective` from `source`; writes `transformer/` and `log.jsonl` into `folder`. Returns facts."""
     roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
-    if options.batch % world:
-        raise UserError(f"{name}.batch={options.batch} does not divide over {world} ranks")
-    local = options.batch // world
+    local = options.batch // world  # `Job.check` has seen that it divides
     job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
     modules = build(adapter, source, roles, job.recipe.seed)
     if options.checkpointing:

@@ -8,13 +8,25 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from flc.data.source import write_video
+from flc.errors import UserError
 from flc.models.folder import EMBEDDED
+from flc.models.loaded import check_finite
+from flc.recipe import resolve
 from flc.registry import registry
+from flc.run.console import Console
+from flc.run.job import Job
+from flc.run.stages import load_transformer
+from flc.train.launch import Ranks
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 
@@ -93,6 +105,11 @@ FLAGS = {
     "option out of bounds": (["--set", "pruner.samples=1"], ["pruner.samples='1'", "greater than or equal to 2"]),
     "option no number": (["--set", "teacher.beta1=much"], ["teacher.beta1='much'", "number"]),
     "tuple too long": (["--set", "distiller.betas=[0,0.5,1]"], ["distiller.betas", "2 items"]),
+    "beta of one": (["--set", "distiller.betas=[0,1]"], ["distiller.betas", "at least 0 and less than 1"]),
+    "beta below zero": (["--set", "distiller.betas=[-0.1,0.9]"], ["distiller.betas", "at least 0 and less than 1"]),
+    "times in the wrong order": (["--set", "distiller.time_min=0.98"], ["distiller.time_max", "greater than time_min"]),
+    "unknown row": (["--set", 'evaluate.rows=["teacher"]'], ["evaluate.rows.0='teacher'", "'student'"]),
+    "training in float16": (["--dtype", "float16"], ["--dtype float16 cannot train", "use bfloat16"]),
     "stage out of bounds": (["--set", "distill.batch=0"], ["distill.batch='0'", "greater than or equal to 1"]),
     "section is no section": (["--set", "steps.count=4"], ["steps", "integer"]),
     "device nonsense": (["--device", "toaster"], ["--device 'toaster'", "cpu, cuda"]),
@@ -220,6 +237,26 @@ def test_data_with_a_manifest_that_names_a_missing_video(refused, unloaded, plac
     assert "captions.jsonl line 1" in line and "a.mp4 does not exist" in line
 
 
+def clips_of(folder: Path, frames: int | None) -> Path:
+    """A --data folder of one video, or of one that is none."""
+    folder.mkdir()
+    (folder / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}\n')
+    if frames is None:
+        (folder / "a.mp4").write_bytes(b"no video")
+    else:
+        write_video(folder / "a.mp4", np.zeros((frames, 48, 48, 3)))
+    return folder
+
+
+@pytest.mark.parametrize("command", ["compress", "score"])
+def test_data_whose_first_video_is_none_or_too_short(refused, place, command):
+    clips_of(place / "none", None)
+    assert "none/a.mp4 cannot be read as a video" in refused(command, "--out", "run", "--data", "none")
+    clips_of(place / "short", 5)
+    line = refused(command, "--out", "run", "--data", "short", "--frames", "9")
+    assert "short/a.mp4 has 5 frames, 9 are needed: give --frames 5" in line
+
+
 # -- devices and processes -------------------------------------------------------------------------------------
 
 
@@ -242,6 +279,25 @@ def test_several_processes_with_the_plain_engine(refused, unloaded, monkeypatch)
     assert "2 processes" in line and "--engine deepspeed" in line
 
 
+@pytest.mark.parametrize("name", ["recover", "distill"])
+def test_a_batch_that_does_not_divide_over_the_ranks(place, unloaded, name):
+    recipe = resolve(
+        {"engine": "deepspeed"}, {}, {"recover": {"batch": 6}, "distill": {"batch": 6}, name: {"batch": 7}}
+    )
+    job = Job(recipe, place / "run", Console(quiet=True), Ranks(world=3))
+    with pytest.raises(UserError, match=rf"{name}.batch=7 does not divide over 3 ranks: --set {name}.batch=6"):
+        job.check()
+
+
+def test_float16_is_refused_where_something_is_trained_only(place, monkeypatch):
+    monkeypatch.setattr("flc.models.wan.WanAdapter.load", lambda *a: (_ for _ in ()).throw(KeyError("loaded")))
+    job = Job(resolve({"dtype": "float16"}, {}, {}), place / "run", Console(quiet=True))
+    with pytest.raises(KeyError, match="loaded"):
+        job.check(["evaluate"])
+    with pytest.raises(UserError, match="float16"):
+        job.check(["distill"])
+
+
 # -- sizes: these need the model -------------------------------------------------------------------------------
 
 
@@ -249,7 +305,8 @@ def test_several_processes_with_the_plain_engine(refused, unloaded, monkeypatch)
     ("flag", "value", "says"),
     [("--height", 40, "--height 40 must be a positive multiple of 16"),
      ("--width", 8, "--width 8 must be a positive multiple of 16"),
-     ("--frames", 16, "--frames 16 must be one more than a multiple of 4")],
+     ("--frames", 16, "--frames 16 must be one more than a multiple of 4"),
+     ("--frames", 1, "--frames 1: the metrics need 3 frames or more")],
 )  # fmt: skip
 def test_sizes_that_do_not_fit_the_model(refused, flag, value, says):
     assert says in refused("compress", "--out", "run", flag, value)
@@ -328,7 +385,22 @@ def without_vae(model: Path) -> None:
     shutil.rmtree(model / "vae")
 
 
+def without_tokenizer(model: Path) -> None:
+    shutil.rmtree(model / "tokenizer")
+
+
+def without_tokenizer_json(model: Path) -> None:
+    (model / "tokenizer" / "tokenizer.json").unlink()
+
+
+def without_scheduler(model: Path) -> None:
+    (model / "scheduler" / "scheduler_config.json").unlink()
+
+
 DAMAGES = {
+    without_tokenizer: ["model/tokenizer is missing though model_index.json names it"],
+    without_tokenizer_json: ["model/tokenizer holds no tokenizer.json"],
+    without_scheduler: ["model/scheduler holds no scheduler_config.json"],
     truncate: [f"model/{WEIGHTS} is truncated or corrupted", "download it again"],
     corrupt_header: [f"model/{WEIGHTS} is truncated or corrupted"],
     corrupt_length: [f"model/{WEIGHTS} is truncated or corrupted"],
@@ -358,6 +430,70 @@ def test_a_model_folder_that_does_not_hold_what_its_config_says(refused, model):
     config = json.loads((model / "transformer" / "config.json").read_text())
     (model / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": config["ffn_dim"] * 2}))
     assert "model does not load as a Wan pipeline" in refused("compress", "--out", "run", "--model", "model")
+
+
+def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def poison(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name].view(-1)[-1] = value
+
+    return change
+
+
+VAE, TEXT = "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
+LAST = "blocks.9.ffn.net.2.weight"
+TENSORS = {
+    "missing from the transformer": (WEIGHTS, lambda t: t.pop(LAST), ["model/transformer lacks", LAST]),
+    "missing from the autoencoder": (VAE, lambda t: t.pop("quant_conv.weight"), ["model/vae lacks", "quant_conv"]),
+    "missing from the text encoder": (TEXT, lambda t: t.pop("shared.weight"), ["model/text_encoder lacks", "shared"]),
+    "unexpected": (WEIGHTS, lambda t: t.update(extra=torch.zeros(1)), [WEIGHTS, "holds extra", "config.json"]),
+    "not a number": (WEIGHTS, poison(LAST, float("nan")), [WEIGHTS, LAST, "not finite"]),
+    "infinite": (TEXT, poison("shared.weight", float("-inf")), [TEXT, "shared.weight", "not finite"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_that_are_missing_unexpected_or_not_finite(refused, model, case):
+    """Stock loaders take every one of these."""
+    file, change, expected = TENSORS[case]
+    rewrite(model / file, change)
+    line = refused("score", "--out", "run", "--model", "model")
+    for part in expected:
+        assert part in line, line
+
+
+def test_a_config_with_fewer_blocks_than_the_weights(refused, model):
+    config = json.loads((model / "transformer" / "config.json").read_text())
+    (model / "transformer" / "config.json").write_text(json.dumps(config | {"num_layers": config["num_layers"] - 1}))
+    line = refused("compress", "--out", "run", "--model", "model")
+    assert "holds blocks.9." in line and "model/transformer/config.json has no place" in line
+
+
+def test_generate_refuses_an_incomplete_model_too(refused, model):
+    rewrite(model / WEIGHTS, poison(LAST, float("nan")))
+    assert LAST in refused("generate", "model", "--prompt", "a cat")
+
+
+@pytest.mark.parametrize("change", [lambda t: t.pop(LAST), poison(LAST, float("nan"))], ids=["missing", "nan"])
+def test_weights_of_the_user_are_held_to_the_same(adapter, model, change):
+    job = SimpleNamespace(adapter=adapter)
+    rewrite(model / WEIGHTS, change)
+    with pytest.raises(UserError, match=LAST):
+        load_transformer(job, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_finiteness_is_checked_in_every_precision(place, dtype):
+    module = torch.nn.Linear(2, 2).to(dtype)
+    check_finite(module, place)
+    module.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="bias is not finite"):
+        check_finite(module, place)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "a single file"), ("m.bin", "a pickle checkpoint")])

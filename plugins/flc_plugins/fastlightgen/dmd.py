@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from flc.api import Batch, Draws, Loss, Nets, Optim, Role, StepDistiller, View, option
@@ -54,6 +55,20 @@ class DmdDistiller(StepDistiller):
             "pruned", "fake starts from v_pruned or v_unpruned", "paper; Table 9"
         )
         rank: int = option(32, "rank of a LoRA fake", "ours", ge=1)
+
+        @field_validator("betas")
+        @classmethod
+        def _averages(cls, betas: tuple[float, float]) -> tuple[float, float]:
+            if not all(0 <= beta < 1 for beta in betas):
+                raise ValueError("both should be at least 0 and less than 1")
+            return betas
+
+        @field_validator("time_max")
+        @classmethod
+        def _after_time_min(cls, time_max: float, others: ValidationInfo) -> float:
+            if time_max <= others.data.get("time_min", 0):
+                raise ValueError(f"should be greater than time_min, {others.data['time_min']}")
+            return time_max
 
     @property
     def sampler(self) -> Literal["sde", "ode"]:  # type: ignore[override]

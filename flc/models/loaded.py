@@ -1,0 +1,55 @@
+"""What was loaded is what the files hold. Stock loaders leave a tensor that is missing untrained or on the meta
+device, and drop one that the config has no place for (a lowered depth field silently keeps the first blocks)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flc.errors import UserError
+from flc.models.folder import header
+
+#: The files that stock loaders read; others (variants such as `model.fp16.safetensors`) are not.
+READ = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
+
+
+def tensors(folder: Path) -> dict[str, Path]:
+    """Name of every tensor of a component, and its file."""
+    files = [f for f in sorted(folder.glob("*.safetensors")) if READ.fullmatch(f.name)]
+    return {name: file for file in files for name in header(file)}
+
+
+def check_names(module: nn.Module, folder: Path) -> None:
+    """The files hold every tensor of `module` (of tied ones any) and no other."""
+    held, own = tensors(folder), module.state_dict(keep_vars=True)
+    present = {id(own[name]) for name in held if name in own}  # tied weights are one object under several names
+    for name, value in own.items():
+        if id(value) not in present:
+            raise UserError(f"{folder} lacks the tensor {name}, which its config.json asks for: download it again")
+    ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
+    for name, file in held.items():
+        if name not in own and not any(re.search(pattern, name) for pattern in ignored):
+            raise UserError(
+                f"{file} holds {name}, for which {folder / 'config.json'} has no place: download both again"
+            )
+
+
+def check_finite(module: nn.Module, folder: Path) -> None:
+    held = tensors(folder)
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and value.numel():
+            ends = torch.stack(torch.aminmax(value))  # NaN goes through both; unlike isfinite(value) it needs no copy
+            if not ends.isfinite().all():
+                where = held.get(name, folder)
+                raise UserError(
+                    f"{where}: {name} is not finite in {value.dtype}: download it again, or --dtype float32"
+                )
+
+
+def check_loaded(module: Any, folder: Path) -> None:
+    check_names(module, folder)
+    check_finite(module, folder)
