@@ -54,7 +54,8 @@ def main() -> None:
         row = Row(title, title, net, scheduler, n, 1.0, declared["parameters"])
         made, seconds = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), 24, lambda: None)
         rows.append(score_row(row, made, reference(size), seconds))
-        print(title, round(rows[-1]["average"], 3), rows[-1]["words"], flush=True)
+        shown = {n: rows[-1]["scores"][n] for n in ("distribution", "diversity")}
+        print(title, round(rows[-1]["average"], 3), rows[-1]["words"], shown, flush=True)
     write("edges", f"python -m benchmarks.edges --run {args.run.name}", {"seed": SEED, "clips": CLIPS, "rows": rows})
 
 

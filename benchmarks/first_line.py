@@ -40,7 +40,10 @@ def main() -> None:
         "peak_memory_gb": megabytes / 1024,
         "help_seconds": median(helps),
         "seed": metrics["seed"],
-        "averages": {row["name"]: row["average"] for row in metrics["rows"]},
+        "rows": {
+            row["name"]: {"average": row["average"], **{n: row["scores"][n] for n in ("distribution", "diversity")}}
+            for row in metrics["rows"]
+        },
     }
     print(write("first_line", "python -m benchmarks.first_line", values).read_text())
 

@@ -23,6 +23,7 @@ from flc.flow import noised
 from flc.losses import tweedie_error
 
 Kept = dict[str, tuple[int, ...]]
+Data = Callable[[], Iterator[Sample]]
 
 
 class ElboPruner(Pruner):
@@ -31,7 +32,9 @@ class ElboPruner(Pruner):
         greedy: bool = option(False, "re-score after each removal instead of ranking once", "ours; paper ranks once")
 
     def plan(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> PrunePlan:
-        data = list(batches(self.options.samples))
+        def data() -> Iterator[Sample]:
+            return batches(self.options.samples)  # the same clips, noise and times at every call
+
         errors = self.errors(model, data)
         baseline = errors.pop(None)
         scores = {s: [float(errors[s, i].mean()) for i in range(len(w))] for s, w in model.weights.items()}
@@ -48,24 +51,24 @@ class ElboPruner(Pruner):
         return PrunePlan(kept, scores, details)
 
     def errors(
-        self, model: PrunableModel, data: list[Sample], kept: Kept | None = None
+        self, model: PrunableModel, data: Data, kept: Kept | None = None
     ) -> dict[tuple[str, int] | None, Tensor]:
         """Per-clip E (clips,) of the whole network (key None) and of each skip-one variant."""
         parts: dict[tuple[str, int] | None, list[Tensor]] = {}
-        for s in data:
+        for s in data():
             x_t = noised(s.x0, s.x1, s.t)
             for skipped, v in model.skip_each(s, kept):
                 parts.setdefault(skipped, []).append(tweedie_error(x_t, v, s.t, s.x0, s.cond.free(s.x0)))
         return {skipped: torch.cat(values).cpu().double() for skipped, values in parts.items()}
 
-    def _error(self, model: PrunableModel, data: list[Sample], view: View) -> Tensor:
+    def _error(self, model: PrunableModel, data: Data, view: View) -> Tensor:
         parts = []
-        for s in data:
+        for s in data():
             x_t = noised(s.x0, s.x1, s.t)
             parts.append(tweedie_error(x_t, model.velocity(s, view), s.t, s.x0, s.cond.free(s.x0)))
         return torch.cat(parts).cpu().double()
 
-    def _greedy(self, model: PrunableModel, data: list[Sample], budget: Budget) -> Kept:
+    def _greedy(self, model: PrunableModel, data: Data, budget: Budget) -> Kept:
         kept: Kept = {s: tuple(range(len(w))) for s, w in model.weights.items()}
         while not budget.fits(kept) and sum(map(len, kept.values())) > 1:
             errors = self.errors(model, data, kept)
