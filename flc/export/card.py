@@ -16,7 +16,7 @@ torch.manual_seed(0)  # the scheduler of an sde student draws from the global ge
 video = pipe(
     "{declared["example"]}",
     height={height}, width={width}, num_frames={frames},
-    num_inference_steps={declared["steps"]}, guidance_scale=1.0,
+    num_inference_steps={declared["steps"]}, guidance_scale={declared["guidance"]},
     generator=torch.Generator().manual_seed(0),
 ).frames[0]
 export_to_video(video, "clip.mp4", fps=8)"""
@@ -37,6 +37,13 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
         if sampler == "sde"
         else "`generator` alone fixes the result"
     )
+    free = declared["guidance"] == 1
+    guidance = "no guidance" if free else f"guidance {declared['guidance']:g}"
+    limit = (
+        "- Guidance is distilled in: `guidance_scale` above 1 is off the training distribution."
+        if free
+        else "- Steps and guidance are the base model's kind: nothing was distilled."
+    )
     kept = "; ".join(f"{s}: {', '.join(map(str, b))}" for s, b in declared["kept"].items())
     return f"""---
 license: {declared["license"]}
@@ -49,7 +56,7 @@ tags: [flc, distillation, pruning]
 # {declared["steps"]}-step student of {base}
 
 {declared["parameters"] / 1e6:.2f}M transformer parameters ({declared["share"]:.0%} of the base transformer's blocks
-by parameters), {declared["steps"]} sampling steps, no guidance. Made with flc: pruner `{declared["pruner"]}`,
+by parameters), {declared["steps"]} sampling steps, {guidance}. Made with flc: pruner `{declared["pruner"]}`,
 recovery `{declared["recovery"]}`, distiller `{declared["distiller"]}`, teacher `{declared["teacher"]}`.
 
 ```python
@@ -69,7 +76,7 @@ Means over generated clips, on the machine that made this student; `flc evaluate
 ## Limits
 
 - Trained at {declared["size"][0]} frames of {declared["size"][1]}x{declared["size"][2]}; other sizes are untested.
-- Guidance is distilled in: `guidance_scale` above 1 is off the training distribution.
+{limit}
 - The base model's licence and limits hold. Blocks of the base model that were kept: {kept}. A LoRA of the base
   model does not fit: its blocks carry other numbers here.
 

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from flc.api import ModelAdapter
 from flc.errors import UserError
+from flc.models.attention import recording
 from flc.models.condition import Condition
 from flc.models.folder import NOTES, read_json
 from flc.models.text_padding import BiasedCrossAttention, collapse, text_lengths
+from flc.models.view import blocks_of
 from flc.schedule import FewStepSchedule, Sampler
 
 TEXT_ROWS = 512  # stock pipelines pad every prompt to this many rows (max_sequence_length)
@@ -88,6 +90,16 @@ class WanAdapter(ModelAdapter):
     @property
     def transformer(self) -> nn.Module:
         return self.pipe.transformer
+
+    @property
+    def width(self) -> int:
+        """Size D of a token's hidden state."""
+        config: Any = self.pipe.transformer.config
+        return config.num_attention_heads * config.attention_head_dim
+
+    def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
+        """(B, F, N, D) of a block's hidden states (B, F N, D): Wan's tokens run over a frame's rows, then frames."""
+        return hidden.unflatten(1, (frames, -1))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -195,6 +207,10 @@ class WanAdapter(ModelAdapter):
             text, self.processor.bias = collapse(text, TEXT_ROWS)
         v = call(cond.clamp(x).to(dtype), t.float() * TIME_SCALE, text, return_dict=False)[0]
         return v.float() * cond.free(x)
+
+    def recording_attention(self, frames: int, queries: int) -> Any:
+        """A context in which one forward pass records each block's cross-frame share of attention."""
+        return recording({s: blocks_of(self.transformer, s) for s in self.stacks}, frames, queries)
 
     # -- deployment ---------------------------------------------------------------------------------------
 

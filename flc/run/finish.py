@@ -42,7 +42,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         total = sum(map(sum, weights.values()))
         share = sum(weights[s][i] for s, blocks in plan["kept"].items() for i in blocks) / total
         facts = {"kept": plan["kept"], "pruner": plan["pruner"], "recovery": job.recipe.recovery.name, "share": share,
-                 "size": job.size, "guidance": 1.0, "parameters": sum(p.numel() for p in student.parameters()),
+                 "size": job.size, "parameters": sum(p.numel() for p in student.parameters()),
                  "base_model": job.recipe.model or "flc tiny-wan (embedded)",
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
         write_pipeline(job.adapter, student, schedule, declared | facts, folder)
@@ -98,13 +98,14 @@ def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Pa
     gone = sum(w for s, ws in weights.items() for i, w in enumerate(ws) if i not in kept[s])
     small = sum(p.numel() for p in adapter.transformer.parameters()) - gone
     healed = of(recovered, View(kept))
+    student = f"student, {few} steps" + (", guided" if declared["guidance"] != 1 else "")
     table = [
         Entry("teacher-many", f"teacher, {many} steps, guided", many, guidance, plain(), of(None)),
         Entry("teacher-few-guided", f"teacher, {few} steps, guided", few, guidance, plain(), of(None)),
         Entry("teacher-few", f"teacher, {few} steps", few, 1.0, plain(), of(None)),
         Entry("pruned", f"pruned only, {many} steps, guided", many, guidance, plain(), of(pruned)),
         Entry("recovered", f"recovered, {many} steps, guided", many, guidance, plain(), healed, small),
-        Entry("student", f"student, {few} steps", few, 1.0, own, of(distilled)),
+        Entry("student", student, few, declared["guidance"], own, of(distilled)),
     ]
     unknown = sorted(set(r.evaluate.rows) - {entry.name for entry in table})
     if unknown:

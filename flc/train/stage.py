@@ -46,15 +46,18 @@ def train_stage(
     local = options.batch // world
     job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
     modules = build(adapter, source, roles, job.recipe.seed)
+    networks = {role: module for role, module in modules.items() if roles[role].train != "head"}
     if options.checkpointing:
-        for module in {id(m): m for m in modules.values()}.values():
+        for module in {id(m): m for m in networks.values()}.values():
             module.enable_gradient_checkpointing()  # type: ignore[operator]
     everything = dict(modules) | ({"teacher": source} if teacher else {})
     engine = make_engine(job.recipe.engine, job.zero, everything, roles, local)
+    own = ("full", "follow")  # such a role's module holds its view's blocks and no others
     nets = {
-        role: RoleNet(adapter, module, engine.call(role), View() if roles[role].train == "full" else roles[role].view)
-        for role, module in modules.items()
+        role: RoleNet(adapter, module, engine.call(role), View() if roles[role].train in own else roles[role].view)
+        for role, module in networks.items()
     }
+    heads = {role: engine.call(role) for role in modules if role not in networks}
     composed = None
     if teacher:
         frozen = RoleNet(adapter, source, engine.call("teacher"), View())
@@ -76,8 +79,8 @@ def train_stage(
         def batch_at(draws: StepDraws) -> Batch:
             return data.random_batch(draws, local, options.given_share)
 
-        train(objective, RoleNets(nets, composed), engine, batch_at, loop, checkpoints, on_step)
-    for module in {id(m): m for m in modules.values()}.values():
+        train(objective, RoleNets(nets, composed, heads), engine, batch_at, loop, checkpoints, on_step)
+    for module in {id(m): m for m in networks.values()}.values():
         module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
     state = engine.export("student")
     state = watch.rescued() or state
