@@ -128,7 +128,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def preset_values(embedded: bool, name: str) -> dict[str, Any]:
-    """The stage lengths of a preset, and under `algorithms` options that go to an algorithm when it is chosen."""
+    """The stage lengths of a preset, and under `algorithms`, by kind, options that go to an algorithm when it is
+    chosen."""
     return read_yaml(PRESETS / f"{'tiny' if embedded else 'large'}-{name}.yaml")
 
 
@@ -145,7 +146,7 @@ def resolve(file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[st
             chosen = merge({kind: values[kind]}, {kind: given[kind]} if kind in given else {})[kind]
             chosen = chosen.get("name") if isinstance(chosen, dict) else None
             if isinstance(chosen, str):  # anything else is refused below
-                values[kind] = {"name": chosen, **per_algorithm.get(chosen, {})}
+                values[kind] = {"name": chosen, **per_algorithm.get(kind, {}).get(chosen, {})}
     return checked(Recipe, merge(values, given), where="recipe")
 
 
