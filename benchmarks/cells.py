@@ -86,7 +86,9 @@ class Runs:
         if not (out / "recover" / "done.json").exists():
             begin(out, recipe)
             for stage in ("score", "prune", "recover"):
-                if call([stage, "--resume", "--out", str(out)] if stage == "score" else [stage, "--out", str(out)], out):
+                if call(
+                    [stage, "--resume", "--out", str(out)] if stage == "score" else [stage, "--out", str(out)], out
+                ):
                     return  # the cells that need it will say why
 
     def _cell(self, cell: Cell, seed: int) -> None:
