@@ -21,10 +21,12 @@ from typing import Any
 import yaml
 
 from benchmarks.common import ROOT, spread
-from flc.recipe import Recipe, lock_text, merge, resolve
+from flc.recipe import Choice, Recipe, lock_text, merge, resolve
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
+#: Kinds with a learning rate of their own, searched for by `benchmarks.search`.
+RATED = ("recovery", "distiller")
 #: Recipe fields that decide each shared stage, from the first to the last; later stages need the earlier ones' too.
 STEMS = {
     "data": ("model", "data", "seed", "height", "width", "frames", "dtype", "device", "prepare"),
@@ -44,7 +46,19 @@ class Cell:
 
     def at(self, scale: str, seed: int) -> Recipe:
         base = yaml.safe_load((SCALES / f"{scale}.yaml").read_text())
-        return completed(resolve(merge(merge(base, self.values), {"seed": seed}), {}, {}))
+        rates = base.pop("rates", {})
+        recipe = resolve(merge(merge(base, self.values), {"seed": seed}), {}, {})
+        return completed(recipe.model_copy(update={kind: rated(recipe, kind, rates, self.values) for kind in RATED}))
+
+
+def rated(recipe: Recipe, kind: str, rates: dict[str, Any], values: dict[str, Any]) -> Choice:
+    """The algorithm of this kind with its best learning rate of the scale, unless the cell gives one."""
+    choice: Choice = getattr(recipe, kind)
+    given = values.get(kind)
+    best = rates.get(kind, {}).get(choice.name)
+    if best is None or (isinstance(given, dict) and "lr" in given):
+        return choice
+    return Choice(name=choice.name, **choice.options | best)
 
 
 def digest(values: Any) -> str:
