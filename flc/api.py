@@ -1,5 +1,5 @@
 """The interfaces an algorithm implements. A plugin imports from here and from the pure rooms
-(`flc.flow`, `flc.losses`, `flc.rollout`) only.
+(`flc.flow`, `flc.losses`, `flc.rollout`, `flc.matching`) only.
 
 An algorithm never sees an optimizer, device, rank, logger or checkpoint: it asks for velocities and
 returns numbers; the core decides how they are computed. Shapes: B samples, C latent channels, F latent
@@ -235,7 +235,8 @@ class Role:
     view   which blocks of the incoming weights it holds; blocks outside it are removed for good.
     train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen; head: a trained
            module of the algorithm's own, which `head(width)` makes for hidden states of that width (zeros and
-           draws of torch's global generator only: the core seeds it); follow: the moving average of role `of`.
+           draws of torch's global generator only: the core seeds it); follow: the moving average of the full role
+           `of`.
     ema    decay of the averaged weights that the stage hands on, 0 for none; of a follower, its average's.
     """
 

@@ -44,10 +44,14 @@ class Recorder(WanAttnProcessor):
     def measure(self, attn: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         tokens = hidden.shape[1]
         chosen = torch.linspace(0, tokens - 1, min(self.queries, tokens), device=hidden.device).round().long()
+        attention = self.attention(attn, hidden, rotary, chosen)
+        return cross_frame_share(attention, chosen // (tokens // self.frames), self.frames)
+
+    def attention(self, attn: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], chosen: Tensor) -> Tensor:
+        """(B, heads, Q, tokens) of the chosen queries, in float32."""
         q, k = attn.norm_q(attn.to_q(hidden)), attn.norm_k(attn.to_k(hidden))
         q, k = (rotated(part.unflatten(2, (attn.heads, -1)), rotary).transpose(1, 2).float() for part in (q, k))
-        logits = q[:, :, chosen] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-        return cross_frame_share(logits.softmax(-1), chosen // (tokens // self.frames), self.frames)
+        return (q[:, :, chosen] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 
 @contextmanager

@@ -91,8 +91,7 @@ class WanAdapter(ModelAdapter):
     def transformer(self) -> nn.Module:
         return self.pipe.transformer
 
-    @property
-    def width(self) -> int:
+    def width(self, transformer: nn.Module) -> int:
         """Size D of a token's hidden state."""
         config: Any = self.pipe.transformer.config
         return config.num_attention_heads * config.attention_head_dim
@@ -215,6 +214,8 @@ class WanAdapter(ModelAdapter):
     # -- deployment ---------------------------------------------------------------------------------------
 
     def schedule(self, steps: int, shift: float, sampler: Sampler) -> FewStepSchedule:
+        if frames < 2:
+            raise UserError("clips of one latent frame have no attention across frames: give more --frames")
         """The n-step, shift-k schedule from a plain `set_timesteps(n)`, as `WanPipeline` calls it.
 
         The scheduler shifts its table and then the grid drawn from it, and the grid ends at the table's

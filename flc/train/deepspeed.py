@@ -173,7 +173,13 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def _lead(self, follower: str) -> None:
-        """The average's values into the follower's weights; under ZeRO-3 its shards lie as the leader's do."""
+        """The average's values into the follower's weights; under ZeRO-3 its shards lie as the leader's do.
+
+        ZeRO-3 keeps small parameters whole after a forward and gathers them again after an optimizer's step only:
+        a follower has none, so what was gathered of its old weights is dropped here.
+        """
+        if self.zero == 3:
+            self._engine(follower).optimizer.partition_all_parameters()
         for name, p in self.modules[follower].named_parameters():
             held(p).copy_(self.averages[follower].values[name])
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from flc.api import Draws, Query, Role, TeacherComposer, View
+from flc.errors import UserError
 from flc.models.condition import Condition, join
 from flc.models.view import Inject, Tap, blocks_of, exchanged, removed, view
 
 #: The linear layers of a block that a LoRA adapter goes on.
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 ADAPTER = "flc"
+#: What engines call the incoming weights as the teacher evaluates them: no role's name.
+TEACHER = "(teacher)"
 
 
 def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role], seed: int = 0) -> dict[str, nn.Module]:
@@ -26,10 +29,11 @@ def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role], seed: int 
     modules: dict[str, nn.Module] = {}
     for name, role in roles.items():
         copied = roles[role.of] if role.train == "follow" else role
+        assert role.train != "follow" or copied.train == "full", f"{name!r} can follow a full role only"
         if copied.train == "full":
             modules[name] = adapter.prepare(removed(source, copied.view.kept, adapter.stacks))
         elif role.train == "head":
-            modules[name] = make_head(role, adapter.width, seed).to(adapter.device)
+            modules[name] = make_head(role, adapter.width(source), seed).to(adapter.device)
     for name, role in roles.items():
         if role.train == "lora":
             add_lora(source, role.rank, seed)
@@ -66,16 +70,20 @@ def trainable(module: nn.Module, role: Role) -> dict[str, nn.Parameter]:
 def adapter_scale(module: nn.Module, scale: float) -> Iterator[None]:
     """Multiply the low-rank branch by `scale` during one call, then put it back to 1.
 
-    The resting scale is 1, the trained role's: a checkpointed block recomputed in a backward meets it again.
+    The resting scale is 1, the trained role's: a checkpointed block recomputed in a backward meets it again. At
+    another scale it would not, so such a call keeps its activations.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers: list[Any] = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+    checkpointing: Any = getattr(module, "gradient_checkpointing", False)
+    module.gradient_checkpointing = checkpointing and scale == 1.0
     for layer in layers:
         layer.scaling[ADAPTER] = scale
     try:
         yield
     finally:
+        module.gradient_checkpointing = checkpointing
         for layer in layers:
             layer.scaling[ADAPTER] = 1.0
 
@@ -112,7 +120,8 @@ class RoleNet:
         with view(self.module, chosen.kept):
             blocks = blocks_of(self.module, stack)
             taps = {max(1, round(depth * len(blocks))): Tap() for depth in depths}
-            assert len(taps) == len(depths), f"depths {depths} fall together on {len(blocks)} blocks"
+            if len(taps) != len(depths):
+                raise UserError(f"depths {list(depths)} fall together on {len(blocks)} blocks: give fewer")
             tapped = [m for i, b in enumerate(blocks[: max(taps)], 1) for m in (b, taps.get(i)) if m is not None]
             with exchanged(self.module, stack, tapped):
                 self.raw(x, t, cond, chosen.adapter)
@@ -218,3 +227,31 @@ class RoleNets:
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         assert self._teacher is not None and self.rng is not None, "this stage has no teacher"
         return self._teacher(x, t, cond, self.rng)
+
+
+def connect(
+    adapter: Any,
+    modules: Mapping[str, nn.Module],
+    roles: Mapping[str, Role],
+    call: Callable[[str], Any],
+    teacher: tuple[TeacherComposer, View] | None,
+) -> RoleNets:
+    """The modules of `build`, and the incoming weights under `TEACHER`, as an objective meets them.
+
+    `call(name)` is what is called in a module's place; `teacher` is the composer and the pruned view.
+    """
+    own = ("full", "follow")  # such a role's module holds its view's blocks and no others
+    nets = {
+        name: RoleNet(adapter, modules[name], call(name), View() if role.train in own else role.view)
+        for name, role in roles.items()
+        if role.train != "head"
+    }
+    heads = {name: call(name) for name, role in roles.items() if role.train == "head"}
+    if teacher is None:
+        return RoleNets(nets, None, heads)
+    leans = any(query.adapter for query in teacher[0].needs())
+    if leans and not any(role.train == "lora" for role in roles.values()):
+        raise UserError("this teacher leans on the fake's low-rank branch, and this distiller trains none: "
+                        "choose another --teacher, or a distiller with a LoRA fake")  # fmt: skip
+    real = RoleNet(adapter, modules[TEACHER], call(TEACHER), View())
+    return RoleNets(nets, Teacher(real, *teacher), heads)

@@ -18,7 +18,7 @@ from flc.recipe import TrainStage
 from flc.train.engine import Engine, PlainEngine
 from flc.train.health import Health, warning
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
-from flc.train.nets import RoleNet, RoleNets, Teacher, build
+from flc.train.nets import TEACHER, RoleNet, build, connect
 
 
 def make_engine(kind: str, zero: int, modules: dict[str, nn.Module], roles: Any, local_batch: int) -> Engine:
@@ -50,18 +50,9 @@ def train_stage(
     if options.checkpointing:
         for module in {id(m): m for m in networks.values()}.values():
             module.enable_gradient_checkpointing()  # type: ignore[operator]
-    everything = dict(modules) | ({"teacher": source} if teacher else {})
+    everything = modules | ({TEACHER: source} if teacher else {})
     engine = make_engine(job.recipe.engine, job.zero, everything, roles, local)
-    own = ("full", "follow")  # such a role's module holds its view's blocks and no others
-    nets = {
-        role: RoleNet(adapter, module, engine.call(role), View() if roles[role].train in own else roles[role].view)
-        for role, module in networks.items()
-    }
-    heads = {role: engine.call(role) for role in modules if role not in networks}
-    composed = None
-    if teacher:
-        frozen = RoleNet(adapter, source, engine.call("teacher"), View())
-        composed = Teacher(frozen, *teacher)
+    nets = connect(adapter, everything, roles, engine.call, teacher)
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
     resumed = checkpoint_path(checkpoints)
@@ -79,7 +70,7 @@ def train_stage(
         def batch_at(draws: StepDraws) -> Batch:
             return data.random_batch(draws, local, options.given_share)
 
-        train(objective, RoleNets(nets, composed, heads), engine, batch_at, loop, checkpoints, on_step)
+        train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
     for module in {id(m): m for m in networks.values()}.values():
         module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
     state = engine.export("student")
