@@ -75,18 +75,19 @@ def gan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return softplus(-real).mean() + softplus(fake).mean()
 
 
+def log_relation(items: Tensor, temperature: float) -> Tensor:
+    """Log of the relation matrix (..., n, n) of n items (..., n, d): row i is the softmax over j != i of
+    cos(x_i, x_j) / temperature."""
+    unit = normalize(items.float(), dim=-1)
+    similar = unit @ unit.transpose(-1, -2) / temperature
+    itself = torch.eye(items.shape[-2], dtype=torch.bool, device=items.device)
+    return similar.masked_fill(itself, -1e9).log_softmax(-1)  # -inf would make 0 * inf in a divergence
+
+
 def relation_divergence(x: Tensor, target: Tensor, temperature: float) -> Tensor:
     """KL between relation matrices of n items: x (..., n, d) against sg(target), mean over rows.
 
-    Row i of a relation matrix is the softmax over j != i of cos(x_i, x_j) / temperature. Zero, and so is its
-    gradient, where both relate alike.
+    Zero, and so is its gradient, where both relate alike.
     """
-
-    def log_relation(items: Tensor) -> Tensor:
-        unit = normalize(items.float(), dim=-1)
-        similar = unit @ unit.transpose(-1, -2) / temperature
-        itself = torch.eye(items.shape[-2], dtype=torch.bool, device=items.device)
-        return similar.masked_fill(itself, -1e9).log_softmax(-1)  # -inf would make 0 * inf below
-
-    reference = log_relation(target.detach())
-    return (reference.exp() * (reference - log_relation(x))).sum(-1).mean()
+    reference = log_relation(target.detach(), temperature)
+    return (reference.exp() * (reference - log_relation(x, temperature))).sum(-1).mean()

@@ -8,7 +8,8 @@ D is a small head on hidden states of the frozen teacher (FastGen's placing; the
 Fake and head move every iteration, the generator every `ratio`-th; its inputs are its own rollouts (the paper's
 backward simulation). With `regression` the loss of the first DMD (arXiv:2311.18828) is added: the generator's
 one-step output against the teacher's ODE solution from the same noise, in latent space where the paper has LPIPS.
-Without a pruner this is the method of the paper (`--keep 1 --recovery none --teacher cfg`).
+Without a pruner this is the method of the paper (`--keep 1 --recovery none --teacher cfg`). With `gan` = 0 there is no
+head.
 """
 
 from __future__ import annotations
@@ -20,34 +21,33 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from flc.api import Batch, Draws, Loss, Nets, Role, View, option
+from flc.api import Batch, Draws, Loss, Nets, Role, option
 from flc.flow import few_step_grid, noised
 from flc.losses import gan_discriminator, gan_generator, masked_mean
 from flc.matching import DistributionMatching, MatchingOptions
 from flc.rollout import rollout
-from flc_baselines.heads import Heads, SpatialHead, TemporalHead
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead
 
 
 class Dmd2Distiller(DistributionMatching):
     class Options(MatchingOptions):
         gan: float = option(0.03, "weight of the GAN loss in the generator's", "FastGen", ge=0)
         gan_lr: float | None = option(None, "head's learning rate; default lr", "ours", gt=0)
-        depths: tuple[float, ...] = option((0.5, 1.0), "shares of the teacher's depth that the heads look at", "ours")
+        depths: Depths = option((0.5, 1.0), "shares of the teacher's depth that the heads look at", "ours")
         regression: float = option(0.0, "weight of DMD's regression loss", "DMD2 has none; DMD's is .25", ge=0)
         regression_steps: int = option(8, "Euler steps of the teacher's ODE for it", "ours", ge=1)
 
     def roles(self) -> Mapping[str, Role]:
-        o = self.options
-        head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
-        teacher = Role("frozen", View(self.setting.full.kept))
-        return {
-            **super().roles(),
-            "teacher": teacher,
-            "head": Role("head", optim=self.optim(o.gan_lr or o.lr), head=head),
-        }
+        o, roles = self.options, dict(super().roles())
+        if o.gan:
+            head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
+            roles["teacher"] = Role("frozen", self.setting.full)
+            roles["head"] = Role("head", optim=self.optim(o.gan_lr or o.lr), head=head)
+        return roles
 
     def phases(self, step: int) -> tuple[str, ...]:
-        return (*super().phases(step), "head")
+        phases = super().phases(step)
+        return (*phases, "head") if self.options.gan else phases
 
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
         return self.head_loss(nets, batch, rng) if phase == "head" else super().loss(phase, nets, batch, step, rng)

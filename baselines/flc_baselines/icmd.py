@@ -38,7 +38,7 @@ from flc.api import (
 from flc.api import Options as Base
 from flc.flow import noised, shifted, x0_from_velocity
 from flc.losses import flow_matching, gan_discriminator, gan_generator, masked_mean
-from flc_baselines.heads import Heads, SpatialHead, TemporalHead
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead
 
 
 def content_and_motion(error: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,8 @@ class IcmdPruner(Pruner):
                 parts = torch.stack(content_and_motion(x0_from_velocity(x_t, v, s.t) - s.x0, free)).double().sum(1)
                 sums[skipped] = sums.get(skipped, 0) + parts.cpu()
         content, motion = sums[None].tolist()
-        shares = {k: (v / sums[None]).tolist() for k, v in sums.items()}
+        whole = sums[None].clamp(min=1e-12)  # clips of one latent frame have no motion
+        shares = {k: (v / whole).tolist() for k, v in sums.items()}
         scores = {
             s: [(1 - w) * shares[s, i][0] + w * shares[s, i][1] for i in range(len(weights))]
             for s, weights in model.weights.items()
@@ -78,7 +79,7 @@ class IcmdRecovery(RecoveryTrainer):
         lr: float = option(1e-5, "learning rate of student and heads", "ours", gt=0)
         distil: float = option(0.1, "weight of L_ICD", "paper", ge=0)
         adversarial: float = option(1.0, "weight of L_gen", "paper", ge=0)
-        depths: tuple[float, ...] = option((0.5, 1.0), "shares of the original's depth that the heads look at", "ours")
+        depths: Depths = option((0.5, 1.0), "shares of the original's depth that the heads look at", "ours")
         shift: float = option(3.0, "timestep shift of the training times", "ours", gt=0)
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
         warmup: int = option(20, "iterations of linear warm-up", "ours", ge=0)
@@ -88,12 +89,14 @@ class IcmdRecovery(RecoveryTrainer):
         o = self.options
         # no decay: blocks that are still to go get no gradient and stay as they are
         optim = Optim(o.lr, weight_decay=0.0, clip=o.clip, warmup=o.warmup)
-        head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
-        return {
+        roles = {
             "student": Role("full", self.setting.full, optim, ema=o.ema),
             "original": Role("frozen", self.setting.full),
-            "head": Role("head", optim=optim, head=head),
         }
+        if o.adversarial:
+            head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
+            roles["head"] = Role("head", optim=optim, head=head)
+        return roles
 
     def phases(self, step: int) -> tuple[str, ...]:
         return ("student", "head") if self.options.adversarial else ("student",)
