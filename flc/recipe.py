@@ -74,7 +74,10 @@ class Recipe(Options):
     width: int | None = Field(None, ge=1)
     frames: int | None = Field(None, ge=1)
     guidance: float | None = Field(
-        None, ge=0, le=50, description="guidance scale of the teacher's rows in the table, standard form"
+        None,
+        ge=0,
+        le=50,
+        description="guidance scale of the teacher's rows and of an undistilled student, standard form",
     )
     negative_prompt: str = ""
     device: str = "cpu"

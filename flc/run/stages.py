@@ -158,9 +158,10 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
     r, out = job.recipe, job.out / "distill"
     objective: StepDistiller = job.algorithm("distiller")
     composer = job.algorithm("teacher")
-    guidance = objective.guidance()
+    guidance = job.guidance if objective.guidance() is None else objective.guidance()
     options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
     options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **r.distill.model_dump(), **engine_of(job)}
+    options |= {"guidance": guidance}
 
     def work(folder: Path) -> dict[str, Any]:
         plan, schedule = read_plan(scored), student_schedule(job, objective)
@@ -174,8 +175,9 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
             small: Any = removed(source, pruned.kept, job.adapter.stacks)
             small.save_pretrained(folder / "transformer")
         if job.ranks.leader:
-            declared = schedule.declaration() | {"distiller": r.distiller.name, "teacher": r.teacher.name}
-            declared["guidance"] = job.guidance if guidance is None else guidance
+            teacher = r.teacher.name if objective.trains else "none"
+            declared = schedule.declaration() | {"distiller": r.distiller.name, "teacher": teacher}
+            declared["guidance"] = guidance
             (folder / STUDENT).write_text(json.dumps(declared, indent=1))
         return facts
 
