@@ -58,6 +58,14 @@ class EvaluateStage(Options):
     batch: int = Field(24, ge=1, description="clips sampled at once")
     videos: int = Field(6, ge=0, description="clips of each row written as mp4")
     rows: tuple[str, ...] = Field((), description="which rows; all when empty")
+    suite: Literal["shapes", "vbench", "vbench-i2v"] = Field(
+        "shapes", description="our metrics of drawn clips, or VBench's"
+    )
+    manifest: str | None = Field(None, description="JSON lines of prompts and images; the suite's own when absent")
+    vbench_python: str | None = Field(None, description="python of an environment that has the package vbench")
+    vbench_data: str | None = Field(None, description="folder of a VBench checkout with its prompts and images")
+    fps: int | None = Field(None, ge=1, description="frames a second of VBench's videos; the model's own when absent")
+    lpips: str | None = Field(None, description="folder with weights for LPIPS from teacher to student, or random")
 
 
 class Recipe(Options):

@@ -31,7 +31,8 @@ def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], recipe: str) -> str:
-    base, sampler = declared["base_model"], declared["sampler"]
+    base, sampler, suite = declared["base_model"], declared["sampler"], declared.get("suite", "shapes")
+    measured = "" if suite == "shapes" else f"VBench (suite `{suite}`). "
     repeat = (
         "`torch.manual_seed` fixes the result (the pipeline passes its `generator` to the first noise only)"
         if sampler == "sde"
@@ -71,7 +72,7 @@ leave the schedule it was trained on.
 
 {table(rows, columns)}
 
-Means over generated clips, on the machine that made this student; `flc evaluate` repeats them.
+{measured}Means over generated clips, on the machine that made this student; `flc evaluate` repeats them.
 
 ## Limits
 

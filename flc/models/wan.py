@@ -93,7 +93,7 @@ class WanAdapter(ModelAdapter):
 
     def width(self, transformer: nn.Module) -> int:
         """Size D of a token's hidden state."""
-        config: Any = self.pipe.transformer.config
+        config: Any = transformer.config
         return config.num_attention_heads * config.attention_head_dim
 
     def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
@@ -124,6 +124,11 @@ class WanAdapter(ModelAdapter):
         """(frames, height, width): what the folder's flc.json says, or Wan's own."""
         said = self.notes.get("size")
         return tuple(said) if said else (81, 480, 832)
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of the model's clips: Wan's own `sample_fps`, 24 for TI2V and 16 for the others."""
+        return 24 if self.image_to_video else 16
 
     @property
     def default_guidance(self) -> float:
@@ -209,13 +214,13 @@ class WanAdapter(ModelAdapter):
 
     def recording_attention(self, frames: int, queries: int) -> Any:
         """A context in which one forward pass records each block's cross-frame share of attention."""
+        if frames < 2:
+            raise UserError("clips of one latent frame have no attention across frames: give more --frames")
         return recording({s: blocks_of(self.transformer, s) for s in self.stacks}, frames, queries)
 
     # -- deployment ---------------------------------------------------------------------------------------
 
     def schedule(self, steps: int, shift: float, sampler: Sampler) -> FewStepSchedule:
-        if frames < 2:
-            raise UserError("clips of one latent frame have no attention across frames: give more --frames")
         """The n-step, shift-k schedule from a plain `set_timesteps(n)`, as `WanPipeline` calls it.
 
         The scheduler shifts its table and then the grid drawn from it, and the grid ends at the table's
