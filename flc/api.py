@@ -1,5 +1,5 @@
 """The interfaces an algorithm implements. A plugin imports from here and from the pure rooms
-(`flc.flow`, `flc.losses`, `flc.rollout`) only.
+(`flc.flow`, `flc.losses`, `flc.rollout`, `flc.matching`) only.
 
 An algorithm never sees an optimizer, device, rank, logger or checkpoint: it asks for velocities and
 returns numbers; the core decides how they are computed. Shapes: B samples, C latent channels, F latent
@@ -19,7 +19,7 @@ from pydantic import Field as _Field
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from flc.evaluate.clips import Clips
     from flc.models.condition import Condition
@@ -91,11 +91,22 @@ class Net(Protocol):
     def __call__(self, x: Tensor, t: Tensor, cond: Condition, view: View | None = None, /) -> Tensor:
         """x (B, C, F, H, W), t (B,) in [0, 1]. Rows given by the condition are clamped before and 0 after."""
 
+    def features(
+        self, x: Tensor, t: Tensor, cond: Condition, depths: Sequence[float], view: View | None = None, /
+    ) -> list[Tensor]:
+        """Hidden states (B, F', N, D) after the given shares of the blocks, F' latent frames of N tokens.
+
+        `depths` in (0, 1], ascending; .5 is after the first half of the view's blocks. Later blocks do not run.
+        """
+
 
 class Nets(Protocol):
     """The networks of one objective, by role."""
 
     def __getitem__(self, role: str) -> Net: ...
+
+    def head(self, role: str) -> Callable[..., Tensor]:
+        """The module of a `head` role, called as its `forward` is."""
 
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The composed velocity of the `TeacherComposer`, without gradient."""
@@ -175,6 +186,16 @@ class PrunableModel(Protocol):
 
     def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]: ...
 
+    def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
+        """Hidden states (B, tokens, D) that enter and leave each block of the whole network."""
+
+    def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> Mapping[tuple[str, int], Tensor]:
+        """(B,) each: d loss(v).sum() / dg at g = 1, where block i returns h + g_i (block_i(h) - h)."""
+
+    def cross_frame_attention(self, sample: Sample, queries: int) -> Mapping[tuple[str, int], Tensor]:
+        """(B,) each: share of self-attention that leaves the query's own latent frame, mean over heads and
+        `queries` tokens evenly spaced over the clip, divided by (F-1)/F: 1 for uniform attention."""
+
 
 class Pruner(Configured, ABC):
     """Decides which blocks stay; the core applies it.
@@ -212,15 +233,20 @@ class Role:
     """One network of an objective.
 
     view   which blocks of the incoming weights it holds; blocks outside it are removed for good.
-    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen.
-    ema    decay of the averaged weights that the stage hands on, 0 for none.
+    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen; head: a trained
+           module of the algorithm's own, which `head(width)` makes for hidden states of that width (zeros and
+           draws of torch's global generator only: the core seeds it); follow: the moving average of the full role
+           `of`.
+    ema    decay of the averaged weights that the stage hands on, 0 for none; of a follower, its average's.
     """
 
-    train: Literal["full", "lora", "frozen"]
+    train: Literal["full", "lora", "frozen", "head", "follow"]
     view: View = View()
     optim: Optim | None = None
     ema: float = 0.0
     rank: int = 0
+    head: Callable[[int], nn.Module] | None = None
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -289,7 +315,13 @@ class RecoveryTrainer(Objective):
 class StepDistiller(Objective):
     """Stage III: turn the pruned network into a few-step generator (`dmd`, ...)."""
 
+    trains: ClassVar[bool] = True
+    """False for a control that hands the incoming weights on untouched."""
     sampler: Literal["sde", "ode"] = "sde"
+
+    def guidance(self) -> float | None:
+        """Standard-form scale at which the student is sampled, 1 for none; None takes the model's own."""
+        return 1.0
 
     def shift(self) -> float | None:
         """Timestep shift of the few-step schedule; None takes the model's own."""
@@ -306,10 +338,12 @@ class Query:
 
     view       pruned | unpruned
     condition  text: as given; null: the text replaced by the empty prompt, a given first frame kept
+    adapter    scale of the low-rank branch that a LoRA role trains on these weights; 0 without it
     """
 
     view: Literal["pruned", "unpruned"]
     condition: Literal["text", "null"] = "text"
+    adapter: float = 0.0
 
 
 class TeacherComposer(Configured, ABC):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, softplus
 
 from flc.flow import x0_from_velocity
 
@@ -62,3 +63,31 @@ def pseudo_huber(x: Tensor, y: Tensor, free: Tensor, c: float = 1e-3) -> Tensor:
     """sqrt(d^2 + c^2) - c over elements (LCM; c = 1e-3 is FastVideo's)."""
     d = x - y
     return masked_mean(torch.sqrt(d.pow(2) + c * c) - c, free).mean()
+
+
+def gan_generator(fake: Tensor) -> Tensor:
+    """Non-saturating loss of a generator, softplus(-D(fake)), mean over logits."""
+    return softplus(-fake).mean()
+
+
+def gan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """softplus(-D(real)) + softplus(D(fake)), mean over logits; 2 log 2 where D cannot tell."""
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def log_relation(items: Tensor, temperature: float) -> Tensor:
+    """Log of the relation matrix (..., n, n) of n items (..., n, d): row i is the softmax over j != i of
+    cos(x_i, x_j) / temperature."""
+    unit = normalize(items.float(), dim=-1)
+    similar = unit @ unit.transpose(-1, -2) / temperature
+    itself = torch.eye(items.shape[-2], dtype=torch.bool, device=items.device)
+    return similar.masked_fill(itself, -1e9).log_softmax(-1)  # -inf would make 0 * inf in a divergence
+
+
+def relation_divergence(x: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """KL between relation matrices of n items: x (..., n, d) against sg(target), mean over rows.
+
+    Zero, and so is its gradient, where both relate alike.
+    """
+    reference = log_relation(target.detach(), temperature)
+    return (reference.exp() * (reference - log_relation(x, temperature))).sum(-1).mean()

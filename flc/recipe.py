@@ -61,6 +61,14 @@ class EvaluateStage(Options):
     batch: int = Field(24, ge=1, description="clips sampled at once")
     videos: int = Field(6, ge=0, description="clips of each row written as mp4")
     rows: tuple[RowName, ...] = Field((), description="which rows; all when empty")
+    suite: Literal["shapes", "vbench", "vbench-i2v"] = Field(
+        "shapes", description="our metrics of drawn clips, or VBench's"
+    )
+    manifest: str | None = Field(None, description="JSON lines of prompts and images; the suite's own when absent")
+    vbench_python: str | None = Field(None, description="python of an environment that has the package vbench")
+    vbench_data: str | None = Field(None, description="folder of a VBench checkout with its prompts and images")
+    fps: int | None = Field(None, ge=1, description="frames a second of VBench's videos; the model's own when absent")
+    lpips: str | None = Field(None, description="folder with weights for LPIPS from teacher to student, or random")
 
 
 class Recipe(Options):
@@ -77,7 +85,10 @@ class Recipe(Options):
     width: int | None = Field(None, ge=1)
     frames: int | None = Field(None, ge=1)
     guidance: float | None = Field(
-        None, ge=0, le=50, description="guidance scale of the teacher's rows in the table, standard form"
+        None,
+        ge=0,
+        le=50,
+        description="guidance scale of the teacher's rows and of an undistilled student, standard form",
     )
     negative_prompt: str = ""
     device: str = "cpu"
@@ -131,7 +142,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def preset_values(embedded: bool, name: str) -> dict[str, Any]:
-    """The stage lengths of a preset, and under `algorithms` options that go to an algorithm when it is chosen."""
+    """The stage lengths of a preset, and under `algorithms`, by kind, options that go to an algorithm when it is
+    chosen."""
     return read_yaml(PRESETS / f"{'tiny' if embedded else 'large'}-{name}.yaml")
 
 
@@ -148,7 +160,7 @@ def resolve(file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[st
             chosen = merge({kind: values[kind]}, {kind: given[kind]} if kind in given else {})[kind]
             chosen = chosen.get("name") if isinstance(chosen, dict) else None
             if isinstance(chosen, str):  # anything else is refused below
-                values[kind] = {"name": chosen, **per_algorithm.get(chosen, {})}
+                values[kind] = {"name": chosen, **per_algorithm.get(kind, {}).get(chosen, {})}
     return checked(Recipe, merge(values, given), where="recipe")
 
 

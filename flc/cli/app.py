@@ -92,8 +92,16 @@ PIPELINE: f.Flag = (
 )
 
 
+SUITE: f.Flag = ("suite", Annotated[str | None, f.Opt(help="shapes, vbench or vbench-i2v.")], None)
+MANIFEST: f.Flag = (
+    "manifest",
+    Annotated[Path | None, f.Opt(help="JSON lines of prompts and images; the suite's own when absent.")],
+    None,
+)
+
+
 @app.command()
-@f.with_flags(PIPELINE, *f.RUN)
+@f.with_flags(PIPELINE, SUITE, MANIFEST, *f.RUN)
 def evaluate(values: dict[str, Any]) -> None:
     """Measure the finished run in OUT, or one pipeline: videos, metrics.json, the table."""
     from flc.run.compress import stage

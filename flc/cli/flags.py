@@ -28,7 +28,7 @@ RUN: list[Flag] = [
         "guidance",
         Annotated[
             float | None,
-            Opt(help="Guidance of the teacher's rows in the table, standard form (1 is none)."),
+            Opt(help="Guidance of the teacher's rows and of an undistilled student, standard form (1 is none)."),
         ],
         None,
     ),

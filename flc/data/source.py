@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,21 +48,26 @@ def read_manifest(folder: Path) -> list[tuple[Path, str]]:
     return rows
 
 
+def fitted(image: Any, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) float32 in [0, 1] of a PIL image: scaled to cover the frame and cropped at its centre."""
+    from PIL import Image
+
+    scale = max(height / image.height, width / image.width)
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
+
+
 def read_video(path: Path, frames: int, height: int, width: int) -> np.ndarray:
     """The first `frames` frames, scaled to cover height x width and cropped at the centre."""
     import av
-    from PIL import Image
 
     out: list[np.ndarray] = []
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
-                image = frame.to_image()
-                scale = max(height / image.height, width / image.width)
-                size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-                image = image.resize(size, Image.Resampling.LANCZOS)
-                left, top = (image.width - width) // 2, (image.height - height) // 2
-                out.append(np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255)
+                out.append(fitted(frame.to_image(), height, width))
                 if len(out) == frames:
                     break
     except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: a file of sound only

@@ -6,7 +6,7 @@ Every row sees the same prompts, the same first frames and the same noise.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from flc.api import Net
 from flc.data.source import Clip
 from flc.evaluate.clips import Clips
+from flc.evaluate.manifest import Shot, clip_seed, read_image
 from flc.models.condition import Condition
 from flc.sample import noise_for, sample
 
@@ -48,10 +49,18 @@ def make_prompts(clips: list[Clip], seeds: int, given_share: float, seed: int) -
     for index, (video, caption) in enumerate(clips):
         for s in range(seeds):
             captions.append(caption)
-            numbers.append(seed * 1_000_003 + index * seeds + s)
+            numbers.append(clip_seed(seed, index, seeds, s))
             first.append(video[0])
             given.append(index < given_share * len(clips))
     return Prompts(tuple(captions), numbers, np.stack(first), np.array(given))
+
+
+def prompts_of(shots: Sequence[Shot], height: int, width: int) -> Prompts:
+    """The clips of a manifest; the first frame of one without an image is black and not given."""
+    black = np.zeros((height, width, 3), np.float32)
+    first = [black if shot.image is None else read_image(shot.image, height, width) for shot in shots]
+    given = np.array([shot.image is not None for shot in shots])
+    return Prompts(tuple(s.prompt for s in shots), [s.seed for s in shots], np.stack(first), given)
 
 
 def condition(adapter: Any, prompts: Prompts, negative: str) -> Condition:

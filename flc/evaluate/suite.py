@@ -53,19 +53,37 @@ def cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def document(rows: list[dict[str, Any]], prompts: Prompts, seed: int) -> dict[str, Any]:
-    """The contents of metrics.json."""
-    described = [
+def described() -> list[dict[str, Any]]:
+    """The shapes suite's metrics as metrics.json lists them."""
+    return [
         {"name": n, "summary": m.summary or (m.__doc__ or "").splitlines()[0], "in_average": n in AVERAGE}
         for n, m in metrics().items()
     ]
+
+
+def asked_for(prompts: Prompts) -> list[dict[str, Any]]:
+    """Each clip's prompt as metrics.json lists it."""
     asked = zip(prompts.captions, prompts.seeds, prompts.given.tolist(), strict=True)
+    return [{"caption": c, "seed": s, "given": g} for c, s, g in asked]
+
+
+def document(
+    suite: str,
+    rows: list[dict[str, Any]],
+    metrics: list[dict[str, Any]],
+    prompts: list[dict[str, Any]],
+    seed: int,
+    **more: Any,
+) -> dict[str, Any]:
+    """The contents of metrics.json. `pairs` of `more`: what was measured between two rows."""
     return {
+        "suite": suite,
         "rows": rows,
-        "metrics": described,
-        "clips": len(prompts.seeds),
+        "metrics": metrics,
+        "clips": len(prompts),
         "seed": seed,
         "hardware": hardware(),
         "versions": versions(),
-        "prompts": [{"caption": c, "seed": s, "given": g} for c, s, g in asked],
+        "prompts": prompts,
+        **more,
     }

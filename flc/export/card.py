@@ -16,7 +16,7 @@ torch.manual_seed(0)  # the scheduler of an sde student draws from the global ge
 video = pipe(
     "{declared["example"]}",
     height={height}, width={width}, num_frames={frames},
-    num_inference_steps={declared["steps"]}, guidance_scale=1.0,
+    num_inference_steps={declared["steps"]}, guidance_scale={declared["guidance"]},
     generator=torch.Generator().manual_seed(0),
 ).frames[0]
 export_to_video(video, "clip.mp4", fps=8)"""
@@ -31,11 +31,19 @@ def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], recipe: str) -> str:
-    base, sampler = declared["base_model"], declared["sampler"]
+    base, sampler, suite = declared["base_model"], declared["sampler"], declared.get("suite", "shapes")
+    measured = "" if suite == "shapes" else f"VBench (suite `{suite}`). "
     repeat = (
         "`torch.manual_seed` fixes the result (the pipeline passes its `generator` to the first noise only)"
         if sampler == "sde"
         else "`generator` alone fixes the result"
+    )
+    free = declared["guidance"] == 1
+    guidance = "no guidance" if free else f"guidance {declared['guidance']:g}"
+    limit = (
+        "- Guidance is distilled in: `guidance_scale` above 1 is off the training distribution."
+        if free
+        else "- Steps and guidance are the base model's kind: nothing was distilled."
     )
     kept = "; ".join(f"{s}: {', '.join(map(str, b))}" for s, b in declared["kept"].items())
     return f"""---
@@ -49,7 +57,7 @@ tags: [flc, distillation, pruning]
 # {declared["steps"]}-step student of {base}
 
 {declared["parameters"] / 1e6:.2f}M transformer parameters ({declared["share"]:.0%} of the base transformer's blocks
-by parameters), {declared["steps"]} sampling steps, no guidance. Made with flc: pruner `{declared["pruner"]}`,
+by parameters), {declared["steps"]} sampling steps, {guidance}. Made with flc: pruner `{declared["pruner"]}`,
 recovery `{declared["recovery"]}`, distiller `{declared["distiller"]}`, teacher `{declared["teacher"]}`.
 
 ```python
@@ -64,12 +72,12 @@ leave the schedule it was trained on.
 
 {table(rows, columns)}
 
-Means over generated clips, on the machine that made this student; `flc evaluate` repeats them.
+{measured}Means over generated clips, on the machine that made this student; `flc evaluate` repeats them.
 
 ## Limits
 
 - Trained at {declared["size"][0]} frames of {declared["size"][1]}x{declared["size"][2]}; other sizes are untested.
-- Guidance is distilled in: `guidance_scale` above 1 is off the training distribution.
+{limit}
 - The base model's licence and limits hold. Blocks of the base model that were kept: {kept}. A LoRA of the base
   model does not fit: its blocks carry other numbers here.
 

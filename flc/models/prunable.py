@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,7 +12,12 @@ from torch import Tensor, nn
 
 from flc.api import Kept, Sample, View
 from flc.flow import noised
-from flc.models.view import Inject, Sweep, blocks_of, exchanged, view
+from flc.models.view import Gated, Inject, Sweep, Tap, blocks_of, exchanged, view
+
+
+def grad(gated: Gated) -> Tensor:
+    assert gated.gate.grad is not None
+    return gated.gate.grad.flatten().float()
 
 
 class Prunable:
@@ -61,6 +68,37 @@ class Prunable:
                 for index, hidden in zip(indices, sweep.variants, strict=True):
                     with exchanged(self.transformer, stack, [Inject(hidden)]):
                         yield (stack, index), self._call(sample)
+
+    @torch.no_grad()
+    def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
+        """Hidden states that enter and leave each block. (Families whose blocks return one tensor.)"""
+        for stack in self.adapter.stacks:
+            blocks = self.stack(stack)
+            taps = [Tap() for _ in range(len(blocks) + 1)]
+            tapped = [m for pair in zip(taps, [*blocks, None], strict=True) for m in pair if m is not None]
+            with exchanged(self.transformer, stack, tapped):
+                self._call(sample)
+            self.evaluations += len(blocks)
+            for index, (before, after) in enumerate(pairwise(taps)):
+                yield (stack, index), before.hidden, after.hidden
+
+    def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
+        """One forward and one backward for all gates. `loss` turns velocities into one number per sample (B,)."""
+        stacks = {s: [Gated(block, len(sample.t), sample.x0.device) for block in self.stack(s)] for s in self.full}
+        with ExitStack() as exchanges:
+            for stack, gated in stacks.items():
+                exchanges.enter_context(exchanged(self.transformer, stack, gated))
+            loss(self._call(sample)).sum().backward()
+        self.evaluations += 3 * sum(map(len, stacks.values()))  # a backward costs two forwards
+        return {(s, i): grad(g) for s, gated in stacks.items() for i, g in enumerate(gated)}
+
+    @torch.no_grad()
+    def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:
+        """The forward pass is the stock one; the adapter's recorder recomputes q and k beside it."""
+        with self.adapter.recording_attention(sample.x0.shape[2], queries) as shares:
+            self._call(sample)
+        self.evaluations += sum(map(len, self.full.values()))
+        return shares
 
     @torch.no_grad()
     def skip_each_naively(self, sample: Sample) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:

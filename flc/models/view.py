@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from flc.api import Kept
@@ -66,6 +67,18 @@ class Inject(nn.Module):
 
     def forward(self, hidden: Tensor, *args: Any) -> Tensor:
         return self.hidden
+
+
+class Gated(nn.Module):
+    """A pseudo-block h + g (block(h) - h): one gate g per sample, at 1, where the block is untouched."""
+
+    def __init__(self, block: nn.Module, batch: int, device: torch.device) -> None:
+        super().__init__()
+        self.inner = [block]  # a list, so that the block stays registered where it is
+        self.gate = torch.ones(batch, 1, 1, device=device, requires_grad=True)
+
+    def forward(self, hidden: Tensor, *args: Any) -> Tensor:
+        return hidden + self.gate.to(hidden.dtype) * (self.inner[0](hidden, *args) - hidden)
 
 
 class Sweep(nn.Module):

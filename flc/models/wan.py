@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from flc.api import ModelAdapter
 from flc.errors import UserError
+from flc.models.attention import recording
 from flc.models.condition import Condition
 from flc.models.folder import NOTES, WEIGHTED, read_json
 from flc.models.loaded import check_loaded
 from flc.models.text_padding import BiasedCrossAttention, collapse, text_lengths
+from flc.models.view import blocks_of
 from flc.schedule import FewStepSchedule, Sampler
 
 TEXT_ROWS = 512  # stock pipelines pad every prompt to this many rows (max_sequence_length)
@@ -100,6 +102,15 @@ class WanAdapter(ModelAdapter):
     def transformer(self) -> nn.Module:
         return self.pipe.transformer
 
+    def width(self, transformer: nn.Module) -> int:
+        """Size D of a token's hidden state."""
+        config: Any = transformer.config
+        return config.num_attention_heads * config.attention_head_dim
+
+    def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
+        """(B, F, N, D) of a block's hidden states (B, F N, D): Wan's tokens run over a frame's rows, then frames."""
+        return hidden.unflatten(1, (frames, -1))
+
     @property
     def dtype(self) -> torch.dtype:
         return running_dtype(self.pipe.transformer)
@@ -124,6 +135,11 @@ class WanAdapter(ModelAdapter):
         """(frames, height, width): what the folder's flc.json says, or Wan's own."""
         said = self.notes.get("size")
         return tuple(said) if said else (81, 480, 832)
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of the model's clips: Wan's own `sample_fps`, 24 for TI2V and 16 for the others."""
+        return 24 if self.image_to_video else 16
 
     @property
     def default_guidance(self) -> float:
@@ -206,6 +222,12 @@ class WanAdapter(ModelAdapter):
             text, self.processor.bias = collapse(text, TEXT_ROWS)
         v = call(cond.clamp(x).to(dtype), t.float() * TIME_SCALE, text, return_dict=False)[0]
         return v.float() * cond.free(x)
+
+    def recording_attention(self, frames: int, queries: int) -> Any:
+        """A context in which one forward pass records each block's cross-frame share of attention."""
+        if frames < 2:
+            raise UserError("clips of one latent frame have no attention across frames: give more --frames")
+        return recording({s: blocks_of(self.transformer, s) for s in self.stacks}, frames, queries)
 
     # -- deployment ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from flc.report.load import Run, number
 from flc.report.markup import Html, el, join
 
 GUARDS = ("distribution", "diversity")
-"""Stand beside every average: a student that collapsed onto few clips can have a good average."""
+"""Stand beside every average of our metrics: a student that collapsed onto few clips can have a good average."""
 
 Row = dict[str, Any]
 
@@ -38,10 +38,15 @@ def section(run: Run) -> Html:
     rows = [r for r in run.metrics["rows"] if isinstance(r, dict)]
     if not rows:
         return el("p", "metrics.json holds no rows: run `flc evaluate` again.", cls="missing")
-    return join(headline(rows), table(rows, run.metrics), legend(run.metrics))
+    return join(headline(rows, guards(run.metrics)), table(rows, run.metrics), legend(run.metrics))
 
 
-def headline(rows: list[Row]) -> Html:
+def guards(metrics: dict[str, Any]) -> tuple[str, ...]:
+    """VBench's suites have none."""
+    return GUARDS if metrics.get("suite", "shapes") == "shapes" else ()
+
+
+def headline(rows: list[Row], beside: tuple[str, ...] = GUARDS) -> Html:
     teacher, student = teacher_and_student(rows)
     if teacher is None or student is None:
         absent = "teacher" if teacher is None else "student"
@@ -62,7 +67,7 @@ def headline(rows: list[Row]) -> Html:
                 "quality average",
                 decimals(number(student.get("average"))),
                 f"teacher {decimals(number(teacher.get('average')))}",
-                *map(pair, GUARDS),
+                *map(pair, beside),
             ),
             tile(
                 "speed-up of sampling",
@@ -116,9 +121,21 @@ def columns(metrics: dict[str, Any]) -> list[Column]:
         Column("million parameters", field("parameters"), millions, min),
         Column("seconds a clip", field("seconds"), decimals, min),
         Column("average", field("average"), cls="first"),
-        *(Column(name, scored(name)) for name in GUARDS),
+        *(Column(name, scored(name)) for name in guards(metrics)),
         *(Column(name, scored(name), cls="first" if i == 0 else None) for i, name in enumerate(others)),
+        *(Column(p["label"], paired(p), best=None, cls="first") for p in pairs(metrics)),
     ]
+
+
+def pairs(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was measured between two rows."""
+    found = metrics.get("pairs") or []
+    return [p for p in found if isinstance(p, dict) and p.get("label") and isinstance(p.get("rows"), list)]
+
+
+def paired(pair: dict[str, Any]) -> Callable[[Row], float | None]:
+    """The value stands in the row of the second of the two."""
+    return lambda row: number(pair.get("value")) if row.get("name") == pair["rows"][-1] else None
 
 
 def whole(value: float | None) -> str:
@@ -164,14 +181,19 @@ def legend(metrics: dict[str, Any]) -> Html:
         "seconds a clip": f"sampling only, without decoding{on_hardware(metrics)}",
         "average": f"mean of {counted}; what does not apply (n/a) is left out",
     }
-    entries |= {name: summaries.pop(name, "not measured") + " (guard, not in the average)" for name in GUARDS}
+    entries |= {n: summaries.pop(n, "not measured") + " (guard, not in the average)" for n in guards(metrics)}
     inside = set(averaged)
     entries |= {n: s + ("" if n in inside else " (not in the average)") for n, s in summaries.items()}
+    entries |= {
+        p["label"]: "a distance between the two rows' clips of the same noise, not a score" for p in pairs(metrics)
+    }
     count = number(metrics.get("clips"))
     sample = f"{count:.0f} clips a row, the same prompts, first frames and noise in every row. " if count else ""
+    if metrics.get("instead_of"):
+        sample += f"The suite {metrics['instead_of']} was asked for and could not be measured: these are our metrics. "
     text = sample + "Scores are from 0 to 1, higher is better; the best of each column is marked."
-    pairs = [part for n, s in entries.items() for part in (el("dt", n.replace("_", " ")), el("dd", s))]
-    return join(el("p", text, cls="soft"), el("dl", *pairs))
+    listed = [part for n, s in entries.items() for part in (el("dt", n.replace("_", " ")), el("dd", s))]
+    return join(el("p", text, cls="soft"), el("dl", *listed))
 
 
 def on_hardware(metrics: dict[str, Any]) -> str:

@@ -28,11 +28,18 @@ from flc.train.loop import STOP
 LOCK = "recipe.lock.yaml"
 #: Flags that are not part of a recipe.
 OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "plan", "weights", "pipeline"}
+#: Flags for an option of a section.
+SECTIONS = {"suite": "evaluate", "manifest": "evaluate"}
 
 
 def recipe_from(values: dict[str, Any]) -> Recipe:
     """The resolved recipe of a command's flags, on top of the lock file of a run that goes on."""
-    given = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None}
+    given: dict[str, Any] = {
+        k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None
+    }
+    for name, section in SECTIONS.items():
+        if name in given:
+            given.setdefault(section, {})[name] = given.pop(name)
     lock = values["out"] / LOCK
     if values.get("recipe"):
         file = read_yaml(values["recipe"])
@@ -135,6 +142,8 @@ def stage(name: str, values: dict[str, Any]) -> None:
     check_out(values["out"], values["resume"] or not fresh)
     inputs = [] if alone else stage_inputs(name, values)
     job = make_job(values, [name])
+    if alone and job.recipe.evaluate.lpips:
+        raise UserError("evaluate.lpips compares a run's teacher with its student: one pipeline has no other row")
     with signals():
         if name == "score":
             begin(job, values["resume"])
@@ -175,8 +184,14 @@ def stage_inputs(name: str, values: dict[str, Any]) -> list[Path]:
 
 def print_table(job: Job) -> None:
     metrics = read_json(job.out / "metrics.json")
-    table = Table(title=f"{metrics['clips']} clips, seed {metrics['seed']}; all scores in [0, 1], higher is better")
-    columns = ["", "steps", "M parameters", "s/clip", "average", "caption_accuracy", "distribution", "diversity"]
+    title = f"{metrics['clips']} clips, seed {metrics['seed']}; all scores in [0, 1], higher is better"
+    suite = metrics.get("suite", "shapes")
+    table = Table(title=title if suite == "shapes" else f"VBench, suite {suite}: {title}")
+    columns = ["", "steps", "M parameters", "s/clip", "average"]
+    if suite == "shapes":
+        columns += ["caption_accuracy", "distribution", "diversity", *finish.pair_labels(metrics)]
+    else:
+        columns += [n for n in finish.table_columns(metrics) if n not in (*columns, "guidance")]
     for column in columns:
         table.add_column(column.replace("_", " "), justify="left" if not column else "right")
     for row in finish.table_rows(metrics):

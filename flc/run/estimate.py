@@ -32,9 +32,9 @@ SPAN = 4
 
 
 def bytes_of_role(parameters: int, trained: int, role: Role, width: int) -> int:
-    """A copy's weights; for a trained role gradients, two float32 moments, float32 masters where the weights are
-    not, and a float32 average where it keeps one."""
-    total = parameters * width if role.train == "full" else 0
+    """A copy's weights, or a head's; for a trained role gradients, two float32 moments, float32 masters where the
+    weights are not, and a float32 average where it keeps one or is one."""
+    total = parameters * width if role.train in ("full", "follow", "head") else 0
     if role.optim:
         total += trained * (width + 8 + (4 if width < 4 else 0))
     return total + (trained * 4 if role.ema else 0)
@@ -50,6 +50,12 @@ def lora_parameters(job: Job, role: Role) -> int:
         if isinstance(module, nn.Linear) and name.endswith(tuple(LORA_TARGETS))
     )
     return sum(role.rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def head_parameters(job: Job, role: Role) -> int:
+    assert role.head is not None
+    with torch.device("meta"):
+        return sum(p.numel() for p in role.head(job.adapter.width(job.adapter.transformer)).parameters())
 
 
 def kept_parameters(weights: Mapping[str, tuple[int, ...]], view: View) -> int:
@@ -83,10 +89,12 @@ def dry_run(job: Job, scratch: Path) -> None:
         rest = sum(p.numel() for p in job.adapter.transformer.parameters()) - kept_parameters(weights, full)
         width = job.adapter.dtype.itemsize
         memory = width * (rest + kept_parameters(weights, full))
-        for role in objective.roles().values():
-            count = rest + kept_parameters(weights, role.view)
+        roles = objective.roles()
+        for role in roles.values():
+            count = rest + kept_parameters(weights, roles[role.of].view if role.of else role.view)
+            count = head_parameters(job, role) if role.train == "head" else count
             trained = lora_parameters(job, role) if role.train == "lora" else count
-            memory += bytes_of_role(count, trained, role, width)
+            memory += bytes_of_role(count, trained, role, 4 if role.train == "head" else width)
         minutes = seconds * stage.iterations / 60
         total += minutes
         row = (name, str(stage.iterations), f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
@@ -118,7 +126,7 @@ def seconds_of_stage(
 def evaluation(job: Job, data: Path) -> tuple[int, float]:
     """Batched network calls of the table, and seconds of one."""
     o, few = job.recipe.evaluate, job.recipe.steps
-    calls = (3 * o.teacher_steps * 2 + 4 * few) * -(-o.clips // o.batch)
+    calls = (3 * o.teacher_steps * 2 + 4 * few) * -(-job.clips_of_a_row // o.batch)
     x = torch.randn(o.batch, *job.latent_shape, device=job.adapter.device)
     cond = job.adapter.condition([""] * o.batch)
     t = torch.full((o.batch,), 0.5, device=job.adapter.device)

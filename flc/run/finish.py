@@ -10,21 +10,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from rich.markup import escape
 
 from flc.api import View
 from flc.data.source import write_video
+from flc.errors import UserError
+from flc.evaluate import lpips
 from flc.evaluate.clips import Clips
-from flc.evaluate.sampling import Row, condition, generate, make_prompts
-from flc.evaluate.suite import document, score_row
+from flc.evaluate.manifest import digest, shots
+from flc.evaluate.sampling import Row, condition, generate, make_prompts, prompts_of
+from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
-from flc.models.folder import NOTES, read_json
+from flc.models.folder import EMBEDDED, NOTES, read_json
 from flc.recipe import RowName, lock_text
 from flc.registry import registry
+from flc.run import vbench
 from flc.run.folders import run_stage
 from flc.run.job import Job
 from flc.run.stages import STUDENT, clips, load_transformer, read_plan
 from flc.train.nets import RoleNet
+
+EMBEDDED_NAME = "flc tiny-wan (embedded)"
 
 
 def export(job: Job, scored: Path, distilled: Path) -> Path:
@@ -41,8 +48,8 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         total = sum(map(sum, weights.values()))
         share = sum(weights[s][i] for s, blocks in plan["kept"].items() for i in blocks) / total
         facts = {"kept": plan["kept"], "pruner": plan["pruner"], "recovery": job.recipe.recovery.name, "share": share,
-                 "size": job.size, "guidance": 1.0, "parameters": sum(p.numel() for p in student.parameters()),
-                 "base_model": job.recipe.model or "flc tiny-wan (embedded)",
+                 "size": job.size, "parameters": sum(p.numel() for p in student.parameters()),
+                 "base_model": job.recipe.model or EMBEDDED_NAME,
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
         write_pipeline(job.adapter, student, schedule, declared | facts, folder)
 
@@ -69,6 +76,8 @@ class Entry:
     scheduler: Any
     load: Callable[[], RoleNet]
     parameters: int | None = None
+    needs: tuple[str, ...] = ()
+    """Folders of earlier stages that its clips depend on."""
 
     def row(self) -> Row:
         net = self.load()
@@ -97,13 +106,23 @@ def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Pa
     gone = sum(w for s, ws in weights.items() for i, w in enumerate(ws) if i not in kept[s])
     small = sum(p.numel() for p in adapter.transformer.parameters()) - gone
     healed = of(recovered, View(kept))
+    student = f"student, {few} steps" + (", guided" if declared["guidance"] != 1 else "")
     table = [
         Entry("teacher-many", f"teacher, {many} steps, guided", many, guidance, plain(), of(None)),
         Entry("teacher-few-guided", f"teacher, {few} steps, guided", few, guidance, plain(), of(None)),
         Entry("teacher-few", f"teacher, {few} steps", few, 1.0, plain(), of(None)),
-        Entry("pruned", f"pruned only, {many} steps, guided", many, guidance, plain(), of(pruned)),
-        Entry("recovered", f"recovered, {many} steps, guided", many, guidance, plain(), healed, small),
-        Entry("student", f"student, {few} steps", few, 1.0, own, of(distilled)),
+        Entry("pruned", f"pruned only, {many} steps, guided", many, guidance, plain(), of(pruned), None, ("pruned",)),
+        Entry(
+            "recovered",
+            f"recovered, {many} steps, guided",
+            many,
+            guidance,
+            plain(),
+            healed,
+            small,
+            ("plan", "recovered"),
+        ),
+        Entry("student", student, few, declared["guidance"], own, of(distilled), None, ("student",)),
     ]
     return [entry for entry in table if not r.evaluate.rows or entry.name in r.evaluate.rows]
 
@@ -124,19 +143,52 @@ def evaluate_pipeline(job: Job) -> Path:
 
 
 def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Path]) -> Path:
-    """`evaluate/`: clips of every row, scored; `metrics.json` beside the stages, too."""
-    r, out, o = job.recipe, job.out / "evaluate", job.recipe.evaluate
-    options = {"guidance": job.guidance, "seed": r.seed, "size": job.size, "dtype": r.dtype, **o.model_dump()}
+    """`evaluate/`: clips of every row, scored by the suite; `metrics.json` beside the stages, too.
+
+    VBench's suites fall back on the shapes suite where VBench cannot be had and drawn clips are what the model makes.
+    """
+    out, suite = job.out / "evaluate", job.recipe.evaluate.suite
+    inputs = inputs | {"model": job.model_folder} | ({"data": Path(job.recipe.data)} if job.recipe.data else {})
+    if job.ranks.leader:
+        reason = "" if suite == "shapes" else vbench.measure(job, table_of(), inputs)
+        if reason and not draws(job):
+            raise UserError(reason)
+        if reason:
+            job.console.warn(f"{escape(reason)}. Measured with the shapes suite instead")
+        if reason or suite == "shapes":
+            measure_shapes(job, table_of, inputs)
+        shutil.copy(out / "metrics.json", job.out / "metrics.json")
+    job.ranks.barrier()
+    return out
+
+
+def draws(job: Job) -> bool:
+    """Whether the model was trained on drawn clips only: the embedded one, or a student of it."""
+    embedded = job.model_folder.resolve() == EMBEDDED.resolve() or job.adapter.notes.get("base_model") == EMBEDDED_NAME
+    return embedded and not job.recipe.data
+
+
+def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Path]) -> None:
+    """Our metrics, on the manifest's prompts where the suite was asked for, else on captions of the data's clips."""
+    r, o = job.recipe, job.recipe.evaluate
+    options = {"guidance": job.guidance, "seed": r.seed, "size": job.size, "dtype": r.dtype}
+    options |= o.model_dump(exclude={"suite", "manifest", "vbench_python", "vbench_data", "fps", "lpips"})
     options |= {"negative_prompt": r.negative_prompt, "metrics": registry().names("metric")}
+    # What is not asked for leaves no mark: a table made before there was such an option stays as it is.
+    asked = shots(job.asked, o.seeds, r.seed) if o.suite == "shapes" else []
+    options |= {"asked": digest(job.asked)} if asked else {}
+    options |= {"lpips": o.lpips} if o.lpips else {}
+    options |= {"instead_of": o.suite} if o.suite != "shapes" else {}
 
     def work(folder: Path) -> None:
-        if not job.ranks.leader:
-            return
-        asked = list(clips(job, -(-o.clips // o.seeds), r.seed + 7919))
-        prompts = make_prompts(asked, o.seeds, o.given_share if job.adapter.image_to_video else 0.0, r.seed)
+        if asked:
+            prompts = prompts_of(asked, *job.size[1:])
+        else:
+            drawn = list(clips(job, -(-o.clips // o.seeds), r.seed + 7919))
+            prompts = make_prompts(drawn, o.seeds, o.given_share if job.adapter.image_to_video else 0.0, r.seed)
         cond = condition(job.adapter, prompts, r.negative_prompt)
         reference = drawn_reference(job, o.reference)
-        results = []
+        results, compared = [], {}
         table = table_of()
         calls = sum(entry.steps for entry in table) * -(-len(prompts.seeds) // o.batch)
         with job.console.bar("evaluate", calls) as bar:
@@ -144,18 +196,20 @@ def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Pat
                 row = entry.row()
                 made, seconds = generate(job.adapter, row, prompts, cond, job.latent_shape, o.batch, bar.advance)
                 results.append(score_row(row, made, reference, seconds))
+                if o.lpips and row.name in lpips.ROWS:
+                    compared[row.name] = made.video
                 place = folder / "videos" / row.name
                 place.mkdir(parents=True, exist_ok=True)
                 for index in shown(prompts.given, o.videos):
                     write_video(place / f"{index}.mp4", made.video[index], scale=4 if job.size[1] < 128 else 1)
-        (folder / "metrics.json").write_text(json.dumps(document(results, prompts, r.seed), indent=1))
+        more: dict[str, Any] = {"instead_of": o.suite} if o.suite != "shapes" else {}
+        if compared:
+            metric = lpips.load(o.lpips or "", job.adapter.device)
+            more["pairs"] = [lpips.pair(metric, zip(*(compared[row] for row in lpips.ROWS), strict=True))]
+        values = document("shapes", results, described(), asked_for(prompts), r.seed, **more)
+        (folder / "metrics.json").write_text(json.dumps(values, indent=1))
 
-    inputs = inputs | {"model": job.model_folder} | ({"data": Path(r.data)} if r.data else {})
-    run_stage(out, options, inputs, work, job.ranks.leader)
-    if job.ranks.leader:
-        shutil.copy(out / "metrics.json", job.out / "metrics.json")
-    job.ranks.barrier()
-    return out
+    run_stage(job.out / "evaluate", options, inputs, work)
 
 
 def shown(given: np.ndarray, count: int) -> list[int]:
@@ -172,7 +226,20 @@ def drawn_reference(job: Job, count: int) -> Clips:
     return Clips(videos, tuple(c for _, c in pairs), videos[:, 0], np.zeros(len(pairs), bool))
 
 
-COLUMNS = ("steps", "guidance", "M parameters", "s/clip", "average", "distribution", "diversity")
+GUARDS = ("distribution", "diversity")
+
+
+def pair_labels(metrics: dict[str, Any]) -> list[str]:
+    """Columns for what was measured between two rows; each says its direction itself."""
+    return [pair["label"] for pair in metrics.get("pairs", [])]
+
+
+def table_columns(metrics: dict[str, Any]) -> list[str]:
+    """Of the model card's table: cost, average, its metrics, and what stands beside it."""
+    names = [m["name"] for m in metrics["metrics"]]
+    guards = [n for n in GUARDS if n in names]
+    head = ["", "steps", "guidance", "M parameters", "s/clip", "average"]
+    return [*head, *[n for n in names if n not in guards], *guards, *pair_labels(metrics)]
 
 
 def table_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
@@ -183,6 +250,7 @@ def table_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
                  "M parameters": f"{row['parameters'] / 1e6:.2f}", "s/clip": f"{row['seconds']:.3f}",
                  "average": f"{row['average']:.3f}"}  # fmt: skip
         cells |= {name: "n/a" if value is None else f"{value:.3f}" for name, value in row["scores"].items()}
+        cells |= {p["label"]: f"{p['value']:.3f}" for p in metrics.get("pairs", []) if p["rows"][-1] == row["name"]}
         out.append(cells)
     return out
 
@@ -193,11 +261,10 @@ def report(job: Job) -> Path:
 
     metrics, declared = read_json(job.out / "metrics.json"), read_json(job.out / "pipeline" / NOTES)
     declared["example"] = metrics["prompts"][0]["caption"]
-    names = [m["name"] for m in metrics["metrics"]]
-    columns = ["", *COLUMNS[:5], *[n for n in names if n not in COLUMNS], "distribution", "diversity"]
-    card = model_card(declared, table_rows(metrics), columns, lock_text(job.recipe))
+    declared["suite"] = metrics.get("suite", "shapes")
+    card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(job.recipe))
     (job.out / "pipeline" / "README.md").write_text(card)
     return write_report(job.out)
 
 
-__all__ = ["evaluate", "evaluate_pipeline", "export", "report", "table_rows"]
+__all__ = ["evaluate", "evaluate_pipeline", "export", "pair_labels", "report", "table_columns", "table_rows"]

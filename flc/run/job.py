@@ -12,9 +12,13 @@ from typing import Any
 import torch
 
 from flc.api import Budget
-from flc.data.source import read_manifest, read_video
+from flc.data.source import read_manifest as read_captions
+from flc.data.source import read_video
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
+from flc.evaluate.manifest import Asked, check_given, read_manifest
+from flc.evaluate.options import check_options
+from flc.evaluate.vbench_layout import SEEDS, official_prompts
 from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
@@ -63,6 +67,22 @@ class Job:
     def latent_shape(self) -> tuple[int, int, int, int]:
         return self.adapter.latent_shape(*self.size)
 
+    @cached_property
+    def asked(self) -> list[Asked]:
+        """The prompts of the manifest, or of VBench; none where clips of the data are asked for."""
+        o = self.recipe.evaluate
+        if o.manifest:
+            return read_manifest(Path(o.manifest))
+        if o.suite == "shapes":
+            return []
+        return official_prompts(Path(o.vbench_data or ""), o.suite, *self.size[1:])
+
+    @property
+    def clips_of_a_row(self) -> int:
+        """How many clips a row of the table is judged by."""
+        o = self.recipe.evaluate
+        return len(self.asked) * (o.seeds if o.suite == "shapes" else SEEDS) or o.clips
+
     @property
     def guidance(self) -> float:
         given = self.recipe.guidance
@@ -107,7 +127,8 @@ class Job:
         adapter_for(self.model_folder)
         for name in registry().names("metric"):
             registry().load("metric", name)  # a broken one would otherwise end the run at its last stage
-        listed = read_manifest(Path(self.recipe.data)) if self.recipe.data else []
+        check_options(self.recipe.evaluate, self.console.warn)
+        listed = read_captions(Path(self.recipe.data)) if self.recipe.data else []
         need = 4 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))
         free = shutil.disk_usage(nearest_existing(self.out)).free
         if free < need:
@@ -117,6 +138,7 @@ class Job:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
         if listed and not READ_DATA.isdisjoint(stages):
             read_video(listed[0][0], *self.size)
+        check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)
 
 
 def check_device(device: str) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flc.api import Objective, Setting, View
+from flc.api import RecoveryTrainer, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
 from flc.errors import UserError
@@ -128,7 +128,7 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
     from flc.train.stage import train_stage
 
     r, out = job.recipe, job.out / "recover"
-    objective: Objective = job.algorithm("recovery")
+    objective: RecoveryTrainer = job.algorithm("recovery")
     options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **r.recover.model_dump()}
     options |= engine_of(job) | {"negative_prompt": r.negative_prompt}
 
@@ -136,7 +136,7 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
         plan = read_plan(scored)
         full = View(job.prunable.full)
         objective.bind(Setting(View(plan["kept"]), full, r.steps, r.recover.iterations, None, r.recover.given_share))
-        if not getattr(objective, "trains", True):
+        if not objective.trains:
             if job.ranks.leader:
                 job.adapter.transformer.save_pretrained(folder / "transformer")
             return {}
@@ -161,19 +161,28 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
     from flc.train.stage import train_stage
 
     r, out = job.recipe, job.out / "distill"
-    objective, composer = job.algorithm("distiller"), job.algorithm("teacher")
+    objective: StepDistiller = job.algorithm("distiller")
+    composer = job.algorithm("teacher")
+    guidance = job.guidance if objective.guidance() is None else objective.guidance()
     options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
     options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **r.distill.model_dump(), **engine_of(job)}
+    options |= {"guidance": guidance}
 
     def work(folder: Path) -> dict[str, Any]:
         plan, schedule = read_plan(scored), student_schedule(job, objective)
         pruned, full = View(plan["kept"]), View(job.prunable.full)
         objective.bind(Setting(pruned, full, r.steps, r.distill.iterations, schedule, r.distill.given_share))
-        source = load_transformer(job, recovered)
-        latents = LatentClips(data, job.adapter, r.negative_prompt)
-        facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, (composer, pruned))
+        source, facts = load_transformer(job, recovered), {}
+        if objective.trains:
+            latents = LatentClips(data, job.adapter, r.negative_prompt)
+            facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, (composer, pruned))
+        elif job.ranks.leader:
+            small: Any = removed(source, pruned.kept, job.adapter.stacks)
+            small.save_pretrained(folder / "transformer")
         if job.ranks.leader:
-            declared = schedule.declaration() | {"distiller": r.distiller.name, "teacher": r.teacher.name}
+            teacher = r.teacher.name if objective.trains else "none"
+            declared = schedule.declaration() | {"distiller": r.distiller.name, "teacher": teacher}
+            declared["guidance"] = guidance
             (folder / STUDENT).write_text(json.dumps(declared, indent=1))
         return facts
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from flc.api import Optim, Role
 from flc.errors import UserError
-from flc.train.engine import Averaged, finite
+from flc.train.engine import Averaged, finite, followers
 from flc.train.nets import trainable
 
 #: Other ranks wait at a barrier while the leader scores or evaluates, which takes hours on a large model.
@@ -119,6 +119,8 @@ class DeepSpeedEngine:
         self.square = torch.zeros((), device=self.device)
         #: In float32; of the whole weights under ZeRO 1 and 2, of this rank's shards under ZeRO-3.
         self.averages = {n: Averaged(self._held(n), roles[n].ema) for n in self.parameters if roles[n].ema}
+        for name in self.parameters:
+            self.averages |= {f: Averaged(self._held(name), roles[f].ema) for f in followers(name, roles)}
 
     def _wrap(self, module: nn.Module, optim: Optim | None, parameters: Any, local_batch: int) -> None:
         config = settings(module, optim, self.zero, local_batch)
@@ -162,9 +164,24 @@ class DeepSpeedEngine:
         for group in engine.optimizer.param_groups:
             group["lr"] = optim.lr * lr_factor
         engine.step()
-        if role in self.averages:
-            self.averages[role].update(self._held(role))
+        for name in (role, *followers(role, self.roles)):
+            if name in self.averages:
+                self.averages[name].update(self._held(role))
+            if name != role:
+                self._lead(name)
         return float(engine.get_global_grad_norm())
+
+    @torch.no_grad()
+    def _lead(self, follower: str) -> None:
+        """The average's values into the follower's weights; under ZeRO-3 its shards lie as the leader's do.
+
+        ZeRO-3 keeps small parameters whole after a forward and gathers them again after an optimizer's step only:
+        a follower has none, so what was gathered of its old weights is dropped here.
+        """
+        if self.zero == 3:
+            self._engine(follower).optimizer.partition_all_parameters()
+        for name, p in self.modules[follower].named_parameters():
+            held(p).copy_(self.averages[follower].values[name])
 
     def _finite(self, role: str, loss: Tensor) -> None:
         """Raise on every rank when one rank's loss or gradient is not finite: sums over ranks keep NaN and inf.
@@ -202,8 +219,11 @@ class DeepSpeedEngine:
     def _tag(self) -> str:
         return f"zero{self.zero}"
 
-    def _average_file(self, folder: Path, role: str) -> Path:
-        return folder / role / f"ema-{self.rank if self.zero == 3 else 0}.safetensors"
+    def _average_file(self, folder: Path, role: str, average: str) -> Path:
+        return folder / role / f"ema-{average}-{self.rank if self.zero == 3 else 0}.safetensors"
+
+    def _averages_of(self, role: str) -> list[str]:
+        return [a for a in (role, *followers(role, self.roles)) if a in self.averages]
 
     def save(self, folder: Path) -> None:
         for role in self.parameters:
@@ -211,9 +231,9 @@ class DeepSpeedEngine:
             self._engine(role).save_checkpoint(
                 str(folder / role), self._tag, save_latest=False, exclude_frozen_parameters=True
             )
-            path = self._average_file(folder, role)
-            if role in self.averages and (self.zero == 3 or self.rank == 0):
-                average = self.averages[role]
+            for name in self._averages_of(role) if self.zero == 3 or self.rank == 0 else ():
+                average = self.averages[name]
+                path = self._average_file(folder, role, name)
                 save_file(average.values, path, {"count": json.dumps(average.count)})
 
     def load(self, folder: Path) -> None:
@@ -224,11 +244,13 @@ class DeepSpeedEngine:
             self._engine(role).load_checkpoint(
                 str(folder / role), self._tag, load_module_strict=False, load_lr_scheduler_states=False
             )
-            if role in self.averages:
-                path, average = self._average_file(folder, role), self.averages[role]
+            for name in self._averages_of(role):
+                path, average = self._average_file(folder, role, name), self.averages[name]
                 average.values = load_file(path, device=str(self.device))
                 with safe_open(path, "pt") as file:
                     average.count = json.loads(file.metadata()["count"])
+                if name != role:
+                    self._lead(name)
 
     @torch.no_grad()
     def export(self, role: str) -> dict[str, Tensor] | None:

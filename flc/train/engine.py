@@ -56,7 +56,10 @@ class Engine(Protocol):
 
 
 class Averaged:
-    """Exponential moving average of parameters, with a short ramp so that early weights do not linger."""
+    """Exponential moving average of parameters, with a short ramp so that early weights do not linger.
+
+    A role keeps one of itself to hand on (`Role.ema`); a `follow` role is one of another role, and runs.
+    """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.decay, self.count = decay, 0
@@ -78,6 +81,10 @@ def finite(loss: Tensor, norm: Tensor, role: str) -> None:
                 f"the {name} of {role!r} is {float(value.detach())}; nothing was updated: lower the learning rate, or "
                 f"resume from the last checkpoint with another --seed"
             )
+
+
+def followers(role: str, roles: Mapping[str, Role]) -> list[str]:
+    return [name for name, other in roles.items() if other.train == "follow" and other.of == role]
 
 
 def master(p: nn.Parameter) -> Tensor:
@@ -102,6 +109,8 @@ class PlainEngine:
         self.masters = {n: {k: master(p) for k, p in ps.items()} for n, ps in self.parameters.items()}
         self.optimizers = {n: self._adamw(n) for n in self.parameters}
         self.averages = {n: Averaged(m, roles[n].ema) for n, m in self.masters.items() if roles[n].ema}
+        for name in self.parameters:
+            self.averages |= {f: Averaged(self.masters[name], roles[f].ema) for f in followers(name, roles)}
 
     def _adamw(self, name: str) -> torch.optim.AdamW:
         o = self.roles[name].optim
@@ -131,9 +140,18 @@ class PlainEngine:
         self._publish(role)
         for name, p in self.parameters[role].items():
             masters[name].grad = p.grad = None
-        if role in self.averages:
-            self.averages[role].update(masters)
+        for name in (role, *followers(role, self.roles)):
+            if name in self.averages:
+                self.averages[name].update(masters)
+            if name != role:
+                self._lead(name)
         return float(norm)
+
+    @torch.no_grad()
+    def _lead(self, follower: str) -> None:
+        """The average's values into the follower's weights."""
+        for name, p in self.modules[follower].named_parameters():
+            p.copy_(self.averages[follower].values[name])
 
     @torch.no_grad()
     def _publish(self, role: str) -> None:
@@ -151,9 +169,9 @@ class PlainEngine:
             for i, state in self.optimizers[name].state_dict()["state"].items():
                 flat |= {f"adam.{key}.{names[i]}": value for key, value in state.items()}
             counts = {}
-            if name in self.averages:
-                flat |= {f"ema.{n}": v for n, v in self.averages[name].values.items()}
-                counts = {"ema": self.averages[name].count}
+            for average in (a for a in (name, *followers(name, self.roles)) if a in self.averages):
+                flat |= {f"ema.{average}.{n}": v for n, v in self.averages[average].values.items()}
+                counts[average] = self.averages[average].count
             save_file(
                 {k: v.contiguous() for k, v in flat.items()},
                 folder / f"{name}.safetensors",
@@ -178,10 +196,13 @@ class PlainEngine:
                     state.setdefault(names.index(n), {})[field] = value.cpu() if field == "step" else value
             groups = self.optimizers[name].state_dict()["param_groups"]
             self.optimizers[name].load_state_dict({"state": state, "param_groups": groups})
-            if name in self.averages:
-                self.averages[name].values = {n: flat[f"ema.{n}"] for n in names}
-                with safe_open(path, "pt") as file:
-                    self.averages[name].count = json.loads(file.metadata()["counts"])["ema"]
+            with safe_open(path, "pt") as file:
+                counts = json.loads(file.metadata()["counts"])
+            for average, count in counts.items():
+                self.averages[average].values = {n: flat[f"ema.{average}.{n}"] for n in names}
+                self.averages[average].count = count
+                if average != name:
+                    self._lead(average)
 
     def export(self, role: str) -> dict[str, Tensor]:
         """Full state dict of the role's module, averaged where it keeps an average."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,28 +10,42 @@ import torch
 from torch import Tensor, nn
 
 from flc.api import Draws, Query, Role, TeacherComposer, View
+from flc.errors import UserError
 from flc.models.condition import Condition, join
 from flc.models.view import Inject, Tap, blocks_of, exchanged, removed, view
 
 #: The linear layers of a block that a LoRA adapter goes on.
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 ADAPTER = "flc"
+#: What engines call the incoming weights as the teacher evaluates them: no role's name.
+TEACHER = "(teacher)"
 
 
 def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role], seed: int = 0) -> dict[str, nn.Module]:
-    """One module per role. `full` roles get a copy holding only their view's blocks; `frozen` and `lora` roles
-    share the incoming module itself. Every parameter comes out with `requires_grad=False`."""
+    """One module per role. `full` roles get a copy holding only their view's blocks, a `follow` role the copy of
+    the role it follows, a `head` role its own module; `frozen` and `lora` roles share the incoming module itself.
+    Every parameter comes out with `requires_grad=False`."""
     source.requires_grad_(False)
     modules: dict[str, nn.Module] = {}
     for name, role in roles.items():
-        if role.train == "full":
-            modules[name] = adapter.prepare(removed(source, role.view.kept, adapter.stacks))
+        copied = roles[role.of] if role.train == "follow" else role
+        assert role.train != "follow" or copied.train == "full", f"{name!r} can follow a full role only"
+        if copied.train == "full":
+            modules[name] = adapter.prepare(removed(source, copied.view.kept, adapter.stacks))
+        elif role.train == "head":
+            modules[name] = make_head(role, adapter.width(source), seed).to(adapter.device)
     for name, role in roles.items():
         if role.train == "lora":
             add_lora(source, role.rank, seed)
-        if role.train != "full":
-            modules[name] = source
+        modules.setdefault(name, source)
     return modules
+
+
+def make_head(role: Role, width: int, seed: int) -> nn.Module:
+    assert role.head is not None, "a head role says how its module is made"
+    with torch.random.fork_rng(devices=[]):  # the same on every rank and at every start
+        torch.manual_seed(seed)
+        return role.head(width).requires_grad_(False)
 
 
 def add_lora(module: Any, rank: int, seed: int) -> None:
@@ -47,25 +61,29 @@ def add_lora(module: Any, rank: int, seed: int) -> None:
 
 def trainable(module: nn.Module, role: Role) -> dict[str, nn.Parameter]:
     """The parameters of a role, by name."""
-    if role.train == "frozen":
+    if role.train in ("frozen", "follow"):
         return {}
-    return {n: p for n, p in module.named_parameters() if role.train == "full" or "lora_" in n}
+    return {n: p for n, p in module.named_parameters() if role.train != "lora" or "lora_" in n}
 
 
 @contextmanager
 def adapter_scale(module: nn.Module, scale: float) -> Iterator[None]:
     """Multiply the low-rank branch by `scale` during one call, then put it back to 1.
 
-    The resting scale is 1, the trained role's: a checkpointed block recomputed in a backward meets it again.
+    The resting scale is 1, the trained role's: a checkpointed block recomputed in a backward meets it again. At
+    another scale it would not, so such a call keeps its activations.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers: list[Any] = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+    checkpointing: Any = getattr(module, "gradient_checkpointing", False)
+    module.gradient_checkpointing = checkpointing and scale == 1.0
     for layer in layers:
         layer.scaling[ADAPTER] = scale
     try:
         yield
     finally:
+        module.gradient_checkpointing = checkpointing
         for layer in layers:
             layer.scaling[ADAPTER] = 1.0
 
@@ -93,6 +111,22 @@ class RoleNet:
         with adapter_scale(self.module, scale):
             return self.adapter.velocity(self.call, self.module, x, t, cond)
 
+    def features(
+        self, x: Tensor, t: Tensor, cond: Condition, depths: Sequence[float], given: View | None = None, /
+    ) -> list[Tensor]:
+        """`flc.api.Net.features`, by taps between the blocks of a family with one stack."""
+        chosen = self.default if given is None else given
+        (stack,) = self.adapter.stacks
+        with view(self.module, chosen.kept):
+            blocks = blocks_of(self.module, stack)
+            taps = {max(1, round(depth * len(blocks))): Tap() for depth in depths}
+            if len(taps) != len(depths):
+                raise UserError(f"depths {list(depths)} fall together on {len(blocks)} blocks: give fewer")
+            tapped = [m for i, b in enumerate(blocks[: max(taps)], 1) for m in (b, taps.get(i)) if m is not None]
+            with exchanged(self.module, stack, tapped):
+                self.raw(x, t, cond, chosen.adapter)
+        return [self.adapter.by_frame(taps[at].hidden, x.shape[2]) for at in sorted(taps)]
+
 
 class Teacher:
     """Evaluates what a composer needs at the least cost, then composes.
@@ -112,6 +146,12 @@ class Teacher:
     @torch.no_grad()
     def evaluate(self, x: Tensor, t: Tensor, cond: Condition) -> dict[Query, Tensor]:
         needs = list(dict.fromkeys(self.composer.needs()))
+        out: dict[Query, Tensor] = {}
+        for scale in dict.fromkeys(q.adapter for q in needs):
+            out |= self._of_one_scale([q for q in needs if q.adapter == scale], x, t, cond)
+        return out
+
+    def _of_one_scale(self, needs: list[Query], x: Tensor, t: Tensor, cond: Condition) -> dict[Query, Tensor]:
         groups = [[q for q in needs if q.view == name] for name in ("pruned", "unpruned")]
         out: dict[Query, Tensor] = {}
         prefix: dict[str, Tensor] | None = None
@@ -145,11 +185,11 @@ class Teacher:
         inputs = self._inputs(group, x, t, cond)
         with view(self.net.module, kept):
             if stack is None:
-                return self.net.raw(*inputs), None
+                return self.net.raw(*inputs, group[0].adapter), None
             blocks = blocks_of(self.net.module, stack)
             tap, at = Tap(), first_removed(kept[stack])
             with exchanged(self.net.module, stack, [*blocks[:at], tap, *blocks[at:]]):
-                v = self.net.raw(*inputs)
+                v = self.net.raw(*inputs, group[0].adapter)
         hidden = tap.hidden.chunk(len(group))
         return v, {q.condition: h for q, h in zip(group, hidden, strict=True)}
 
@@ -160,7 +200,7 @@ class Teacher:
         at = first_removed(self.pruned.kept[stack])  # type: ignore[index]
         inject = Inject(torch.cat([prefix[q.condition] for q in group]))
         with exchanged(self.net.module, stack, [inject, *blocks[at:]]):
-            return self.net.raw(*self._inputs(group, x, t, cond))
+            return self.net.raw(*self._inputs(group, x, t, cond), group[0].adapter)
 
 
 def first_removed(kept: tuple[int, ...], total: int | None = None) -> int:
@@ -172,13 +212,46 @@ def first_removed(kept: tuple[int, ...], total: int | None = None) -> int:
 class RoleNets:
     """`flc.api.Nets`: the networks of one objective, with the teacher bound to an iteration's draws."""
 
-    def __init__(self, nets: Mapping[str, RoleNet], teacher: Teacher | None) -> None:
-        self._nets, self._teacher = nets, teacher
+    def __init__(
+        self, nets: Mapping[str, RoleNet], teacher: Teacher | None, heads: Mapping[str, Callable[..., Tensor]]
+    ) -> None:
+        self._nets, self._teacher, self._heads = nets, teacher, heads
         self.rng: Draws | None = None
 
     def __getitem__(self, role: str) -> RoleNet:
         return self._nets[role]
 
+    def head(self, role: str) -> Callable[..., Tensor]:
+        return self._heads[role]
+
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         assert self._teacher is not None and self.rng is not None, "this stage has no teacher"
         return self._teacher(x, t, cond, self.rng)
+
+
+def connect(
+    adapter: Any,
+    modules: Mapping[str, nn.Module],
+    roles: Mapping[str, Role],
+    call: Callable[[str], Any],
+    teacher: tuple[TeacherComposer, View] | None,
+) -> RoleNets:
+    """The modules of `build`, and the incoming weights under `TEACHER`, as an objective meets them.
+
+    `call(name)` is what is called in a module's place; `teacher` is the composer and the pruned view.
+    """
+    own = ("full", "follow")  # such a role's module holds its view's blocks and no others
+    nets = {
+        name: RoleNet(adapter, modules[name], call(name), View() if role.train in own else role.view)
+        for name, role in roles.items()
+        if role.train != "head"
+    }
+    heads = {name: call(name) for name, role in roles.items() if role.train == "head"}
+    if teacher is None:
+        return RoleNets(nets, None, heads)
+    leans = any(query.adapter for query in teacher[0].needs())
+    if leans and not any(role.train == "lora" for role in roles.values()):
+        raise UserError("this teacher leans on the fake's low-rank branch, and this distiller trains none: "
+                        "choose another --teacher, or a distiller with a LoRA fake")  # fmt: skip
+    real = RoleNet(adapter, modules[TEACHER], call(TEACHER), View())
+    return RoleNets(nets, Teacher(real, *teacher), heads)

@@ -17,7 +17,7 @@ from flc.recipe import TrainStage
 from flc.train.engine import Engine, PlainEngine
 from flc.train.health import Health, warning
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
-from flc.train.nets import RoleNet, RoleNets, Teacher, build
+from flc.train.nets import TEACHER, RoleNet, build, connect
 
 
 def make_engine(kind: str, zero: int, modules: dict[str, nn.Module], roles: Any, local_batch: int) -> Engine:
@@ -43,19 +43,13 @@ def train_stage(
     local = options.batch // world  # `Job.check` has seen that it divides
     job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
     modules = build(adapter, source, roles, job.recipe.seed)
+    networks = {role: module for role, module in modules.items() if roles[role].train != "head"}
     if options.checkpointing:
-        for module in {id(m): m for m in modules.values()}.values():
+        for module in {id(m): m for m in networks.values()}.values():
             module.enable_gradient_checkpointing()  # type: ignore[operator]
-    everything = dict(modules) | ({"teacher": source} if teacher else {})
+    everything = modules | ({TEACHER: source} if teacher else {})
     engine = make_engine(job.recipe.engine, job.zero, everything, roles, local)
-    nets = {
-        role: RoleNet(adapter, module, engine.call(role), View() if roles[role].train == "full" else roles[role].view)
-        for role, module in modules.items()
-    }
-    composed = None
-    if teacher:
-        frozen = RoleNet(adapter, source, engine.call("teacher"), View())
-        composed = Teacher(frozen, *teacher)
+    nets = connect(adapter, everything, roles, engine.call, teacher)
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
     resumed = checkpoint_path(checkpoints)
@@ -73,8 +67,8 @@ def train_stage(
         def batch_at(draws: StepDraws) -> Batch:
             return data.random_batch(draws, local, options.given_share)
 
-        train(objective, RoleNets(nets, composed), engine, batch_at, loop, checkpoints, on_step)
-    for module in {id(m): m for m in modules.values()}.values():
+        train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
+    for module in {id(m): m for m in networks.values()}.values():
         module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
     state = engine.export("student")
     state = watch.rescued() or state

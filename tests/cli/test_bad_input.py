@@ -107,7 +107,7 @@ FLAGS = {
     "tuple too long": (["--set", "distiller.betas=[0,0.5,1]"], ["distiller.betas", "2 items"]),
     "beta of one": (["--set", "distiller.betas=[0,1]"], ["distiller.betas", "at least 0 and less than 1"]),
     "beta below zero": (["--set", "distiller.betas=[-0.1,0.9]"], ["distiller.betas", "at least 0 and less than 1"]),
-    "times in the wrong order": (["--set", "distiller.time_min=0.98"], ["distiller.time_max", "greater than time_min"]),
+    "times in the wrong order": (["--set", "distiller.time_min=0.99"], ["distiller.time_max", "no less than time_min"]),
     "unknown row": (["--set", 'evaluate.rows=["teacher"]'], ["evaluate.rows.0='teacher'", "'student'"]),
     "training in float16": (["--dtype", "float16"], ["--dtype float16 cannot train", "use bfloat16"]),
     "stage out of bounds": (["--set", "distill.batch=0"], ["distill.batch='0'", "greater than or equal to 1"]),
@@ -255,6 +255,71 @@ def test_data_whose_first_video_is_none_or_too_short(refused, place, command):
     clips_of(place / "short", 5)
     line = refused(command, "--out", "run", "--data", "short", "--frames", "9")
     assert "short/a.mp4 has 5 frames, 9 are needed: give --frames 5" in line
+
+
+# -- suites ----------------------------------------------------------------------------------------------------
+
+GOOD = '{"prompt": "a red circle moving left"}'
+SUITES = {
+    "unknown suite": (
+        ["evaluate.suite=vbench-t2v"],
+        "",
+        ["recipe.evaluate.suite", "'shapes', 'vbench' or 'vbench-i2v'"],
+    ),
+    "suite without its files": (["evaluate.suite=vbench-i2v"], "", ["needs VBench's prompts", "evaluate.vbench_data"]),
+    "suite whose files are not there": (
+        ["evaluate.suite=vbench-i2v", "evaluate.vbench_data=VBench"],
+        "",
+        [
+            "VBench/vbench2_i2v_full_info.json cannot be read (No such file",
+            "evaluate.vbench_data=VBench/vbench2_beta_i2v",
+        ],
+    ),
+    "environment that is not there": (
+        ["evaluate.suite=vbench", "evaluate.vbench_python=env/bin/python"],
+        GOOD,
+        ["evaluate.vbench_python=env/bin/python does not exist", "pip install torch torchvision vbench"],
+    ),
+    "no manifest": (["evaluate.manifest=none.jsonl"], "", ["--manifest none.jsonl cannot be read: No such file"]),
+    "missing image": ([], '{"prompt": "a", "image": "a.png"}', ["prompts.jsonl line 1: a.png does not exist"]),
+    "manifest not json": ([], f"{GOOD}\n{{", ["prompts.jsonl line 2 is not JSON"]),
+    "missing prompt": ([], '{"image": "a.png"}', ["prompts.jsonl line 1 has no prompt"]),
+    "caption that cannot be judged": ([], '{"prompt": "a cat"}', ["prompts.jsonl line 1: caption 'a cat'", "shapes"]),
+    "same prompt twice": (["evaluate.suite=vbench"], f"{GOOD}\n{GOOD}", ["line 2 repeats the prompt of", "line 1"]),
+    "no weights for LPIPS": (["evaluate.lpips=nowhere"], "", ["evaluate.lpips=nowhere holds no alexnet", "random"]),
+    "LPIPS without its rows": (
+        ["evaluate.lpips=random", 'evaluate.rows=["student"]'],
+        "",
+        ["teacher-many with student", "add teacher-many to evaluate.rows"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUITES)
+def test_suites(refused, unloaded, place, case):
+    sets, manifest, expected = SUITES[case]
+    if "LPIPS" in case:
+        pytest.importorskip("lpips")
+    if manifest:
+        (place / "prompts.jsonl").write_text(manifest)
+        sets = [*sets, "evaluate.manifest=prompts.jsonl"]
+    line = refused("compress", "--out", "run", *(part for s in sets for part in ("--set", s)))
+    for part in expected:
+        assert part in line, line
+
+
+def test_flags_of_a_suite(refused, unloaded, place):
+    arguments = ("evaluate", "--pipeline", EMBEDDED, "--out", "run")
+    assert "evaluate.suite='vbnch'" in refused(*arguments, "--suite", "vbnch")
+    assert "needs VBench's prompts" in refused(*arguments, "--suite", "vbench")
+    assert "--manifest none.jsonl cannot be read" in refused(*arguments, "--manifest", "none.jsonl")
+
+
+def test_an_image_to_video_suite_needs_images(refused, place):
+    """Whether the model takes any is known once it is loaded."""
+    (place / "prompts.jsonl").write_text(GOOD)
+    arguments = ("--pipeline", EMBEDDED, "--out", "run", "--suite", "vbench-i2v", "--manifest", "prompts.jsonl")
+    assert "prompts.jsonl line 1 has no image, which --suite vbench-i2v needs" in refused("evaluate", *arguments)
 
 
 # -- devices and processes -------------------------------------------------------------------------------------

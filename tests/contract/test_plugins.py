@@ -5,7 +5,7 @@ Parametrised from the registry, so that an installed third party's algorithms ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -85,12 +85,21 @@ class Blocks(nn.Module):
              for s, n in stacks.items()}
         )  # fmt: skip
 
-    def forward(self, x: Tensor, t: Tensor, text: Tensor, kept: Mapping[str, tuple[int, ...]] | None) -> Tensor:
+    def walk(
+        self, x: Tensor, t: Tensor, text: Tensor, kept: Mapping[str, tuple[int, ...]] | None,
+        gates: Mapping[tuple[str, int], Tensor] | None = None,
+    ) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:  # fmt: skip
+        """Hidden states (B, F, H, W, C) before and after each kept block."""
         h = x.movedim(1, -1) + t.view(-1, 1, 1, 1, 1) + 0.1 * text.mean((1, 2)).view(-1, 1, 1, 1, 1)
         for stack, blocks in self.stacks.items():
             for i, block in enumerate(blocks):  # type: ignore[arg-type]
                 if kept is None or i in kept[stack]:
-                    h = h + torch.tanh(block(h))
+                    gate = 1.0 if gates is None else gates[stack, i].view(-1, 1, 1, 1, 1)
+                    before, h = h, h + gate * torch.tanh(block(h))
+                    yield (stack, i), before, h
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, kept: Any = None, gates: Any = None) -> Tensor:
+        *_, (_, _, h) = self.walk(x, t, text, kept, gates)
         return h.movedim(-1, 1)
 
 
@@ -104,9 +113,11 @@ class TinyPrunable:
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         return {s: tuple(sum(p.numel() for p in b.parameters()) for b in bs) for s, bs in self.blocks.stacks.items()}
 
+    def inputs(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+        return sample.cond.clamp(noised(sample.x0, sample.x1, sample.t)), sample.t, sample.cond.text
+
     def velocity(self, sample: Sample, view: View | None = None) -> Tensor:
-        x_t = sample.cond.clamp(noised(sample.x0, sample.x1, sample.t))
-        return self.blocks(x_t, sample.t, sample.cond.text, view.kept if view else None) * sample.cond.free(x_t)
+        return self.blocks(*self.inputs(sample), view.kept if view else None) * sample.cond.free(sample.x0)
 
     def skip_each(
         self, sample: Sample, kept: Mapping[str, tuple[int, ...]] | None = None
@@ -120,6 +131,21 @@ class TinyPrunable:
 
     def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]:
         return iter(self.blocks.stacks[stack][block].parameters())  # type: ignore[index]
+
+    def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
+        for block, before, after in self.blocks.walk(*self.inputs(sample), None):
+            yield block, before.flatten(1, 3), after.flatten(1, 3)
+
+    def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
+        keys = [(s, i) for s, w in self.weights.items() for i in range(len(w))]
+        gates = {key: torch.ones(len(sample.t), requires_grad=True) for key in keys}
+        v = self.blocks(*self.inputs(sample), None, gates) * sample.cond.free(sample.x0)
+        return dict(zip(keys, torch.autograd.grad(loss(v).sum(), list(gates.values())), strict=True))
+
+    def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:
+        """A share of the right kind: these blocks mix no tokens."""
+        assert queries >= 1
+        return {block: after.flatten(1).std(1).sigmoid() for block, _, after in self.walk(sample)}
 
 
 STACKS = {"one stack": {"blocks": 6}, "two stacks": {"first": 4, "second": 5}}
@@ -159,21 +185,20 @@ def test_a_plan_is_repeatable_and_leaves_the_model_as_it_is(kind, name):
 
 # -- teachers --------------------------------------------------------------------------------------------------
 
-EVERY_QUERY = [Query(view, text) for view in ("pruned", "unpruned") for text in ("text", "null")]
+VIEWS, CONDITIONS = ("pruned", "unpruned"), ("text", "null")
 TEACHERS = of_kind("teacher")
 
 
 def velocities(composer: Any) -> dict[Query, Tensor]:
     """Exactly what the composer says it needs, in float64 so that only its formula matters."""
     g = torch.Generator().manual_seed(1)
-    drawn = {q: torch.randn(B, C, F, H, W, generator=g, dtype=torch.float64) for q in EVERY_QUERY}
-    return {q: drawn[q] for q in composer.needs()}
+    return {q: torch.randn(B, C, F, H, W, generator=g, dtype=torch.float64) for q in composer.needs()}
 
 
 @pytest.mark.parametrize(("kind", "name"), TEACHERS)
 def test_a_teacher_needs_known_queries(kind, name):
     needs = list(create(kind, name).needs())
-    assert needs and set(needs) <= set(EVERY_QUERY)
+    assert needs and all(q.view in VIEWS and q.condition in CONDITIONS and 0 <= q.adapter <= 1 for q in needs)
     assert len(needs) == len(set(needs)), "each is evaluated once"
     assert list(create(kind, name).needs()) == needs
 
@@ -244,6 +269,26 @@ def bound(kind: str, name: str) -> Any:
     return objective.bind(Setting(PRUNED, FULL, 4, STEPS, schedule))
 
 
+class TinyNet:
+    """`flc.api.Net`."""
+
+    def __init__(self, blocks: Blocks, kept: Any) -> None:
+        self.blocks, self.kept = blocks, kept
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Condition, view: View | None = None) -> Tensor:
+        assert x.shape[1:] == (C, F, H, W) and t.shape == (len(x),), "the interface of flc.api.Net"
+        assert ((t >= 0) & (t <= 1)).all()
+        return self.blocks(cond.clamp(x), t, cond.text, self.kept if view is None else view.kept) * cond.free(x)
+
+    def features(
+        self, x: Tensor, t: Tensor, cond: Condition, depths: Sequence[float], view: View | None = None
+    ) -> list[Tensor]:
+        assert list(depths) == sorted(set(depths)) and depths[0] > 0 and depths[-1] <= 1
+        kept = self.kept if view is None else view.kept
+        hidden = [after.flatten(2, 3) for _, _, after in self.blocks.walk(cond.clamp(x), t, cond.text, kept)]
+        return [hidden[max(1, round(depth * len(hidden))) - 1] for depth in depths]
+
+
 class TinyNets:
     """`flc.api.Nets`: one small network per role, a role's own blocks only, and a fixed teacher.
 
@@ -251,25 +296,28 @@ class TinyNets:
     """
 
     def __init__(self, roles: Mapping[str, Any]) -> None:
-        self.modules = {name: Blocks({"blocks": 6}).requires_grad_(False) for name in roles}
+        self.modules = {
+            name: role.head(C).requires_grad_(False) if role.train == "head" else Blocks({"blocks": 6})
+            for name, role in roles.items()
+        }
         for i, module in enumerate(self.modules.values()):  # roles differ, as they do after the first update
-            for p in module.parameters():
+            for p in module.requires_grad_(False).parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
-        self.default = {name: role.view.kept for name, role in roles.items()}
+        self.roles = roles
         self.real = Blocks({"blocks": 6}).requires_grad_(False)
 
     def activate(self, role: str) -> None:
         for name, module in self.modules.items():
             module.requires_grad_(name == role)
 
-    def __getitem__(self, role: str) -> Any:
-        def net(x: Tensor, t: Tensor, cond: Condition, view: View | None = None) -> Tensor:
-            kept = self.default[role] if view is None else view.kept
-            assert x.shape[1:] == (C, F, H, W) and t.shape == (len(x),), "the interface of flc.api.Net"
-            assert ((t >= 0) & (t <= 1)).all()
-            return self.modules[role](cond.clamp(x), t, cond.text, kept) * cond.free(x)
+    def __getitem__(self, role: str) -> TinyNet:
+        assert self.roles[role].train != "head", "a head is no velocity field: nets.head(role)"
+        own = self.roles[self.roles[role].of or role]
+        return TinyNet(self.modules[role], own.view.kept)
 
-        return net
+    def head(self, role: str) -> nn.Module:
+        assert self.roles[role].train == "head"
+        return self.modules[role]
 
     @torch.no_grad()
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
@@ -288,9 +336,12 @@ def test_roles_include_the_student_and_say_how_they_are_trained(kind, name):
     roles = objective.roles()
     assert "student" in roles
     for role in roles.values():
-        assert role.train in ("full", "lora", "frozen") and 0 <= role.ema < 1
-        assert not (role.train == "frozen" and role.optim), "a frozen role has no optimizer"
+        assert role.train in ("full", "lora", "frozen", "head", "follow") and 0 <= role.ema < 1
+        assert not (role.train in ("frozen", "follow") and role.optim), "it has no optimizer"
         assert role.train != "lora" or role.rank >= 1
+        assert (role.train == "head") == (role.head is not None)
+        assert (role.train == "follow") == bool(role.of)
+        assert not role.of or roles[role.of].train == "full", "what follows has a copy of its own to move"
     if kind == "distiller":
         assert roles["student"].view == PRUNED, "what stage III hands on is the pruned network"
         assert objective.sampler in ("sde", "ode")
@@ -309,7 +360,7 @@ def test_phases_name_trainable_roles_and_each_gets_its_turn(kind, name):
         assert phases and len(phases) == len(set(phases))
         assert phases == objective.phases(step), "a resumed run asks again"
         for phase in phases:
-            assert roles[phase].train != "frozen" and roles[phase].optim is not None, phase
+            assert roles[phase].optim is not None, phase
         seen |= set(phases)
     assert seen == {n for n, r in roles.items() if r.optim}, "a trained role that is never updated, or the reverse"
 
@@ -360,3 +411,16 @@ def test_a_loss_is_a_function_of_its_draws(kind, name):
             values.append(objective.loss(phase, nets, make_batch(True), step, StepDraws(0, "test", drawn)).value.item())
         assert values[0] == values[1], "the same draws"
         assert values[0] != values[2], "other draws: the loss does use them"
+
+
+@pytest.mark.parametrize(("kind", "name"), OBJECTIVES)
+def test_a_head_is_made_from_its_width_and_torchs_generator_alone(kind, name):
+    """The core seeds that generator, so that every rank and every start has the same head."""
+    for role in bound(kind, name).roles().values():
+        if role.train != "head":
+            continue
+        made = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            made.append(role.head(2 * C).state_dict())
+        assert made[0] and all(torch.equal(made[0][n], v) for n, v in made[1].items())

@@ -31,13 +31,15 @@ from flc.models.wan import WanAdapter
 from flc.registry import create
 from flc.train.engine import PlainEngine
 from flc.train.loop import STOP, LoopOptions, checkpoint_path, train
-from flc.train.nets import RoleNet, RoleNets, Teacher, build
+from flc.train.nets import TEACHER, build, connect
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 PRUNED, FULL = View({"blocks": (0, 2)}), View({"blocks": (0, 1, 2)})
 BATCH, STEPS, CUT = 4, 5, 3
-SKIPPED, RESUMED = "blocks.1.ffn.net.2.weight", "dmd-lora"
+SKIPPED, RESUMED = "blocks.1.ffn.net.2.weight", ("dmd-lora", "lcm")
+WHOLE = {"lcm": 100}
+"""Parameters of up to so many numbers stay whole on every rank under ZeRO-3; of the other cases, none."""
 
 
 class Scripted(Objective):
@@ -64,6 +66,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bernoulli": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "alpha": 0.5, "drift_every": 2}),
     "dmd": ("distiller", "dmd", DMD),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
+    "dmd2": ("distiller", "dmd2", DMD),
+    "lcm": ("distiller", "lcm", {"lr": 1e-3, "warmup": 2, "grid": 4}),
     "skipping": ("", "", {}),
 }
 
@@ -90,26 +94,21 @@ class Miniature:
         kind, name, options = CASES[case]
         adapter: Any = WanAdapter()
         adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
-        adapter.processor, self.local = BiasedCrossAttention(), BATCH // world
+        adapter.device, adapter.processor, self.local = torch.device("cpu"), BiasedCrossAttention(), BATCH // world
         source = adapter.prepare(tiny())
         self.objective: Any = create(kind, name, options) if name else Scripted()  # type: ignore[arg-type]
         schedule = adapter.schedule(2, 5.0, "sde")
         self.objective.bind(Setting(PRUNED, FULL, 2, STEPS, schedule))
         roles = self.objective.roles()
         modules = build(adapter, source, roles)
-        everything = modules | {"teacher": source}
+        everything = modules | {TEACHER: source}
         self.engine: Any = PlainEngine(everything, roles)
         if zero:
             from flc.train.deepspeed import DeepSpeedEngine
 
             self.engine = DeepSpeedEngine(everything, roles, zero, self.local)
-        call = self.engine.call
-        nets = {
-            n: RoleNet(adapter, m, call(n), View() if roles[n].train == "full" else roles[n].view)
-            for n, m in modules.items()
-        }
-        frozen = RoleNet(adapter, source, call("teacher"), View())
-        self.nets = RoleNets(nets, Teacher(frozen, create("teacher", "well-guided"), PRUNED))
+        self.followers = [n for n, r in roles.items() if r.train == "follow"]
+        self.nets = connect(adapter, everything, roles, self.engine.call, (create("teacher", "well-guided"), PRUNED))
 
     def batch_at(self, draws: StepDraws) -> Batch:
         g = torch.Generator().manual_seed(5)
@@ -136,8 +135,15 @@ class Miniature:
         out = {}
         for role, parameters in self.engine.parameters.items():
             out |= {f"{role}.{n}": gathered(held(p), p).detach().clone() for n, p in parameters.items()}
+        out |= {f"velocity.{role}": self.probe(role) for role in self.followers}
         state = self.engine.export("student")
         return out | {f"export.{n}": v for n, v in (state or {}).items()}
+
+    @torch.no_grad()
+    def probe(self, role: str) -> torch.Tensor:
+        """A velocity on fixed inputs, the same on every rank: what the role's running weights are."""
+        x = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(6))
+        return self.nets[role](x, torch.full((1,), 0.5), Condition(torch.ones(1, 2, 8), torch.ones(1, 1, 8)))
 
 
 # -- the ranks' program -----------------------------------------------------------------------------------------
@@ -180,12 +186,12 @@ def rank_main(zero: int, folder: Path) -> None:
 
     torch.set_num_threads(1)
     deepspeed.initialise("cpu")
-    settings = deepspeed.settings
+    settings, running = deepspeed.settings, ""
 
     def sharded(*args: Any) -> dict[str, Any]:
-        """ZeRO-3 keeps small parameters whole on every rank; none of this model's would be sharded."""
+        """ZeRO-3 keeps small parameters whole on every rank; by its default none of this model's would be sharded."""
         config = settings(*args)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = WHOLE.get(running, 0)
         return config
 
     deepspeed.settings = sharded
@@ -195,10 +201,11 @@ def rank_main(zero: int, folder: Path) -> None:
         if rank == 0:
             save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
 
-    for case in CASES:
-        keep(case, Miniature(case, zero, rank, 2).run(folder / case))
-    if zero > 1:
-        keep(f"resumed-{RESUMED}", cut_and_resumed(RESUMED, zero, rank, folder))
+    for running in CASES:
+        keep(running, Miniature(running, zero, rank, 2).run(folder / running))
+    for running in RESUMED if zero > 1 else ():
+        keep(f"resumed-{running}", cut_and_resumed(running, zero, rank, folder))
+    running = ""
     said = {kind: poisoned(kind, zero, rank, folder) for kind in ("loss", "gradient")}
     (folder / f"rank-{rank}.json").write_text(json.dumps(said))
 
@@ -246,6 +253,8 @@ def test_two_ranks_equal_one_process(ranks, alone, case):
     for name, value in expected.items():
         if name.startswith("norm."):
             assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
+        elif name.startswith("velocity."):
+            assert torch.allclose(found[name], value, atol=0.02), name
         else:
             assert float((found[name] - value).abs().max()) < 0.02 * lr, name
 
@@ -269,12 +278,13 @@ def test_a_skipped_blocks_gradient_is_zero_and_not_the_last_one(ranks):
     assert near.float().mean() > 0.9, "of the weights; in the others |g| is near eps"
 
 
-def test_a_signalled_rank_stops_both_and_resuming_equals_an_uninterrupted_run(ranks):
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_signalled_rank_stops_both_and_resuming_equals_an_uninterrupted_run(ranks, case):
     """Bit for bit: rank 1 alone is signalled, both save after the same step, a fresh start goes on."""
     zero, folder = ranks
     if zero == 1:
         pytest.skip("under ZeRO 2 and 3 only, for time: ZeRO 1 keeps the same optimizer state as ZeRO 2")
-    whole, resumed = (load_file(folder / f"{n}{RESUMED}.safetensors") for n in ("", "resumed-"))
+    whole, resumed = (load_file(folder / f"{n}{case}.safetensors") for n in ("", "resumed-"))
     different = [n for n in resumed if not torch.equal(whole[n], resumed[n])]
     assert resumed.keys() <= whole.keys() and different == []
 

@@ -269,6 +269,24 @@ def test_the_guards_stand_beside_the_average_even_when_not_measured(run: Path) -
     assert re.search(order, write_report(run).read_text())
 
 
+def test_a_distance_between_rows_stands_in_the_second_ones_line_under_its_label(run: Path) -> None:
+    label = "LPIPS to teacher-many (random backbone, lower is better)"
+    change(run / "metrics.json", pairs=[{"label": label, "rows": ["teacher-many", "student"], "value": 0.125}])
+    html = write_report(run).read_text()
+    assert f'scope="col" class="first">{label}</th>' in html and html.count(">0.125</td>") == 1
+    assert html.index(">0.125</td>") > html.index('<tr class="student">'), "and not marked as the best of anything"
+
+
+def test_vbenchs_suites_have_no_guards(run: Path) -> None:
+    change(
+        run / "metrics.json", suite="vbench-i2v", metrics=[{"name": "i2v_subject", "summary": "s", "in_average": True}]
+    )
+    text = page_of(run).text
+    assert "i2v subject" in text and "distribution" not in text.split("The result")[1].split("Clips side by side")[0]
+    change(run / "metrics.json", suite="shapes", instead_of="vbench-i2v")
+    assert "The suite vbench-i2v was asked for and could not be measured" in page_of(run).text
+
+
 def test_the_best_of_a_column_is_marked_where_rows_differ(run: Path) -> None:
     html = write_report(run).read_text()
     marked = re.findall(r'<td class="(?:first )?best"[^>]*>(.*?)</td>', html)

@@ -14,7 +14,7 @@ from flc.models.condition import Condition
 from flc.registry import create
 from flc.train.engine import PlainEngine
 from flc.train.loop import LoopOptions, train
-from flc.train.nets import RoleNet, RoleNets, Teacher, build
+from flc.train.nets import TEACHER, build, connect
 
 PRUNED = View({"blocks": (0, 2, 4)})
 FULL = View({"blocks": (0, 1, 2, 3, 4)})
@@ -24,21 +24,19 @@ class Miniature:
     """One objective with everything around it; `run` trains in a folder."""
 
     def __init__(
-        self, adapter: Any, source: torch.nn.Module, kind: str, name: str, options: dict[str, Any], batch: int = 4
-    ):
-        self.adapter, self.source, self.batch = adapter, adapter.prepare(source), batch
+        self, adapter: Any, source: torch.nn.Module, kind: str, name: str, options: dict[str, Any],
+        teacher: tuple[str, dict[str, Any]] = ("well-guided", {}), pruned: View = PRUNED,
+    ):  # fmt: skip
+        self.adapter, self.source, self.batch = adapter, adapter.prepare(source), 4
         self.objective = create(kind, name, options)
         schedule = adapter.schedule(4, 5.0, "sde") if kind == "distiller" else None
-        self.objective.bind(Setting(PRUNED, FULL, 4, 100, schedule))
+        self.objective.bind(Setting(pruned, FULL, 4, 100, schedule))
         self.roles = self.objective.roles()
         self.modules = build(adapter, self.source, self.roles)
-        self.engine = PlainEngine(dict(self.modules) | {"teacher": self.source}, self.roles)
-        nets = {
-            n: RoleNet(adapter, m, self.engine.call(n), View() if self.roles[n].train == "full" else self.roles[n].view)
-            for n, m in self.modules.items()
-        }
-        teacher = Teacher(RoleNet(adapter, self.source, self.source, View()), create("teacher", "well-guided"), PRUNED)
-        self.nets = RoleNets(nets, teacher if kind == "distiller" else None)
+        everything = self.modules | {TEACHER: self.source}
+        self.engine = PlainEngine(everything, self.roles)
+        composed = (create("teacher", *teacher), pruned) if kind == "distiller" else None
+        self.nets = connect(adapter, everything, self.roles, self.engine.call, composed)
         g = torch.Generator().manual_seed(5)
         self.latents, self.text = torch.randn(16, 16, 3, 4, 4, generator=g), torch.randn(16, 6, 64, generator=g)
         self.null = torch.randn(1, 1, 64, generator=g)
@@ -57,7 +55,10 @@ class Miniature:
         return log
 
     def weights(self) -> dict[str, torch.Tensor]:
+        """Of everything that an iteration may change: trained roles, followers, averages."""
         out = {f"{r}.{n}": p.detach().clone() for r, ps in self.engine.parameters.items() for n, p in ps.items()}
+        followers = [r for r, role in self.roles.items() if role.train == "follow"]
+        out |= {f"{r}.{n}": p.detach().clone() for r in followers for n, p in self.modules[r].named_parameters()}
         for role, average in self.engine.averages.items():
             out |= {f"{role}.ema.{n}": v.clone() for n, v in average.values.items()}
         return out
@@ -70,6 +71,11 @@ CASES = {
     "dmd": ("distiller", "dmd", DMD),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 4}),
     "dmd-unpruned-fake": ("distiller", "dmd", DMD | {"fake_init": "unpruned", "normalise": False}),
+    "dmd2": ("distiller", "dmd2", DMD | {"regression": 0.25, "regression_steps": 2}),
+    "lcm": ("distiller", "lcm", {"lr": 1e-3, "warmup": 2, "grid": 8}),
+    "magic": ("distiller", "magic", DMD | {"rank": 4}),
+    "codmd": ("distiller", "codmd", DMD),
+    "icmd": ("recovery", "icmd", {"lr": 1e-3, "warmup": 2}),
 }
 
 
@@ -77,9 +83,12 @@ CASES = {
 def miniature(adapter, wan):
     import copy
 
-    def make(case: str, dtype: torch.dtype = torch.float32, **more: Any) -> Miniature:
+    def make(
+        case: str, dtype: torch.dtype = torch.float32, teacher: Any = ("well-guided", {}), pruned: View = PRUNED,
+        **more: Any,
+    ) -> Miniature:  # fmt: skip
         kind, name, options = CASES[case]
-        return Miniature(adapter, copy.deepcopy(wan).to(dtype), kind, name, options | more)
+        return Miniature(adapter, copy.deepcopy(wan).to(dtype), kind, name, options | more, teacher, pruned)
 
     return make
 

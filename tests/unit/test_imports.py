@@ -22,11 +22,11 @@ LAYERS = (
     ("run",),
     ("train", "export", "evaluate", "report", "data", "sample"),
     ("models",),
-    ("flow", "losses", "rollout", "schedule", "draws", "recipe", "options", "registry", "hookspecs", "builtin", "api",
-     "errors", "__init__"),
+    ("flow", "losses", "rollout", "matching", "schedule", "draws", "recipe", "options", "registry", "hookspecs",
+     "builtin", "api", "errors", "__init__"),
 )  # fmt: skip
 #: Functions of tensors only; they know no model, no file and no option.
-PURE = ("flow", "losses", "rollout")
+PURE = ("flow", "losses", "rollout", "matching")
 #: Room, imported room: pairs of one row that import each other although a row should not.
 CYCLES: set[tuple[str, str]] = set()
 #: What an algorithm may import of flc.

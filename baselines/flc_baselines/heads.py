@@ -1,0 +1,50 @@
+"""Discriminator heads on a frozen network's hidden states (B, F, N, D): F latent frames of N tokens, width D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+"""Option: at which shares of a network's blocks heads look, ascending."""
+
+
+class SpatialHead(nn.Module):
+    """One logit per frame from its tokens (B, F). Knows nothing of the order of frames."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())
+        self.logit = nn.Linear(width, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.logit(self.token(hidden.float()).mean(2)).squeeze(-1)
+
+
+class TemporalHead(nn.Module):
+    """Logits (B, F') from how frames follow one another: convolutions of 3 over time on frame means."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.frame = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())
+        self.time = nn.Sequential(nn.Conv1d(width, width, 3, padding=1), nn.SiLU(), nn.Conv1d(width, 1, 3, padding=1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.time(self.frame(hidden.float()).mean(2).transpose(1, 2)).squeeze(1)
+
+
+class Heads(nn.Module):
+    """A head of each kind for each depth; all logits of a sample side by side (B, L)."""
+
+    def __init__(self, width: int, depths: int, kinds: Sequence[type[nn.Module]]) -> None:
+        super().__init__()
+        self.kinds = len(kinds)
+        self.heads = nn.ModuleList(kind(width) for _ in range(depths) for kind in kinds)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        per_head = [f for f in features for _ in range(self.kinds)]
+        return torch.cat([head(f) for head, f in zip(self.heads, per_head, strict=True)], dim=1)

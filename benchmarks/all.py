@@ -1,0 +1,46 @@
+"""Every table, cell by cell, stages I and II shared; what is to run, and about how long, is said first.
+
+python -m benchmarks.all [--scale tiny] [--only table2] [--seeds 0 1 2] [--jobs 2] [--list]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.cells import Runs
+from benchmarks.table import TEACHER, Table
+
+TABLES = ("table2", "table4", "table5", "table6", "table9", "parts")
+MINUTES = 4.0  # a cell of the embedded model on one core, stages shared; an estimate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--scale", default="tiny")
+    parser.add_argument("--only", choices=TABLES, nargs="*", default=list(TABLES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args()
+    runs = Runs(args.runs, args.scale, args.jobs)
+    tables: dict[str, Table] = {name: import_module(f"benchmarks.{name}").TABLE for name in args.only}
+    cells = [TEACHER, *(cell for table in tables.values() for cell in table.rows)]
+    missing = runs.missing(cells, args.seeds)
+    for cell, seed in missing:
+        print(f"{cell.label}, seed {seed}")
+    print(f"{len(missing)} runs, about {len(missing) * MINUTES / args.jobs / 60:.1f} hours with {args.jobs} at a time")
+    if args.list:
+        return 0
+    shared = ["--scale", args.scale, "--runs", str(args.runs), "--jobs", str(args.jobs)]
+    shared += ["--seeds", *map(str, args.seeds)]
+    codes = [subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *shared]).returncode for name in tables]
+    return int(any(codes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

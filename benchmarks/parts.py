@@ -1,0 +1,30 @@
+"""What each part contributes: the pruner against controls at one budget, recovery on or off, greedy ranking.
+
+    python -m benchmarks.parts [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
+
+Not a table of the paper (`table10` in the results): it says whether its choices matter here.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.cells import Cell
+from benchmarks.table import Table, main
+
+PRUNERS = ("uniform", "magnitude", "shortgpt", "taylor", "f3", "icmd")
+TABLE = Table(
+    10,
+    "Pruner and recovery",
+    (
+        Cell("elbo"),
+        Cell("elbo, greedy", {"pruner": {"name": "elbo", "greedy": True}}),
+        *(Cell(name, {"pruner": name}) for name in PRUNERS),
+        *(Cell(f"random {s}", {"pruner": {"name": "random", "seed": s}}) for s in range(3)),
+        Cell("elbo, no recovery", {"recovery": "none"}),
+    ),
+    {},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE, __doc__))

@@ -1,0 +1,114 @@
+"""What the tables share: from rows of cells to markdown, JSON and a picture, with the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.cells import Cell, Runs, summary
+from benchmarks.common import RESULTS, write
+
+PAPER = Path(__file__).parent / "paper.yaml"
+#: The average's parts and the guards, in the order of the columns.
+SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
+          "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
+TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0, "steps": 50})
+
+
+@dataclass(frozen=True)
+class Table:
+    """A comparison: rows of cells. `paper` maps a row's label to its row in the paper's table of that number."""
+
+    number: int
+    title: str
+    rows: tuple[Cell, ...]
+    paper: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return f"table{self.number}"
+
+
+def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
+    """Run what is missing, then every row's mean and spread over seeds, times as ratios to the teacher's run."""
+    cells = [TEACHER, *table.rows]
+    runs.run(cells, seeds)
+    results = {c.label: summary([runs.row(c, s) for s in seeds]) for c in cells}
+    teacher = results["teacher"].get("seconds", {}).get("mean")
+    for row in results.values():
+        if "seconds" in row and teacher:
+            row["speed_up"] = teacher / row["seconds"]["mean"]
+    paper = yaml.safe_load(PAPER.read_text()).get(table.name, {"columns": [], "rows": {}})
+    theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
+    return {"title": table.title, "scale": runs.scale, "seeds": seeds, "rows": results, "paper": theirs}
+
+
+def markdown(values: dict[str, Any]) -> str:
+    names = [n for n in SCORES if any(n in r.get("scores", {}) for r in values["rows"].values())]
+    head = ["", "steps", "M", "speed-up", "average", *[n.replace("_", " ") for n in names], "paper: average"]
+    lines = [f"## {values['title']}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for label, row in values["rows"].items():
+        theirs = values["paper"].get(label, {}).get("average")
+        if "average" in row:
+            cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", f"{row.get('speed_up', 1):.1f}×"]
+            cells += [pair(row["average"]), *[pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in names]]
+        else:
+            cells = [""] * 3 + [f"failed: {row['error']}"] + [""] * len(names)
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {'' if theirs is None else f'{theirs:.3f}'} |")
+    return "\n".join(lines) + "\n"
+
+
+def pair(v: dict[str, float]) -> str:
+    return f"{v['mean']:.3f} ± {v['spread']:.3f}"
+
+
+def picture(values: dict[str, Any], path: Path) -> None:
+    """Averages as points with their spread; the paper's own numbers are not drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = {label: r["average"] for label, r in values["rows"].items() if "average" in r}
+    figure, axes = pyplot.subplots(figsize=(7, 0.45 * len(rows) + 1.2))
+    places = range(len(rows))
+    axes.errorbar([r["mean"] for r in rows.values()], places, xerr=[r["spread"] for r in rows.values()], fmt="o")
+    axes.set_yticks(places, list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel("average (mean ± spread over seeds)")
+    axes.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument("--scale", default="tiny", help="benchmarks/scales/NAME.yaml")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--list", action="store_true", help="print the runs that are missing, and stop")
+    return parser.parse_args()
+
+
+def main(table: Table, description: str | None) -> int:
+    """The command of a table's module. 1 when a cell failed (the table says why)."""
+    args = arguments(description)
+    runs = Runs(args.runs, args.scale, args.jobs)
+    if args.list:
+        for cell, seed in runs.missing([TEACHER, *table.rows], args.seeds):
+            print(f"{cell.label}, seed {seed}")
+        return 0
+    values = measure(table, runs, args.seeds)
+    name = table.name if args.scale == "tiny" else f"{table.name}_{args.scale}"
+    write(name, f"python -m benchmarks.{table.name} --scale {args.scale}", values)
+    text = markdown(values)
+    (RESULTS / f"{name}.md").write_text(text)
+    picture(values, RESULTS / f"{name}.png")
+    print(text)
+    return int(any("error" in row for row in values["rows"].values()))

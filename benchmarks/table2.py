@@ -1,0 +1,33 @@
+"""Methods side by side: metrics, average, time, speed-up (the paper's Table 2).
+
+    python -m benchmarks.table2 [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
+
+One trainer, one budget, one metric suite. Rows that prune keep 70 % of the blocks; those that do not, all. Learning
+rates are each method's best of `benchmarks.search`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.cells import Cell
+from benchmarks.table import Table, main
+
+WHOLE = {"keep": 1.0, "recovery": "none"}
+TABLE = Table(
+    2,
+    "Methods (Table 2)",
+    (
+        Cell("dmd2", {**WHOLE, "distiller": "dmd2", "teacher": "cfg"}),
+        Cell("lcm", {**WHOLE, "distiller": "lcm", "teacher": "cfg"}),
+        Cell("magic", {**WHOLE, "distiller": "magic", "teacher": "magic"}),
+        Cell("icmd", {"pruner": "icmd", "recovery": "icmd", "distiller": "euler", "steps": 28}),
+        Cell("f3", {"pruner": "f3", "recovery": "none", "distiller": "euler", "steps": 28}),
+        Cell("fastlightgen"),
+        Cell("codmd on fastlightgen", {"distiller": "codmd"}),
+    ),
+    {"teacher": "euler"} | {name: name for name in ("dmd2", "lcm", "magic", "icmd", "f3", "fastlightgen")},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE, __doc__))

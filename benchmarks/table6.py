@@ -1,0 +1,32 @@
+"""With and without stage III, at three pruning ratios (the paper's Tables 6 and 7).
+
+python -m benchmarks.table6 [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.cells import Cell
+from benchmarks.table import Table, main
+
+KEEPS = (0.7, 0.5, 0.3)
+
+
+def pair(keep: float) -> tuple[Cell, Cell]:
+    gone = f"{1 - keep:.0%}"
+    return (
+        Cell(f"28 steps, {gone} removed", {"keep": keep, "distiller": "euler", "steps": 28}),
+        Cell(f"4 steps, {gone} removed", {"keep": keep}),
+    )
+
+
+TABLE = Table(
+    6,
+    "Stage III and the pruning ratio (Tables 6 and 7)",
+    tuple(cell for keep in KEEPS for cell in pair(keep)),
+    {f"{n} steps, {1 - k:.0%} removed": f"{n}, {1 - k:.0%}" for k in KEEPS for n in (28, 4)},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE, __doc__))

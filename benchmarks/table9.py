@@ -1,0 +1,31 @@
+"""The teacher's category: real and fake side pruned or unpruned, and well-guided (the paper's Table 9).
+
+    python -m benchmarks.table9 [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
+
+The paper's two rows change both sides at once; the mixed cells show which side does it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.cells import Cell
+from benchmarks.table import Table, main
+
+
+def cell(real: str, fake: str) -> Cell:
+    return Cell(
+        f"real {real}, fake {fake}",
+        {"teacher": {"pruned": "weak", "unpruned": "strong"}[real], "distiller": {"name": "dmd", "fake_init": fake}},
+    )
+
+
+TABLE = Table(
+    9,
+    "Teacher category (Table 9)",
+    (*(cell(real, fake) for real in ("pruned", "unpruned") for fake in ("pruned", "unpruned")), Cell("well-guided")),
+    {f"real {side}, fake {side}": side for side in ("pruned", "unpruned")},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE, __doc__))

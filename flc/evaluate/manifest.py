@@ -1,0 +1,151 @@
+"""The prompts that a suite asks for: a user's manifest, read and checked, and the clips it makes.
+
+A manifest is a file of JSON lines, `{"prompt": ..., "image": ..., "seed": ...}`. `image` is a first frame, relative to
+the manifest's folder; `seed` is that of the prompt's first clip, the others count on from it. Both may be absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flc.data.shapes import parse_caption
+from flc.data.source import fitted
+from flc.errors import UserError
+
+KEYS = ("prompt", "image", "seed")
+SHAPE = '{"prompt": ..., "image": optional, "seed": optional}'
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt of a suite. `where` names its origin in messages; without `dimensions` it counts for all of them."""
+
+    prompt: str
+    image: Path | None = None
+    seed: int | None = None
+    where: str = ""
+    dimensions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One clip to be made: the `number`-th of its prompt."""
+
+    prompt: str
+    number: int
+    seed: int
+    image: Path | None
+
+
+def clip_seed(seed: int, index: int, seeds: int, number: int) -> int:
+    """The seed of clip `number` of the `seeds` clips of prompt `index`: another for every clip of a run."""
+    return seed * 1_000_003 + index * seeds + number
+
+
+def shots(asked: Sequence[Asked], seeds: int, seed: int) -> list[Shot]:
+    """`seeds` clips of every prompt, in the manifest's order."""
+    return [
+        Shot(a.prompt, n, clip_seed(seed, index, seeds, n) if a.seed is None else a.seed + n, a.image)
+        for index, a in enumerate(asked)
+        for n in range(seeds)
+    ]
+
+
+def digest(asked: Sequence[Asked]) -> str:
+    """A fingerprint of prompts, seeds and images (their sizes and first megabytes)."""
+    out = hashlib.sha256()
+    for a in asked:
+        out.update(repr((a.prompt, a.seed, a.dimensions)).encode())
+        if a.image is not None:
+            with open(a.image, "rb") as file:
+                out.update(f"{a.image.stat().st_size}".encode() + file.read(1 << 20))
+    return out.hexdigest()
+
+
+def read_manifest(path: Path) -> list[Asked]:
+    """The lines of a manifest; `UserError` names the first that is wrong."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"--manifest {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--manifest {path} is not a text file: give JSON lines of {SHAPE}") from error
+    asked = [_line(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not asked:
+        raise UserError(f"--manifest {path} is empty: give JSON lines of {SHAPE}")
+    return asked
+
+
+def _line(path: Path, number: int, line: str) -> Asked:
+    where = f"{path} line {number}"
+    try:
+        entry: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg}): give {SHAPE}") from error
+    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str) or not entry["prompt"].strip():
+        raise UserError(f"{where} has no prompt: give {SHAPE}")
+    unknown = sorted(set(entry) - set(KEYS))
+    if unknown:
+        raise UserError(f"{where} has an unknown key {unknown[0]!r}: there are {', '.join(KEYS)}")
+    image, seed = entry.get("image"), entry.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise UserError(f"{where}: seed {seed!r} is not a whole number from 0")
+    if image is not None and not isinstance(image, str):
+        raise UserError(f"{where}: image {image!r} is not a path")
+    place = None if image is None else path.parent / image
+    if place is not None:
+        check_image(place, where)
+    return Asked(entry["prompt"], place, seed, where)
+
+
+def check_image(path: Path, where: str) -> None:
+    """`UserError` unless the file is there and begins as an image does."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise UserError(f"{where}: {path} does not exist")
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError) as error:  # PIL's word for a broken PNG
+        raise UserError(f"{where}: {path} cannot be read as an image: {error}") from error
+
+
+def read_image(path: Path, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) float32 in [0, 1], scaled to cover the frame and cropped at its centre."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return fitted(image.convert("RGB"), height, width)
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
+
+
+def check_captions(asked: Sequence[Asked]) -> None:
+    """The shapes suite knows what a clip should show from its caption alone."""
+    for a in asked:
+        try:
+            parse_caption(a.prompt)
+        except ValueError as error:
+            raise UserError(f"{a.where}: {error}, which --suite shapes needs") from error
+
+
+def check_given(asked: Sequence[Asked], suite: str, image_to_video: bool) -> None:
+    """First frames where the suite and the model take them, and nowhere else."""
+    if suite == "vbench-i2v" and not image_to_video:
+        raise UserError("--suite vbench-i2v needs a model that takes a first frame: use --suite vbench")
+    for a in asked:
+        if suite == "vbench-i2v" and a.image is None:
+            raise UserError(f"{a.where} has no image, which --suite vbench-i2v needs")
+        if suite == "vbench" and a.image is not None:
+            raise UserError(f"{a.where} has an image, which --suite vbench does not take: use --suite vbench-i2v")
+        if a.image is not None and not image_to_video:
+            raise UserError(f"{a.where} has an image, and this model takes no first frame")

@@ -1,0 +1,141 @@
+"""One row under VBench: its videos written, the official package run on them, its JSON read.
+
+A row's folder holds `videos/`, `full_info.json` (which prompt counts for which dimension), `seeds.json` (VBench asks
+for the seed of every video), `row.json` (the row's columns of the table) and `results/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flc.data.source import write_video
+from flc.errors import UserError
+from flc.evaluate.manifest import Asked, Shot
+from flc.evaluate.sampling import Row, condition, generate, prompts_of
+from flc.evaluate.vbench_layout import DIMENSIONS, SUMMARIES, file_name, info_of, normalised
+
+DRIVER = Path(__file__).with_name("vbench_driver.py")
+VIDEOS, INFO, SEEDS_OF, ROW, RESULTS = "videos", "full_info.json", "seeds.json", "row.json", "results"
+INSTALL = "python -m venv vbench-env && vbench-env/bin/pip install torch torchvision vbench"
+OPTION = "--set evaluate.vbench_python=vbench-env/bin/python"
+
+
+def missing(folder: Path, shots: Sequence[Shot]) -> list[Shot]:
+    return [s for s in shots if not (folder / VIDEOS / file_name(s.prompt, s.number)).exists()]
+
+
+def describe_videos(folder: Path, asked: Sequence[Asked], shots: Sequence[Shot], suite: str) -> None:
+    """What the row's folder says about its videos."""
+    (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
+    (folder / INFO).write_text(json.dumps(info_of(asked, suite), indent=1))
+    seeds = {file_name(s.prompt, s.number): s.seed for s in shots}
+    (folder / SEEDS_OF).write_text(json.dumps(seeds, indent=1))
+
+
+def write_videos(
+    adapter: Any,
+    row: Row,
+    shots: Sequence[Shot],
+    folder: Path,
+    size: tuple[int, int, int],
+    negative: str,
+    batch: int,
+    fps: int,
+    on_step: Callable[[], Any],
+) -> None:
+    """The row's videos that are not there yet, `batch` at a time; size is (frames, height, width)."""
+    before = json.loads((folder / ROW).read_text()) if (folder / ROW).exists() else {"seconds": 0.0, "timed": 0}
+    seconds, timed = before["seconds"] * before["timed"], before["timed"]
+    todo, partial = missing(folder, shots), folder / ".new.mp4"
+    for begin in range(0, len(todo), batch):
+        part = todo[begin : begin + batch]
+        prompts = prompts_of(part, *size[1:])
+        cond = condition(adapter, prompts, negative)
+        made, each = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), batch, on_step)
+        for shot, video in zip(part, made.video, strict=True):
+            write_video(partial, video, fps, scale=4 if size[1] < 128 else 1)
+            os.replace(partial, folder / VIDEOS / file_name(shot.prompt, shot.number))  # whole or not at all
+        seconds, timed = seconds + each * len(part), timed + len(part)
+        facts = {"name": row.name, "title": row.title, "steps": row.steps, "guidance": row.guidance}
+        facts |= {"parameters": row.parameters, "seconds": seconds / timed, "timed": timed}
+        (folder / ROW).write_text(json.dumps(facts))
+
+
+def command(python: Path, suite: str, folder: Path, device: str, dimensions: Sequence[str]) -> list[str]:
+    """Runs VBench on a row's folder. The path of an environment's python is a link that must not be resolved."""
+    places = (folder / VIDEOS, folder / INFO, folder / RESULTS)
+    return [str(python.absolute()), str(DRIVER), suite, *(str(p.absolute()) for p in places), device, *dimensions]
+
+
+def run(python: Path, suite: str, folder: Path, device: str, dimensions: Sequence[str]) -> str:
+    """Measure the dimensions of a row; empty, or the last line of what went wrong. All output is in results/log.txt."""
+    (folder / RESULTS).mkdir(exist_ok=True)
+    log = folder / RESULTS / "log.txt"
+    try:
+        with open(log, "w") as file:
+            done = subprocess.run(
+                command(python, suite, folder, device, dimensions),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=folder / RESULTS,
+            )
+    except OSError as error:
+        return f"{python} does not run: {error.strerror}"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "" if done.returncode == 0 else (lines[-1][:200] if lines else f"exit code {done.returncode}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A dimension's value over a row, in [0, 1], and over how many videos."""
+
+    value: float
+    videos: int
+
+
+def read_results(folder: Path) -> dict[str, Measured]:
+    """What VBench wrote for a row, `*_eval_results.json` of {dimension: [mean, [{video_path, video_results}, ...]]}.
+
+    Several files add up, as VBench writes one per call; of a dimension measured twice the newest counts.
+    """
+    found: dict[str, Measured] = {}
+    for path in sorted(folder.glob("*_eval_results.json"), key=lambda p: (p.stat().st_mtime, p.name)):
+        try:
+            contents = json.loads(path.read_text())
+            for dimension, (mean, videos) in contents.items():
+                found[dimension] = Measured(float(mean), len(videos))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a result of VBench ({error}): delete it and run again") from error
+        for dimension in contents:
+            if not math.isfinite(found[dimension].value):  # the mean of no videos
+                text = (
+                    f"{path}: {dimension} is {found[dimension].value}: VBench found no videos of the names it expects"
+                )
+                raise UserError(f"{text}; delete the file and run again")
+    return found
+
+
+def result_row(facts: Mapping[str, Any], found: Mapping[str, Measured], wanted: Mapping[str, int]) -> dict[str, Any]:
+    """A row of metrics.json. The average is the plain mean over the suite's dimensions, as papers print it; what the
+    leaderboard makes of each value stands under `normalised`."""
+    scores = {d: found[d].value for d in wanted}
+    short = {d: f"{found[d].videos} of {n} videos" for d, n in wanted.items() if found[d].videos != n}
+    return {
+        **{k: facts[k] for k in ("name", "title", "steps", "guidance", "parameters", "seconds")},
+        "average": sum(scores.values()) / len(scores),
+        "scores": scores,
+        "notes": short,
+        "normalised": {d: normalised(d, v) for d, v in scores.items()},
+    }
+
+
+def described(suite: str) -> list[dict[str, Any]]:
+    """The suite's metrics as metrics.json lists them."""
+    return [{"name": d, "summary": f"VBench: {SUMMARIES[d]}", "in_average": True} for d in DIMENSIONS[suite]]

@@ -1,0 +1,120 @@
+"""VBench's suites over the rows of a run: `OUT/<suite>/<row>/` with videos and results, then the table of `evaluate/`.
+
+The videos are a stage per row, which goes on video by video and is kept while the row's network, prompts and size stay
+the same. VBench may run here (`evaluate.vbench_python`) or elsewhere: what counts is its JSON in a row's `results/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flc.data.source import read_video
+from flc.evaluate import lpips, vbench
+from flc.evaluate.manifest import digest, shots
+from flc.evaluate.suite import document
+from flc.evaluate.vbench_layout import SEEDS, expected, file_name
+from flc.models.folder import read_json
+from flc.run.folders import run_stage
+from flc.run.job import Job
+
+if TYPE_CHECKING:
+    from flc.run.finish import Entry
+
+
+def fps(job: Job) -> int:
+    return job.recipe.evaluate.fps or job.adapter.fps
+
+
+def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:
+    """Write `evaluate/` with the suite's table; empty, or why it could not be had. The videos are there in any case."""
+    suite = job.recipe.evaluate.suite
+    rows = {entry.name: job.out / suite / entry.name for entry in table}
+    for entry in table:
+        write_videos(job, entry, rows[entry.name], inputs)
+    reason = next(filter(None, (measure_row(job, name, folder) for name, folder in rows.items())), "")
+    if reason:
+        return f"{reason}. The videos are in {job.out / suite}; with VBench's JSON in ROW/results, run with --resume"
+    write_table(job, rows)
+    return ""
+
+
+def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) -> None:
+    r, o = job.recipe, job.recipe.evaluate
+    todo = shots(job.asked, SEEDS, r.seed)
+    options = {"suite": o.suite, "asked": digest(job.asked), "seed": r.seed, "size": job.size, "dtype": r.dtype,
+               "steps": entry.steps, "guidance": entry.guidance, "title": entry.title, "fps": fps(job),
+               "negative_prompt": r.negative_prompt}  # fmt: skip
+
+    def work(place: Path) -> None:
+        vbench.describe_videos(place, job.asked, todo, o.suite)
+        left = len(vbench.missing(place, todo))
+        row = entry.row()
+        with job.console.bar(f"videos of {entry.name}", -(-left // o.batch) * entry.steps) as bar:
+            vbench.write_videos(
+                job.adapter, row, todo, place, job.size, r.negative_prompt, o.batch, fps(job), bar.advance
+            )
+
+    run_stage(folder, options, {k: v for k, v in inputs.items() if k in ("model", *entry.needs)}, work)
+
+
+def measure_row(job: Job, name: str, folder: Path) -> str:
+    """Have VBench measure what a row lacks; empty, or why something is still missing."""
+    o = job.recipe.evaluate
+
+    def lacking() -> list[str]:
+        found = vbench.read_results(folder / vbench.RESULTS)
+        return [d for d in expected(job.asked, o.suite) if d not in found]
+
+    todo = lacking()
+    if not todo:
+        return ""
+    if not o.vbench_python:
+        return f"VBench was not run, evaluate.vbench_python is not set: {vbench.INSTALL}, then {vbench.OPTION}"
+    job.console.say(f"VBench: {len(todo)} dimensions of {name}, log in {folder / vbench.RESULTS / 'log.txt'}")
+    wrong = vbench.run(Path(o.vbench_python), o.suite, folder, job.recipe.device, todo)
+    todo = lacking()
+    if not todo:
+        return ""
+    text = f"VBench did not measure {', '.join(todo)} of {name} ({wrong or 'no result was written'})"
+    return f"{text}: its weights belong into ~/.cache/vbench or $VBENCH_CACHE_DIR"
+
+
+def write_table(job: Job, rows: dict[str, Path]) -> None:
+    """`evaluate/`: metrics.json of VBench's values, and a few of the videos for the report."""
+    r, o = job.recipe, job.recipe.evaluate
+    made, wanted = shots(job.asked, SEEDS, r.seed), expected(job.asked, o.suite)
+    shown = range(0, len(made), max(1, len(made) // max(1, o.videos)))[: o.videos]
+
+    def work(folder: Path) -> None:
+        results = []
+        for name, place in rows.items():
+            row = vbench.result_row(read_json(place / vbench.ROW), vbench.read_results(place / vbench.RESULTS), wanted)
+            for dimension, note in row["notes"].items():
+                job.console.warn(f"{name}: {dimension} is over {note}")
+            results.append(row)
+            (folder / "videos" / name).mkdir(parents=True)
+            for index in shown:
+                video = place / vbench.VIDEOS / file_name(made[index].prompt, made[index].number)
+                shutil.copy(video, folder / "videos" / name / f"{index}.mp4")
+        asked = [{"caption": s.prompt, "seed": s.seed, "given": s.image is not None} for s in made]
+        more = {"pairs": [lpips_of(job, rows)] if o.lpips else []}
+        text = json.dumps(document(o.suite, results, vbench.described(o.suite), asked, r.seed, **more), indent=1)
+        (folder / "metrics.json").write_text(text)
+
+    options = {"suite": o.suite, "rows": list(rows), "videos": o.videos} | ({"lpips": o.lpips} if o.lpips else {})
+    inputs = {name: place for name, place in rows.items()}
+    for name, place in rows.items():
+        found = sorted((place / vbench.RESULTS).glob("*_eval_results.json"))
+        inputs |= {f"{name}/{path.name}": path for path in found}
+    run_stage(job.out / "evaluate", options, inputs, work)
+
+
+def lpips_of(job: Job, rows: dict[str, Path]) -> dict[str, Any]:
+    """Between the videos as they were written."""
+    metric = lpips.load(job.recipe.evaluate.lpips or "", job.adapter.device)
+    names = [file_name(s.prompt, s.number) for s in shots(job.asked, SEEDS, job.recipe.seed)]
+    pairs = ([read_video(rows[row] / vbench.VIDEOS / name, *job.size) for row in lpips.ROWS] for name in names)
+    return lpips.pair(metric, ((a, b) for a, b in pairs))

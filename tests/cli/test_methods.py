@@ -1,0 +1,89 @@
+"""Every method of the comparison through `flc compress` to a folder that stock diffusers loads and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    "prepare.clips": 8, "score.batch": 4, "recover.iterations": 2, "recover.batch": 2, "distill.iterations": 3,
+    "distill.batch": 2, "distill.check_every": 0, "evaluate.clips": 2, "evaluate.seeds": 1, "evaluate.reference": 8,
+    "evaluate.teacher_steps": 2, "evaluate.videos": 0, "evaluate.rows": '["student"]',
+}  # fmt: skip
+SCORE, MATCH = {"pruner.samples": 4}, {"distiller.fake_warmup": 1, "distiller.ratio": 2}
+OWN = None
+"""The guidance that the base model's folder declares."""
+METHODS: dict[str, tuple[str, dict[str, object], float | None]] = {
+    "f3": ("--pruner f3 --recovery none --distiller euler --steps 6", SCORE, OWN),
+    "icmd": ("--pruner icmd --recovery icmd --distiller euler", SCORE, OWN),
+    "dmd2 alone": ("--keep 1 --recovery none --distiller dmd2 --teacher cfg", SCORE | MATCH, 1.0),
+    "lcm": ("--pruner random --recovery none --distiller lcm --teacher cfg", {"distiller.grid": 4}, 1.0),
+    "magic": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH, 1.0),
+    "codmd": ("--pruner taylor --recovery none --distiller codmd", SCORE | MATCH, 1.0),
+    "elbo and dmd2": ("--pruner elbo --distiller dmd2", SCORE | MATCH, 1.0),
+}
+
+
+@pytest.fixture
+def compress(flc, tmp_path):
+    """`compress(flags, sets, stage)` in one folder; the folder."""
+
+    def run(flags: str, sets: dict[str, object], stage: str = "compress") -> Path:
+        out = tmp_path / "out"
+        given = [part for key, value in (TINY | sets).items() for part in ("--set", f"{key}={value}")]
+        code, _, err = flc(stage, "--out", out, *flags.split(), *given)
+        assert code == 0, err[-3000:]
+        return out
+
+    return run
+
+
+def declared(out: Path) -> dict:
+    return json.loads((out / "pipeline" / "flc.json").read_text())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(compress, adapter, method):
+    from diffusers import WanPipeline
+
+    flags, sets, guidance = METHODS[method]
+    out = compress(flags, sets)
+    about, plan = declared(out), json.loads((out / "score" / "plan.json").read_text())
+    expected = adapter.default_guidance if guidance is OWN else guidance
+    assert about["guidance"] == expected and adapter.default_guidance > 1
+    assert about["steps"] == (6 if "--steps 6" in flags else 4)
+    assert json.loads((out / "metrics.json").read_text())["rows"][0]["guidance"] == expected
+    assert f"guidance_scale={expected}" in (out / "pipeline" / "README.md").read_text()
+    pipe = WanPipeline.from_pretrained(out / "pipeline", local_files_only=True)
+    assert pipe.transformer.config.num_layers == len(plan["kept"]["blocks"]) == len(pipe.transformer.blocks)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler.set_timesteps(about["steps"])
+    assert pipe.scheduler.sigmas.tolist() == pytest.approx(about["sigmas"], abs=1e-6)  # float32
+    frames, height, width = about["size"]
+    torch.manual_seed(0)
+    video = pipe("a red circle moving left", height=height, width=width, num_frames=frames, output_type="np",
+                 num_inference_steps=about["steps"], guidance_scale=about["guidance"]).frames[0]  # fmt: skip
+    assert video.shape == (frames, height, width, 3) and np.isfinite(video).all() and video.std() > 0
+
+
+def test_an_undistilled_student_declares_the_guidance_it_is_asked_for_again(compress):
+    """A stage that is done is skipped unless what it depends on has changed: the declared guidance has."""
+    out = compress("--pruner random --recovery none --distiller euler", {})
+    before = json.loads((out / "distill" / "student.json").read_text())
+    assert before["teacher"] == "none" and before["sampler"] == "ode"
+    compress("--resume --guidance 2.5", {}, "distill")
+    assert json.loads((out / "distill" / "student.json").read_text()) == before | {"guidance": 2.5}
+
+
+def test_a_teacher_without_its_fake_is_refused_in_one_line(flc, tmp_path):
+    flags = ["--pruner", "random", "--recovery", "none", "--distiller", "dmd", "--teacher", "magic", "--out"]
+    given = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    code, _, err = flc("compress", *flags, tmp_path / "out", *given)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("flc: error: this teacher leans on"), last
