@@ -70,7 +70,7 @@ def section() -> str:
     by_n = stage1["block_evaluations_per_batch"]
     lines += [
         f"- The README's first line: {first['minutes']:.1f} minutes, {first['peak_memory_gb']:.1f} GB at most;"
-        f" `flc --help` {first['help_seconds']:.2f} s.",
+        f" `flc --help` {first['help_seconds']:.2f} s (commit {first['commit']}).",
         f"- The embedded model at 50 guided steps ({teacher['rows'][0]['clips']} clips a task, every caption): "
         + "; ".join(words)
         + ".",
