@@ -31,7 +31,7 @@ def fps(job: Job) -> int:
 def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:
     """Write `evaluate/` with the suite's table; empty, or why it could not be had. The videos are there in any case."""
     suite = job.recipe.evaluate.suite
-    rows = {entry.name: job.out / suite / entry.name for entry in table}
+    rows: dict[str, Path] = {entry.name: job.out / suite / entry.name for entry in table}
     for entry in table:
         write_videos(job, entry, rows[entry.name], inputs)
     reason = next(filter(None, (measure_row(job, name, folder) for name, folder in rows.items())), "")

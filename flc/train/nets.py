@@ -77,7 +77,7 @@ def adapter_scale(module: nn.Module, scale: float) -> Iterator[None]:
 
     layers: list[Any] = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
     checkpointing: Any = getattr(module, "gradient_checkpointing", False)
-    module.gradient_checkpointing = checkpointing and scale == 1.0
+    module.gradient_checkpointing = checkpointing and scale == 1.0  # type: ignore[assignment]
     for layer in layers:
         layer.scaling[ADAPTER] = scale
     try:

@@ -13,7 +13,7 @@ DECLARED = {
     "steps": 4, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "well-guided", "pruner": "elbo",
     "recovery": "bernoulli", "share": 0.7, "size": [17, 48, 48], "parameters": 1_790_000, "license": "apache-2.0",
     "base_model": "some/model", "kept": {"blocks": [0, 1, 4]}, "example": "a red circle moving left",
-    "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0],
+    "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0], "guidance": 1.0,
 }  # fmt: skip
 
 
