@@ -66,7 +66,6 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bernoulli": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "alpha": 0.5, "drift_every": 2}),
     "dmd": ("distiller", "dmd", DMD),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
-    "dmd2": ("distiller", "dmd2", DMD),
     "lcm": ("distiller", "lcm", {"lr": 1e-3, "warmup": 2, "grid": 4}),
     "skipping": ("", "", {}),
 }
