@@ -1,5 +1,7 @@
 """Errors that are the user's to mend: one line, what was wrong, where, and the way out."""
 
+import errno
+
 
 class UserError(ValueError):
     """Shown as one line on stderr with exit code 2; a traceback only with `--debug`."""
@@ -19,3 +21,10 @@ class NonFinite(UserError):
 
 class PluginError(UserError):
     """A plugin that is unknown, broken, or provided twice."""
+
+
+def out_of_space(error: BaseException) -> bool:
+    """safetensors' writer reports the system's error in words only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "No space left" in str(error)

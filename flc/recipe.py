@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -86,9 +87,9 @@ class Recipe(Options):
     frames: int | None = Field(None, ge=1)
     guidance: float | None = Field(
         None,
-        ge=0,
+        ge=1,
         le=50,
-        description="guidance scale of the teacher's rows and of an undistilled student, standard form",
+        description="guidance scale of the teacher's rows and of an undistilled student, standard form; 1 is none",
     )
     negative_prompt: str = ""
     device: str = "cpu"
@@ -105,6 +106,10 @@ class Recipe(Options):
     distill: TrainStage = TrainStage(iterations=1000)
     evaluate: EvaluateStage = EvaluateStage()
 
+
+#: Options that name a file or a folder; LPIPS' weights may also be `random`.
+PLACES = ("model", "data")
+EVALUATE_PLACES = ("manifest", "vbench_python", "vbench_data", "lpips")
 
 ALGORITHMS: tuple[Kind, ...] = ("pruner", "recovery", "distiller", "teacher")
 
@@ -172,6 +177,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return out
+
+
+def placed(recipe: Recipe, place: Callable[[str], str]) -> Recipe:
+    """The recipe with `place` applied to every file and folder it names."""
+
+    def moved(model: BaseModel, names: tuple[str, ...]) -> dict[str, str]:
+        values = {name: getattr(model, name) for name in names}
+        return {name: place(value) for name, value in values.items() if value and value != "random"}
+
+    evaluate = recipe.evaluate.model_copy(update=moved(recipe.evaluate, EVALUATE_PLACES))
+    return recipe.model_copy(update=moved(recipe, PLACES) | {"evaluate": evaluate})
 
 
 def lock_text(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from flc.cli.app import app
-from flc.errors import Interrupted, NonFinite, UserError
+from flc.errors import Interrupted, NonFinite, UserError, out_of_space
 
 #: What typer raises for a wrong flag: newer typer brings its own copy of click, older ones use the package, so the
 #: class is found as a parent of typer's public BadParameter.
@@ -37,7 +37,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except UserError as error:
         code = fail(str(error), 2, debug)
     except Exception as error:
-        code = fail(f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1, debug)
+        if out_of_space(error):  # outside a stage: a lock file, a report, a clip
+            code = fail(f"no disk space left ({error}): free some and run again", 2, debug)
+        else:
+            code = fail(f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1, debug)
     sys.exit(code)
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from rich.console import Console as Rich
 from rich.table import Table
 
 from flc.errors import Interrupted, UserError
-from flc.models.folder import read_json
+from flc.models.folder import check, read_json
 from flc.options import parse_set
-from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, read_yaml, resolve
+from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, placed, read_yaml, resolve
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import check_out, require, write_whole
+from flc.run.folders import check_out, check_resumed, require, write_whole
 from flc.run.job import STAGES, Job
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
@@ -104,19 +104,24 @@ def begin(job: Job, resume: bool) -> None:
     if job.ranks.leader:
         check_out(job.out, resume)
         make_folder(job.out)
-        write_whole(job.out / LOCK, lock_text(job.recipe))
+        # absolute, so that a run goes on, and its lock file repeats it, from another folder
+        write_whole(job.out / LOCK, lock_text(placed(job.recipe, lambda place: str(Path(place).absolute()))))
     job.ranks.barrier()
 
 
 def compress(values: dict[str, Any]) -> None:
     if not values["dry_run"]:
         check_out(values["out"], values["resume"])
+        if values["resume"]:
+            check_resumed(values["out"])
     job = make_job(values)
     if values["dry_run"]:
         from flc.run.estimate import dry_run
 
-        with tempfile.TemporaryDirectory() as scratch:
-            dry_run(job, Path(scratch))
+        with ExitStack() as stack:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory()) if job.ranks.leader else ""
+            dry_run(job, Path(job.ranks.shared(scratch)))
+            job.ranks.barrier()
         return
     with signals():
         begin(job, values["resume"])
@@ -137,13 +142,17 @@ def stage(name: str, values: dict[str, Any]) -> None:
     """One stage in OUT; what it needs comes from OUT too, or from --plan and --weights."""
     alone = values.get("pipeline")
     if alone:
+        check(alone, "--pipeline")
         values = values | {"model": alone}
     fresh = name == "score" or alone  # the other stages go on in a folder by their nature
     check_out(values["out"], values["resume"] or not fresh)
+    if values["resume"]:
+        check_resumed(values["out"])
     inputs = [] if alone else stage_inputs(name, values)
     job = make_job(values, [name])
     if alone and job.recipe.evaluate.lpips:
         raise UserError("evaluate.lpips compares a run's teacher with its student: one pipeline has no other row")
+    check_inputs(job, name, inputs)
     with signals():
         if name == "score":
             begin(job, values["resume"])
@@ -180,6 +189,17 @@ def stage_inputs(name: str, values: dict[str, Any]) -> list[Path]:
                    (out / "metrics.json", "the measurements", "flc evaluate")],
     }  # fmt: skip
     return [require(*need) for need in needs.get(name, [])]
+
+
+def check_inputs(job: Job, name: str, inputs: list[Path]) -> None:
+    """That a stage can read what it starts from, before anything is written."""
+    if name == "report" or not inputs:
+        return
+    stages.read_plan(job, inputs[0])
+    for folder in inputs[1:]:
+        stages.check_transformer(job, folder)
+    if name in ("export", "evaluate"):
+        read_json(inputs[-1] / stages.STUDENT)
 
 
 def print_table(job: Job) -> None:

@@ -1,7 +1,7 @@
 """`--dry-run`: the plan, the kept blocks, and what the run would need; nothing is written to --out.
 
-Memory is counted, by role: weights, gradients, Adam's moments, masters, averages; activations are not. Time is
-measured: a few iterations of each combination of phases of a stage, times how often it occurs, and one call of a
+Memory is counted, for one rank and by role: weights, gradients, Adam's moments, masters, averages; activations
+are not. Time is measured: a few iterations of each combination of phases of a stage, times how often it occurs, and one call of a
 network for the table.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import print as show
+from rich.console import Console as Rich
 from rich.table import Table
 from torch import nn
 
@@ -31,13 +31,26 @@ SPAN = 4
 """Iterations a combination of phases is timed over, the first of them cold."""
 
 
-def bytes_of_role(parameters: int, trained: int, role: Role, width: int) -> int:
+@dataclass(frozen=True)
+class Sharing:
+    """Among how many ranks each part of a role lies, by ZeRO stage: optimizer from 1, gradients from 2, weights and
+    averages from 3; 0 is the plain engine."""
+
+    zero: int = 0
+    world: int = 1
+
+    def ranks(self, stage: int) -> int:
+        return self.world if self.zero >= stage else 1
+
+
+def bytes_of_role(parameters: int, trained: int, role: Role, width: int, sharing: Sharing) -> int:
     """A copy's weights, or a head's; for a trained role gradients, two float32 moments, float32 masters where the
-    weights are not, and a float32 average where it keeps one or is one."""
-    total = parameters * width if role.train in ("full", "follow", "head") else 0
+    weights are not (deepspeed keeps them always), and a float32 average where it keeps one or is one."""
+    total = parameters * width // sharing.ranks(3) if role.train in ("full", "follow", "head") else 0
     if role.optim:
-        total += trained * (width + 8 + (4 if width < 4 else 0))
-    return total + (trained * 4 if role.ema else 0)
+        masters = 4 if width < 4 or sharing.zero else 0
+        total += trained * width // sharing.ranks(2) + trained * (8 + masters) // sharing.ranks(1)
+    return total + (trained * 4 // sharing.ranks(3) if role.ema else 0)
 
 
 def lora_parameters(job: Job, role: Role) -> int:
@@ -64,46 +77,53 @@ def kept_parameters(weights: Mapping[str, tuple[int, ...]], view: View) -> int:
 
 def dry_run(job: Job, scratch: Path) -> None:
     """Score in a scratch folder, then print."""
-    trial = replace(job, out=scratch)
+    trial, show = replace(job, out=scratch), Rich(quiet=not job.ranks.leader).print
     data = stages.prepare(trial)
-    scored = stages.score(trial, data)
-    plan = stages.read_plan(scored)
-    weights, recipe = job.budget.weights, job.recipe
-    full, pruned = View(job.prunable.full), View(plan["kept"])
-    share = kept_parameters(weights, pruned) / kept_parameters(weights, full)
-    show(f"plan ({recipe.pruner.name}): {share:.0%} of block parameters stay")
+    plan = stages.read_plan(trial, stages.score(trial, data))
+    weights, pruned = job.budget.weights, View(plan["kept"])
+    share = kept_parameters(weights, pruned) / kept_parameters(weights, View())
+    show(f"plan ({job.recipe.pruner.name}): {share:.0%} of block parameters stay")
     for stack, blocks in plan["kept"].items():
         gone = [i for i in range(len(weights[stack])) if i not in blocks]
         show(f"  {stack}: keep {list(blocks)}, remove {gone}")
     table = Table(title="estimate")
-    for column in ("stage", "iterations", "s/iteration", "minutes", "weights and optimizer, GB"):
+    for column in ("stage", "iterations", "s/iteration", "minutes", "weights and optimizer, GB a rank"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     total = 0.0
-    for name, kind, stage in (("recover", "recovery", recipe.recover), ("distill", "distiller", recipe.distill)):
-        objective = job.algorithm(kind)
+    for name, kind in (("recover", "recovery"), ("distill", "distiller")):
+        stage, objective = getattr(job.recipe, name), job.algorithm(kind)
         schedule = stages.student_schedule(job, objective) if kind == "distiller" else None
-        objective.bind(Setting(pruned, full, recipe.steps, stage.iterations, schedule, stage.given_share))
+        full = View(job.prunable.full)
+        objective.bind(Setting(pruned, full, job.recipe.steps, stage.iterations, schedule, stage.given_share))
         teacher = (job.algorithm("teacher"), pruned) if kind == "distiller" else None
-        trains = getattr(objective, "trains", True) and stage.iterations
+        trains = objective.trains and stage.iterations
         seconds = seconds_of_stage(trial, name, objective, data, teacher) / stage.iterations if trains else 0.0
-        rest = sum(p.numel() for p in job.adapter.transformer.parameters()) - kept_parameters(weights, full)
-        width = job.adapter.dtype.itemsize
-        memory = width * (rest + kept_parameters(weights, full))
-        roles = objective.roles()
-        for role in roles.values():
-            count = rest + kept_parameters(weights, roles[role.of].view if role.of else role.view)
-            count = head_parameters(job, role) if role.train == "head" else count
-            trained = lora_parameters(job, role) if role.train == "lora" else count
-            memory += bytes_of_role(count, trained, role, 4 if role.train == "head" else width)
-        minutes = seconds * stage.iterations / 60
+        memory, minutes = bytes_of_stage(job, objective), seconds * stage.iterations / 60
         total += minutes
-        row = (name, str(stage.iterations), f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
-        table.add_row(*row)
+        table.add_row(name, str(stage.iterations), f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
     calls, seconds = evaluation(job, data)
     total += calls * seconds / 60
     table.add_row("evaluate", str(calls), f"{seconds:.2f}", f"{calls * seconds / 60:.1f}", "")
     show(table)
     show(f"about {total:.0f} minutes after encoding and scoring, on {job.adapter.device}; nothing was written")
+
+
+def bytes_of_stage(job: Job, objective: Objective) -> int:
+    """On one rank: the frozen network, and every role's own."""
+    zero = job.zero if job.recipe.engine == "deepspeed" else 0
+    sharing, weights, width = Sharing(zero, job.ranks.world), job.budget.weights, job.adapter.dtype.itemsize
+    whole = sum(p.numel() for p in job.adapter.transformer.parameters())
+    rest = whole - kept_parameters(weights, View())
+    memory, roles = width * whole // sharing.ranks(3), objective.roles()
+    for role in roles.values():
+        if role.train == "head":
+            count = head_parameters(job, role)
+            memory += bytes_of_role(count, count, role, 4, sharing)
+            continue
+        count = rest + kept_parameters(weights, roles[role.of].view if role.of else role.view)
+        trained = lora_parameters(job, role) if role.train == "lora" else count
+        memory += bytes_of_role(count, trained, role, width, sharing)
+    return memory
 
 
 def seconds_of_stage(

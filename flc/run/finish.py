@@ -23,7 +23,7 @@ from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
 from flc.models.folder import EMBEDDED, NOTES, read_json
-from flc.recipe import RowName, lock_text
+from flc.recipe import Recipe, RowName, lock_text, placed
 from flc.registry import registry
 from flc.run import vbench
 from flc.run.folders import run_stage
@@ -41,7 +41,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
     def work(folder: Path) -> None:
         if not job.ranks.leader:
             return
-        declared, plan = read_json(distilled / STUDENT), read_plan(scored)
+        declared, plan = read_json(distilled / STUDENT), read_plan(job, scored)
         schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
         student = load_transformer(job, distilled)
         weights = job.budget.weights
@@ -49,7 +49,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         share = sum(weights[s][i] for s, blocks in plan["kept"].items() for i in blocks) / total
         facts = {"kept": plan["kept"], "pruner": plan["pruner"], "recovery": job.recipe.recovery.name, "share": share,
                  "size": job.size, "parameters": sum(p.numel() for p in student.parameters()),
-                 "base_model": job.recipe.model or EMBEDDED_NAME,
+                 "base_model": public(job.recipe).model or EMBEDDED_NAME,
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
         write_pipeline(job.adapter, student, schedule, declared | facts, folder)
 
@@ -88,7 +88,7 @@ class Entry:
 def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> list[Entry]:
     """The table: the teacher at many and at few steps, after each stage, and the student."""
     r, adapter = job.recipe, job.adapter
-    declared, kept = read_json(distilled / STUDENT), read_plan(scored)["kept"]
+    declared, kept = read_json(distilled / STUDENT), read_plan(job, scored)["kept"]
     many, few, guidance = r.evaluate.teacher_steps, declared["steps"], job.guidance
     own = adapter.schedule(few, declared["shift"], declared["sampler"]).scheduler
 
@@ -255,6 +255,11 @@ def table_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
     return out
 
 
+def public(recipe: Recipe) -> Recipe:
+    """As a model card may show it: files and folders by name, not by where they lie on this machine."""
+    return placed(recipe, lambda place: Path(place).name)
+
+
 def report(job: Job) -> Path:
     """`report.html`, and the model card of `pipeline/`."""
     from flc.report.page import write_report
@@ -262,7 +267,7 @@ def report(job: Job) -> Path:
     metrics, declared = read_json(job.out / "metrics.json"), read_json(job.out / "pipeline" / NOTES)
     declared["example"] = metrics["prompts"][0]["caption"]
     declared["suite"] = metrics.get("suite", "shapes")
-    card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(job.recipe))
+    card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(public(job.recipe)))
     (job.out / "pipeline" / "README.md").write_text(card)
     return write_report(job.out)
 

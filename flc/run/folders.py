@@ -7,7 +7,6 @@ which lives in the temporary folder and is dropped when the stage is done.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from flc.errors import UserError
+from flc.errors import UserError, out_of_space
 from flc.train.loop import CHECKPOINTS
 
 DONE, PARTIAL, FINGERPRINT = "done.json", ".partial-", "fingerprint.json"
@@ -115,13 +114,6 @@ def run_stage(
     return True
 
 
-def out_of_space(error: BaseException) -> bool:
-    """safetensors' writer reports the system's error in words only."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "No space left" in str(error)
-
-
 def settle(partial: Path, final: Path) -> None:
     """From a partial folder with done.json to the final one; every step may be repeated after a kill."""
     shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
@@ -145,6 +137,12 @@ def check_out(out: Path, resume: bool) -> None:
         raise UserError(f"--out {out}: {there} is a file: give a folder")
     if there == out.absolute() and any(out.iterdir()) and not resume:
         raise UserError(f"--out {out} is not empty: give another folder, or --resume to go on in it")
+
+
+def check_resumed(out: Path) -> None:
+    """A run that is to go on has a folder: a wrong name must not start it anew."""
+    if not out.exists():
+        raise UserError(f"--out {out} does not exist, there is nothing to resume: mend its name, or leave --resume out")
 
 
 def require(folder: Path, what: str, hint: str) -> Path:

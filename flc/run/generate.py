@@ -22,12 +22,16 @@ def generate(
 ) -> None:  # fmt: skip
     """`torch.manual_seed(seed)` and a generator of the same seed, as the model card's example has it."""
     folder = EMBEDDED if str(folder) == "tiny-wan" else folder
-    check(folder)
+    check(folder, "PIPELINE")
     check_device(device)
     if out.suffix != ".mp4" or out.is_dir():
         raise UserError(f"--out {out} must be the name of an .mp4 file")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: folder {out.parent} does not exist")
+    if out.exists():
+        raise UserError(f"--out {out} is there already: give another name, or remove it")
+    if guidance is not None and not guidance >= 1:
+        raise UserError(f"--guidance {guidance} must be 1 (none) or more")
     for name, value in (("steps", steps), ("height", height), ("width", width), ("frames", frames)):
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} must be 1 or more")

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flc.api import RecoveryTrainer, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
 from flc.errors import UserError
 from flc.models.folder import check_weights, read_json
-from flc.models.loaded import check_loaded
+from flc.models.loaded import check_finite, check_names
 from flc.models.view import removed
 from flc.run.folders import run_stage
 from flc.run.job import Job
@@ -80,12 +82,24 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
     (folder / PLAN).write_text(json.dumps(facts, indent=1))
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    plan = read_json(folder / PLAN if folder.is_dir() else folder)
+def read_plan(job: Job, folder: Path) -> dict[str, Any]:
+    """The plan of a folder (or file), which fits the job's model."""
+    path = folder / PLAN if folder.is_dir() else folder
+    plan, whole = read_json(path), job.prunable.full
     if "kept" not in plan:
-        raise UserError(f"{folder} holds no plan (kept blocks): it is written by `flc score`")
-    plan["kept"] = {s: tuple(b) for s, b in plan["kept"].items()}
-    return plan
+        raise UserError(f"{path} holds no plan (kept blocks): it is written by `flc score`")
+    kept = plan["kept"]
+    if not isinstance(kept, dict) or kept.keys() != whole.keys():
+        raise UserError(
+            f"{path}: kept must name the blocks that stay of each of this model's stacks ({', '.join(whole)})"
+        )
+    for stack, blocks in kept.items():
+        # type(): True and 1.0 are equal to 1, too
+        rising = isinstance(blocks, list) and all(type(i) is int for i in blocks) and blocks == sorted(set(blocks))
+        if not rising or not blocks or blocks[0] < 0 or blocks[-1] >= len(whole[stack]):
+            number = len(whole[stack])
+            raise UserError(f"{path}: kept.{stack}={blocks} must be rising numbers of blocks, 0 to {number - 1}")
+    return plan | {"kept": {stack: tuple(blocks) for stack, blocks in kept.items()}}
 
 
 def prune(job: Job, scored: Path) -> Path:
@@ -94,7 +108,7 @@ def prune(job: Job, scored: Path) -> Path:
 
     def work(folder: Path) -> None:
         if job.ranks.leader:
-            plan = read_plan(scored)
+            plan = read_plan(job, scored)
             small = removed(job.adapter.transformer, plan["kept"], job.adapter.stacks)
             small.save_pretrained(folder / "transformer")  # type: ignore[operator]
 
@@ -103,16 +117,30 @@ def prune(job: Job, scored: Path) -> Path:
     return out
 
 
-def load_transformer(job: Job, folder: Path) -> Any:
-    """The transformer of a stage's folder (or a transformer folder itself), ready for this adapter."""
+def check_transformer(job: Job, folder: Path) -> Path:
+    """Where the transformer of a stage's folder (or of a transformer folder itself) lies; checked without loading."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give one with a transformer's config.json and *.safetensors")
     path = folder / "transformer" if (folder / "transformer").exists() else folder
     check_weights(path)
+    cls: Any = type(job.adapter.transformer)
+    config = read_json(path / "config.json")
+    if config.get("_class_name") != cls.__name__:
+        raise UserError(f"{path} holds a {config.get('_class_name')}, not a {cls.__name__}")
+    with torch.device("meta"):
+        check_names(cls.from_config(config), path)
+    return path
+
+
+def load_transformer(job: Job, folder: Path) -> Any:
+    """What `check_transformer` finds, ready for this adapter."""
+    path = check_transformer(job, folder)
     cls: Any = type(job.adapter.transformer)
     try:
         module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path} does not load as a {cls.__name__}: {str(error).splitlines()[0]}") from error
-    check_loaded(module, path)
+    check_finite(module, path)
     return job.adapter.prepare(module.requires_grad_(False).eval().to(job.adapter.device))
 
 
@@ -133,7 +161,7 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
     options |= engine_of(job) | {"negative_prompt": r.negative_prompt}
 
     def work(folder: Path) -> dict[str, Any]:
-        plan = read_plan(scored)
+        plan = read_plan(job, scored)
         full = View(job.prunable.full)
         objective.bind(Setting(View(plan["kept"]), full, r.steps, r.recover.iterations, None, r.recover.given_share))
         if not objective.trains:
@@ -169,7 +197,7 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
     options |= {"guidance": guidance}
 
     def work(folder: Path) -> dict[str, Any]:
-        plan, schedule = read_plan(scored), student_schedule(job, objective)
+        plan, schedule = read_plan(job, scored), student_schedule(job, objective)
         pruned, full = View(plan["kept"]), View(job.prunable.full)
         objective.bind(Setting(pruned, full, r.steps, r.distill.iterations, schedule, r.distill.given_share))
         source, facts = load_transformer(job, recovered), {}

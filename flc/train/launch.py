@@ -21,6 +21,16 @@ class Ranks:
     def device(self, name: str) -> str:
         return f"cuda:{self.local}" if name == "cuda" and self.world > 1 else name
 
+    def shared(self, text: str) -> str:
+        """The leader's text, on every rank."""
+        if self.world == 1:
+            return text
+        import torch.distributed as dist
+
+        holder = [text]
+        dist.broadcast_object_list(holder)
+        return holder[0]
+
     def barrier(self) -> None:
         if self.world > 1:
             import torch.distributed as dist

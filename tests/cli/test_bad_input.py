@@ -86,7 +86,8 @@ FLAGS = {
     "unknown dtype": (["--dtype", "float8"], ["dtype", "'float32', 'bfloat16' or 'float16'"]),
     "unknown engine": (["--engine", "accelerate"], ["engine", "'plain' or 'deepspeed'"]),
     "unknown zero stage": (["--zero", "4"], ["zero", "1, 2 or 3"]),
-    "negative guidance": (["--guidance", "-1"], ["guidance", "greater than or equal to 0"]),
+    "negative guidance": (["--guidance", "-1"], ["guidance", "greater than or equal to 1"]),
+    "guidance below none": (["--guidance", "0.5"], ["guidance", "greater than or equal to 1"]),
     "no frames": (["--frames", "0"], ["frames", "greater than or equal to 1"]),
     "unknown pruner": (["--pruner", "unifrom"], ["no pruner named 'unifrom'", "did you mean uniform?"]),
     "unknown recovery": (["--recovery", "bernouli"], ["no recovery named 'bernouli'", "bernoulli"]),
@@ -186,6 +187,15 @@ def test_out_in_use(refused, unloaded, place):
     assert "--out run is not empty" in refused("score", "--out", "run")
 
 
+@pytest.mark.parametrize("command", ["compress", "score", "prune", "report"])
+def test_nothing_to_resume(refused, unloaded, command):
+    assert "--out rum does not exist" in refused(command, "--out", "rum", "--resume")
+
+
+def test_a_pipeline_that_is_not_there(refused, unloaded):
+    assert refused("evaluate", "--out", "run", "--pipeline", "nowhere") == "--pipeline nowhere does not exist"
+
+
 @pytest.mark.parametrize("out", ["taken", "taken/run"])
 @pytest.mark.parametrize("command", ["compress", "score", "prune", "report"])
 def test_out_at_or_under_a_file(refused, unloaded, place, command, out):
@@ -218,6 +228,18 @@ def test_a_disk_that_fills_up_during_a_stage(flc, place, monkeypatch):
     [line] = [line for line in err.splitlines() if line.startswith("flc: error: ")]
     assert code == 2 and "no disk space left under run" in line and "--resume" in line
     assert not (place / "run" / "data").exists()
+
+
+@pytest.mark.parametrize("place_of", ["flc.run.compress.write_whole", "flc.run.generate.write_video"])
+def test_a_disk_that_is_full_outside_the_stages(flc, monkeypatch, place_of):
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(place_of, full)
+    small = ["--steps", 1, "--frames", 5, "--height", 16, "--width", 16]
+    generate = ["generate", "tiny-wan", "--prompt", "a cat", *small]
+    code, _, err = flc(*(generate if "generate" in place_of else ["compress", "--out", "run"]))
+    assert code == 2 and "flc: error: no disk space left" in err.splitlines()[-1], err
 
 
 @pytest.mark.parametrize(
@@ -567,6 +589,78 @@ def test_a_model_that_is_a_file(refused, unloaded, place, name, kind):
     assert f"--model {name} is {kind}" in refused("compress", "--out", "run", "--model", name)
 
 
+# -- plans and weights of the user's own -----------------------------------------------------------------------
+
+ALL = list(range(10))
+PLANS = {
+    "out of range": ({"blocks": [0, 99]}, ["kept.blocks=[0, 99]", "0 to 9"]),
+    "negative": ({"blocks": [-1, 2]}, ["kept.blocks=[-1, 2]", "0 to 9"]),
+    "twice": ({"blocks": [1, 1]}, ["rising"]),
+    "none": ({"blocks": []}, ["kept.blocks=[]"]),
+    "no numbers": ({"blocks": ["a"]}, ["kept.blocks=['a']"]),
+    "no list": ({"blocks": 3}, ["kept.blocks=3"]),
+    "not a mapping": (ALL, ["kept must name", "(blocks)"]),
+    "another stack": ({"layers": ALL}, ["kept must name", "(blocks)"]),
+}
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_plans_that_do_not_fit_the_model(refused, place, case):
+    kept, expected = PLANS[case]
+    (place / "plan.json").write_text(json.dumps({"kept": kept}))
+    line = refused("prune", "--out", "run", "--plan", "plan.json")
+    for part in ["plan.json", *expected]:
+        assert part in line, line
+
+
+@pytest.mark.parametrize("command", ["recover", "distill", "export"])
+def test_every_stage_reads_its_plan_before_it_writes(refused, place, command):
+    (place / "plan.json").write_text('{"kept": []}')
+    weights = [] if command == "recover" else ["--weights", EMBEDDED]
+    assert "kept must name" in refused(command, "--out", "run", "--plan", "plan.json", *weights)
+
+
+def a_file(place: Path) -> None:
+    (place / "weights").write_bytes(b"x")
+
+
+def an_empty_folder(place: Path) -> None:
+    (place / "weights").mkdir()
+
+
+def fewer_blocks(place: Path) -> None:
+    shutil.copytree(EMBEDDED / "transformer", place / "weights")
+    config = json.loads((place / "weights" / "config.json").read_text())
+    (place / "weights" / "config.json").write_text(json.dumps(config | {"num_layers": 3}))
+
+
+def another_network(place: Path) -> None:
+    shutil.copytree(EMBEDDED / "vae", place / "weights")
+
+
+BAD_WEIGHTS = {
+    a_file: "weights is no folder",
+    an_empty_folder: "weights holds no *.safetensors",
+    fewer_blocks: "holds blocks.3.",
+    another_network: "weights holds a AutoencoderKLWan",
+}
+
+
+@pytest.mark.parametrize("damage", BAD_WEIGHTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("command", ["distill", "export"])
+def test_weights_that_hold_no_transformer_of_the_model(refused, place, command, damage):
+    damage(place)
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
+    line = refused(command, "--out", "run", "--plan", "plan.json", "--weights", "weights")
+    assert BAD_WEIGHTS[damage] in line, line
+
+
+def test_exported_weights_need_the_schedule_they_were_trained_on(refused, place):
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
+    line = refused("export", "--out", "run", "--plan", "plan.json", "--weights", EMBEDDED)
+    assert "student.json" in line
+
+
 # -- flc generate ----------------------------------------------------------------------------------------------
 
 GENERATE = {
@@ -578,6 +672,8 @@ GENERATE = {
     "no image": (["tiny-wan", "--prompt", "a cat", "--image", "i.png"], ["--image i.png cannot be read"]),
     "not a video": (["tiny-wan", "--prompt", "a cat", "--out", "clip.txt"], ["--out clip.txt", ".mp4"]),
     "no place": (["tiny-wan", "--prompt", "a cat", "--out", "no/clip.mp4"], ["folder no does not exist"]),
+    "weak guidance": (["tiny-wan", "--prompt", "a cat", "--guidance", "0.5"], ["--guidance 0.5 must be 1"]),
+    "guidance nan": (["tiny-wan", "--prompt", "a cat", "--guidance", "nan"], ["--guidance nan must be 1"]),
     "no device": (["tiny-wan", "--prompt", "a cat", "--device", "toaster"], ["--device 'toaster'"]),
 }
 
@@ -588,6 +684,11 @@ def test_generate(refused, case):
     line = refused("generate", *arguments)
     for part in expected:
         assert part in line, line
+
+
+def test_generate_keeps_a_clip_that_is_there(refused, place):
+    (place / "clip.mp4").write_bytes(b"a clip")
+    assert "--out clip.mp4 is there already" in refused("generate", "tiny-wan", "--prompt", "a cat")
 
 
 # -- the rest --------------------------------------------------------------------------------------------------

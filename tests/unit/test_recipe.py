@@ -8,7 +8,11 @@ import yaml
 
 from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
 from flc.registry import registry
-from flc.run.compress import completed, recipe_from
+from flc.run.compress import begin, completed, recipe_from
+from flc.run.console import Console
+from flc.run.finish import public
+from flc.run.job import Job
+from flc.train.launch import Ranks
 
 
 def test_each_source_overrides_the_ones_before_it():
@@ -53,3 +57,16 @@ def test_a_string_from_a_flag_and_a_number_from_a_file_are_the_same_recipe():
     written = completed(resolve({"pruner": {"name": "elbo", "samples": 16}}, {}, {}))
     flagged = completed(resolve({}, {}, {"pruner": {"samples": "16"}}))
     assert written == flagged
+
+
+def test_places_are_absolute_in_the_lock_file_and_names_in_the_model_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sets = ["evaluate.manifest=m.jsonl", "evaluate.lpips=random"]
+    recipe = recipe_from(values(model=Path("models/big"), data=Path("clips"), set_=sets))
+    begin(Job(recipe, tmp_path / "out", Console(quiet=True), Ranks()), resume=False)
+    held = yaml.safe_load((tmp_path / "out" / "recipe.lock.yaml").read_text())
+    assert (held["model"], held["data"]) == (str(tmp_path / "models/big"), str(tmp_path / "clips"))
+    assert held["evaluate"]["manifest"] == str(tmp_path / "m.jsonl")
+    assert held["evaluate"]["lpips"] == "random", "not a place"
+    assert (public(recipe).model, public(recipe).data) == ("big", "clips")
+    assert public(recipe_from(values())).model is None, "the embedded model is not a place"
