@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
-Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
-"""Option: at which shares of a network's blocks heads look, ascending."""
+
+def shares(depths: tuple[float, ...]) -> tuple[float, ...]:
+    if not depths or list(depths) != sorted(set(depths)) or not 0 < depths[0] <= depths[-1] <= 1:
+        raise ValueError("depths are shares in (0, 1], ascending")
+    return depths
+
+
+Depths = Annotated[tuple[float, ...], AfterValidator(shares)]
+"""Option: after which shares of a network's blocks heads look."""
 
 
 class SpatialHead(nn.Module):

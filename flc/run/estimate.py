@@ -1,8 +1,8 @@
 """`--dry-run`: the plan, the kept blocks, and what the run would need; nothing is written to --out.
 
 Memory is counted, for one rank and by role: weights, gradients, Adam's moments, masters, averages; activations
-are not. Time is measured: a few iterations of each combination of phases of a stage, times how often it occurs, and one call of a
-network for the table.
+are not. Time is measured: a few iterations of each combination of phases of a stage, times how often it occurs,
+and one call of a network for the table.
 """
 
 from __future__ import annotations

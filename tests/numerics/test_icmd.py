@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 
 from flc.api import Budget, Sample, View
+from flc.errors import UserError
 from flc.flow import noised
 from flc.models.condition import Condition
 from flc.registry import create, registry
@@ -102,6 +105,13 @@ def test_no_head_sees_the_order_of_a_frames_tokens():
     hidden = torch.randn(B, F, 6, 8)
     for head in heads():
         assert torch.allclose(head(hidden), head(hidden.flip(2)), atol=1e-6)  # float32 sums in another order
+
+
+@pytest.mark.parametrize("depths", ["[]", "[0.0]", "[1.5]", "[1.0, 0.5]", "[0.5, 0.5]"])
+def test_depths_that_no_network_has_are_refused_in_one_line(depths):
+    for kind, name in (("recovery", "icmd"), ("distiller", "dmd2")):
+        with pytest.raises(UserError, match=rf"{kind}.depths.*shares in \(0, 1\], ascending"):
+            create(kind, name, {"depths": json.loads(depths)})  # type: ignore[arg-type]
 
 
 def test_surviving_blocks_are_compared_with_themselves():

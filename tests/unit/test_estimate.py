@@ -1,0 +1,45 @@
+"""What a dry run counts for each kind of role."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from flc.api import Optim, Role
+from flc.run.estimate import Sharing, bytes_of_role, head_parameters
+
+TRAINED = Optim(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("role", "width", "expected"),
+    [
+        (Role("frozen"), 2, 0),
+        (Role("full", optim=TRAINED), 4, 4 + 4 + 8),  # weights, gradients, two moments
+        (Role("full", optim=TRAINED, ema=0.9), 2, 2 + 2 + 8 + 4 + 4),  # and masters, and an average
+        (Role("head", optim=TRAINED), 4, 4 + 4 + 8),
+        (Role("follow", of="student", ema=0.9), 2, 2 + 4),  # running weights and the float32 average
+    ],
+)
+def test_bytes_of_a_parameter(role, width, expected):
+    assert bytes_of_role(10, 10, role, width, Sharing()) == 10 * expected
+
+
+def test_a_heads_parameters_are_counted_without_making_it():
+    role = Role("head", optim=TRAINED, head=lambda width: torch.nn.Linear(width, 3))
+    job: Any = SimpleNamespace(adapter=SimpleNamespace(transformer=None, width=lambda transformer: 10**7))
+    assert head_parameters(job, role) == 3 * 10**7 + 3
+
+
+@pytest.mark.parametrize(
+    ("zero", "expected"),
+    # weights, gradients, moments and masters, average: what 4 ranks share
+    [(1, 2 + 2 + 12 / 4 + 4), (2, 2 + 2 / 4 + 12 / 4 + 4), (3, (2 + 2 + 12 + 4) / 4)],
+)
+def test_bytes_of_a_parameter_on_one_of_several_ranks(zero, expected):
+    role = Role("full", optim=TRAINED, ema=0.9)
+    assert bytes_of_role(100, 100, role, 2, Sharing(zero, 4)) == 100 * expected
+    assert bytes_of_role(100, 100, role, 2, Sharing(zero, 1)) == 2000, "one rank holds all"
