@@ -11,9 +11,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic import Field as _Field
 
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ def option(default: Any, about: str, source: str, unit: str = "", **bounds: Any)
     `source` names a paper's equation or table, a code base, or says "ours"; `flc show` prints it.
     """
     return _Field(default, description=about, json_schema_extra={"source": source, "unit": unit}, **bounds)
+
+
+def _averages(betas: tuple[float, float]) -> tuple[float, float]:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError("both should be at least 0 and less than 1")
+    return betas
+
+
+Betas = Annotated[tuple[float, float], AfterValidator(_averages)]
+"""Option: decays of Adam's two moments."""
 
 
 class Options(BaseModel):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from pydantic import ValidationInfo, field_validator
 
-from flc.api import Batch, Draws, Loss, Nets, Optim, Role, StepDistiller, View, option
+from flc.api import Batch, Betas, Draws, Loss, Nets, Optim, Role, StepDistiller, View, option
 from flc.api import Options as Base
 from flc.flow import noised, shifted
 from flc.losses import distribution_matching, flow_matching, masked_mean
@@ -33,33 +33,26 @@ if TYPE_CHECKING:
 
 
 class MatchingOptions(Base):
-    lr: float = option(2e-6, "generator's learning rate", "Self-Forcing", gt=0)
-    fake_lr: float | None = option(None, "fake's learning rate; default lr / 5", "Self-Forcing's ratio", gt=0)
-    ratio: int = option(5, "fake updates per generator update", "Self-Forcing", ge=1)
+    lr: float = option(2e-6, "generator's learning rate", "ours, Self-Forcing's", gt=0)
+    fake_lr: float | None = option(None, "fake's learning rate; default lr / 5", "ours, Self-Forcing's ratio", gt=0)
+    ratio: int = option(5, "fake updates per generator update", "ours, Self-Forcing's", ge=1)
     fake_warmup: int = option(0, "iterations before the generator moves at all", "ours", ge=0)
-    betas: tuple[float, float] = option((0.0, 0.999), "Adam's betas, all networks", "Self-Forcing")
-    weight_decay: float = option(0.01, "AdamW's, all networks", "Self-Forcing", ge=0)
-    clip: float = option(10.0, "largest gradient norm, all networks", "Self-Forcing", gt=0)
+    betas: Betas = option((0.0, 0.999), "Adam's betas, all networks", "ours, Self-Forcing's")
+    weight_decay: float = option(0.01, "AdamW's, all networks", "ours, Self-Forcing's", ge=0)
+    clip: float = option(10.0, "largest gradient norm, all networks", "ours, Self-Forcing's", gt=0)
     ema: float = option(
-        0.99, "decay of the generator's averaged weights, which are handed on", "Self-Forcing", ge=0, lt=1
+        0.99, "decay of the generator's averaged weights, which are handed on", "ours, Self-Forcing's", ge=0, lt=1
     )
     sampler: Literal["sde", "ode"] = option(
-        "sde", "how the student moves: x0-then-renoise, or Euler", "Self-Forcing; ode ours"
+        "sde", "how the student moves: x0-then-renoise, or Euler", "ours, Self-Forcing has sde"
     )
     shift: float | None = option(None, "shift of the few-step schedule; default the model's own", "ours", gt=0)
-    time_shift: float = option(5.0, "shift of the times at which scores are compared", "Self-Forcing", gt=0)
-    time_min: float = option(0.02, "smallest such time", "Self-Forcing", gt=0, lt=1)
-    time_max: float = option(0.98, "largest such time", "Self-Forcing", gt=0, le=1)
-    normalise: bool = option(True, "divide the gradient by mean |x - x0_real| of each sample", "DMD")
+    time_shift: float = option(5.0, "shift of the times at which scores are compared", "ours, Self-Forcing's", gt=0)
+    time_min: float = option(0.02, "smallest such time", "ours, Self-Forcing's", gt=0, lt=1)
+    time_max: float = option(0.98, "largest such time", "ours, Self-Forcing's", gt=0, le=1)
+    normalise: bool = option(True, "divide the gradient by mean |x - x0_real| of each sample", "ours, DMD's")
     fake: Literal["full", "lora"] = option("full", "fake as a copy, or a LoRA on the frozen teacher", "ours")
     rank: int = option(32, "rank of a LoRA fake", "ours", ge=1)
-
-    @field_validator("betas")
-    @classmethod
-    def _averages(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError("both should be at least 0 and less than 1")
-        return betas
 
     @field_validator("time_max")
     @classmethod

@@ -31,7 +31,7 @@ from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead
 
 class Dmd2Distiller(DistributionMatching):
     class Options(MatchingOptions):
-        gan: float = option(0.03, "weight of the GAN loss in the generator's", "FastGen", ge=0)
+        gan: float = option(0.03, "weight of the GAN loss in the generator's", "ours, FastGen's", ge=0)
         gan_lr: float | None = option(None, "head's learning rate; default lr", "ours", gt=0)
         depths: Depths = option((0.5, 1.0), "shares of the teacher's depth that the heads look at", "ours")
         regression: float = option(0.0, "weight of DMD's regression loss", "DMD2 has none; DMD's is .25", ge=0)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flc.api import (
     Batch,
+    Betas,
     Budget,
     Draws,
     Loss,
@@ -81,6 +82,7 @@ class IcmdRecovery(RecoveryTrainer):
         adversarial: float = option(1.0, "weight of L_gen", "paper", ge=0)
         depths: Depths = option((0.5, 1.0), "shares of the original's depth that the heads look at", "ours")
         shift: float = option(3.0, "timestep shift of the training times", "ours", gt=0)
+        betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
         warmup: int = option(20, "iterations of linear warm-up", "ours", ge=0)
         ema: float = option(0.99, "decay of the averaged weights handed on", "ours", ge=0, lt=1)
@@ -88,7 +90,7 @@ class IcmdRecovery(RecoveryTrainer):
     def roles(self) -> Mapping[str, Role]:
         o = self.options
         # no decay: blocks that are still to go get no gradient and stay as they are
-        optim = Optim(o.lr, weight_decay=0.0, clip=o.clip, warmup=o.warmup)
+        optim = Optim(o.lr, o.betas, 0.0, o.clip, o.warmup)
         roles = {
             "student": Role("full", self.setting.full, optim, ema=o.ema),
             "original": Role("frozen", self.setting.full),

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from flc.api import Batch, Draws, Loss, Nets, Optim, Role, StepDistiller, option
+from flc.api import Batch, Betas, Draws, Loss, Nets, Optim, Role, StepDistiller, option
 from flc.api import Options as Base
 from flc.flow import noised, per_sample, shifted, x0_from_velocity
 from flc.losses import pseudo_huber
@@ -26,12 +26,13 @@ class LcmDistiller(StepDistiller):
     sampler: Literal["sde", "ode"] = "sde"
 
     class Options(Base):
-        lr: float = option(1e-6, "learning rate", "FastVideo", gt=0)
-        grid: int = option(50, "times N of the solver's grid", "FastVideo", ge=2)
+        lr: float = option(1e-6, "learning rate", "ours, FastVideo's", gt=0)
+        grid: int = option(50, "times N of the solver's grid", "ours, FastVideo's", ge=2)
         target: Literal["ema", "stop-gradient"] = option("ema", "what the student is compared with", "LCM")
         target_decay: float = option(0.95, "decay of the target's moving average", "LCM", ge=0, lt=1)
-        c: float = option(1e-3, "pseudo-Huber's c", "FastVideo", gt=0)
+        c: float = option(1e-3, "pseudo-Huber's c", "ours, FastVideo's", gt=0)
         ema: float = option(0.99, "decay of the averaged weights handed on", "ours", ge=0, lt=1)
+        betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
         weight_decay: float = option(0.0, "AdamW's", "ours", ge=0)
         warmup: int = option(20, "iterations of linear warm-up", "ours", ge=0)
@@ -42,7 +43,7 @@ class LcmDistiller(StepDistiller):
 
     def roles(self) -> Mapping[str, Role]:
         o = self.options
-        optim = Optim(o.lr, weight_decay=o.weight_decay, clip=o.clip, warmup=o.warmup)
+        optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup)
         roles = {"student": Role("full", self.setting.pruned, optim, ema=o.ema)}
         if o.target == "ema":
             roles["target"] = Role("follow", of="student", ema=o.target_decay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ def check_weights(folder: Path) -> None:
                 raise UserError(f"{folder / name} is missing though {index.name} names it: download it again")
     for file in files:
         header(file)
+
+
+def numbers(folder: Path) -> int:
+    """How many parameters the safetensors of a folder hold, by their headers."""
+    entries = [entry for file in folder.glob("*.safetensors") for name, entry in header(file).items()]
+    return sum(prod(entry["shape"]) for entry in entries if "shape" in entry)
 
 
 WEIGHTED = ("transformer", "vae", "text_encoder")

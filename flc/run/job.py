@@ -19,7 +19,7 @@ from flc.evaluate.clips import LEAST_FRAMES
 from flc.evaluate.manifest import Asked, check_given, read_manifest
 from flc.evaluate.options import check_options
 from flc.evaluate.vbench_layout import SEEDS, official_prompts
-from flc.models.folder import EMBEDDED, adapter_for
+from flc.models.folder import EMBEDDED, adapter_for, numbers
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
 from flc.recipe import ALGORITHMS, Recipe
@@ -115,6 +115,14 @@ class Job:
                 near = max(world, batch - batch % world)
                 raise UserError(f"{name}.batch={batch} does not divide over {world} ranks: --set {name}.batch={near}")
 
+    def disk_needed(self, stages: Collection[str]) -> int:
+        """Bytes at the least: transformers of the stages and the student's pipeline; while a stage trains, a copy's
+        float32 weights, moments and average, twice (a checkpoint is written beside the one before it)."""
+        need = 3 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))
+        if not {"recover", "distill"}.isdisjoint(stages):
+            need += 2 * (4 + 8 + 4) * numbers(self.model_folder / "transformer")
+        return need
+
     def check(self, stages: Collection[str] = STAGES) -> None:
         """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
         for kind in ALGORITHMS:
@@ -129,7 +137,7 @@ class Job:
             registry().load("metric", name)  # a broken one would otherwise end the run at its last stage
         check_options(self.recipe.evaluate, self.console.warn)
         listed = read_captions(Path(self.recipe.data)) if self.recipe.data else []
-        need = 4 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))
+        need = self.disk_needed(stages)
         free = shutil.disk_usage(nearest_existing(self.out)).free
         if free < need:
             raise UserError(f"--out {self.out} has {free / 1e9:.3g} GB of disk, about {need / 1e9:.3g} GB are needed")

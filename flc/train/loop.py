@@ -114,6 +114,13 @@ def lr_factor(step: int, total: int, warmup: int, decay: bool) -> float:
     return factor * min(1.0, 2 * (total - step) / total) if decay else factor
 
 
+def write_log(folder: Path, step: int, window: dict[str, list[float]]) -> None:
+    """Means since the last line, each over the iterations that measured it: some are rare, and none is lost."""
+    means = {name: sum(values) / len(values) for name, values in window.items()}
+    with open(folder / LOG, "a") as log:
+        log.write(json.dumps({"step": step, **means}) + "\n")
+
+
 def train(
     objective: Objective,
     nets: RoleNets,
@@ -130,6 +137,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     roles = objective.roles()
     step = restore(folder, engine)
+    window: dict[str, list[float]] = {}
     STOP.looping = True
     while step < options.iterations:
         draws = StepDraws(options.seed, options.stage, step, engine.rank, engine.world)
@@ -146,9 +154,12 @@ def train(
             metrics |= {f"{phase}/loss": float(loss.value.detach()), f"{phase}/grad_norm": norm}
             metrics |= {f"{phase}/{k}": float(v) for k, v in loss.metrics.items()}
         step += 1
-        if engine.rank == 0 and (step % options.log_every == 0 or step == options.iterations):
-            with open(folder / LOG, "a") as log:
-                log.write(json.dumps({"step": step, **metrics}) + "\n")
+        for name, value in metrics.items():
+            window.setdefault(name, []).append(value)
+        if step % options.log_every == 0 or step == options.iterations:
+            if engine.rank == 0:
+                write_log(folder, step, window)
+            window.clear()
         on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
         stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
         if step % options.save_every == 0 or step == options.iterations or stop:

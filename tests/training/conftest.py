@@ -47,10 +47,10 @@ class Miniature:
         return Batch(x0, Condition(self.text[rows], self.null, x0[:, :, :1], given))
 
     def run(
-        self, folder: Path, iterations: int, total: int | None = None, save_every: int = 2
+        self, folder: Path, iterations: int, total: int | None = None, save_every: int = 2, log_every: int = 1
     ) -> list[dict[str, float]]:
         log: list[dict[str, float]] = []
-        options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=1)
+        options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=log_every)
         train(self.objective, self.nets, self.engine, self.batch_at, options, folder, lambda s, m: log.append(m))
         return log
 

@@ -144,6 +144,17 @@ def test_log_of_the_drift(miniature, tmp_path):
     assert log[2]["student/drift"] > 0
 
 
+def test_what_is_measured_between_two_lines_of_the_log_is_in_the_second(miniature, tmp_path):
+    every = miniature("bernoulli", drift_every=3).run(tmp_path / "every", 8)
+    miniature("bernoulli", drift_every=3).run(tmp_path / "some", 8, log_every=4)
+    lines = [json.loads(line) for line in (tmp_path / "some" / loop.LOG).read_text().splitlines()]
+    drift = [metrics["student/drift"] for metrics in every if "student/drift" in metrics]
+    assert len(drift) == 3, "iterations 0, 3 and 6"
+    assert [line["step"] for line in lines] == [4, 8]
+    assert [line["student/drift"] for line in lines] == [(drift[0] + drift[1]) / 2, drift[2]]
+    assert lines[1]["student/loss"] == sum(metrics["student/loss"] for metrics in every[4:]) / 4
+
+
 def test_bfloat16_weights_move_by_less_than_their_resolution(miniature, tmp_path):
     """At the paper's rates an update rounds away in bfloat16: the optimizer steps float32 masters, which are saved."""
     m = miniature("bernoulli", dtype=torch.bfloat16, p=1.0, lr=1e-6, warmup=0, ema=0.5)

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flc.api import Optim, Role
+from flc.models.folder import EMBEDDED
+from flc.recipe import Recipe
+from flc.run.console import Console
 from flc.run.estimate import Sharing, bytes_of_role, head_parameters
+from flc.run.job import Job
+from flc.train.launch import Ranks
 
 TRAINED = Optim(1e-3)
 
@@ -43,3 +49,11 @@ def test_bytes_of_a_parameter_on_one_of_several_ranks(zero, expected):
     role = Role("full", optim=TRAINED, ema=0.9)
     assert bytes_of_role(100, 100, role, 2, Sharing(zero, 4)) == 100 * expected
     assert bytes_of_role(100, 100, role, 2, Sharing(zero, 1)) == 2000, "one rank holds all"
+
+
+def test_disk_holds_the_stages_and_two_checkpoints(tmp_path):
+    job = Job(Recipe(), tmp_path / "out", Console(quiet=True), Ranks())
+    files = sum(f.stat().st_size for f in EMBEDDED.rglob("*.safetensors"))
+    count = sum(v.numel() for v in load_file(EMBEDDED / "transformer" / "diffusion_pytorch_model.safetensors").values())
+    assert job.disk_needed(["score", "evaluate"]) == 3 * files
+    assert job.disk_needed(["recover"]) == 3 * files + 2 * 16 * count

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from flc.api import Batch, Draws, Loss, Nets, Optim, RecoveryTrainer, Role, View, option
+from flc.api import Batch, Betas, Draws, Loss, Nets, Optim, RecoveryTrainer, Role, View, option
 from flc.api import Options as Base
 from flc.flow import noised, shifted
 from flc.losses import flow_matching, masked_mean, velocity_matching
@@ -35,6 +35,8 @@ class BernoulliRecovery(RecoveryTrainer):
         )
         lr: float = option(1e-5, "learning rate", "paper", gt=0)
         shift: float = option(3.0, "timestep shift of the training times", "ours", gt=0)
+        betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
+        weight_decay: float = option(0.01, "AdamW's", "ours", ge=0)
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
         warmup: int = option(20, "iterations of linear warm-up", "ours", ge=0)
         ema: float = option(0.99, "decay of the averaged weights handed on", "ours", ge=0, lt=1)
@@ -42,7 +44,7 @@ class BernoulliRecovery(RecoveryTrainer):
 
     def roles(self) -> Mapping[str, Role]:
         o = self.options
-        optim = Optim(o.lr, clip=o.clip, warmup=o.warmup)
+        optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup)
         return {"student": Role("full", self.setting.full, optim, ema=o.ema), "original": Role("frozen")}
 
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:

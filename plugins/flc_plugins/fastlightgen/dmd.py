@@ -18,7 +18,9 @@ from flc.matching import DistributionMatching, MatchingOptions
 class DmdDistiller(DistributionMatching):
     class Options(MatchingOptions):
         lr: float = option(5e-7, "generator's learning rate", "paper", gt=0)
-        normalise: bool = option(True, "divide the gradient by mean |x - x0_real| of each sample", "DMD; Eq 8 has none")
+        normalise: bool = option(
+            True, "divide the gradient by mean |x - x0_real| of each sample", "ours, DMD's; Eq 8 has none"
+        )
         fake_init: Literal["pruned", "unpruned"] = option(
             "pruned", "fake starts from v_pruned or v_unpruned", "paper; Table 9"
         )

@@ -1,0 +1,85 @@
+"""`flc compress` under torchrun on two ranks: the same student as one process makes, and a dry run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.cli.small import ENVIRONMENT, command
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+TABLE = ("--set", 'evaluate.rows=["student"]')
+RANKS = ("--engine", "deepspeed", "--zero", "2")
+
+
+def launched(program: list[str]) -> list[str]:
+    """`python -m flc ...` under torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*torchrun, *program[1:]]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess:
+    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT | {"DS_ACCELERATOR": "cpu"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "out"
+    run(command(out, *TABLE))
+    return out
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks") / "out"
+    return out, run(launched(command(out, *TABLE, *RANKS)))
+
+
+def weights(out: Path) -> dict:
+    return load_file(out / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def test_two_ranks_make_the_student_of_one_process(alone, ranks):
+    out, _ = ranks
+    assert json.loads((out / "score" / "plan.json").read_text()) == json.loads(
+        (alone / "score" / "plan.json").read_text()
+    )
+    expected, found = weights(alone), weights(out)
+    assert expected.keys() == found.keys()
+    start = load_file(alone / "prune" / "transformer" / "diffusion_pytorch_model.safetensors")
+    for name, value in expected.items():
+        moved = (value - start[name]).abs().max()
+        # Adam divides by the gradient's size, so that where it is all rounding its sign is, too
+        assert (found[name] - value).abs().mean() <= 0.02 * moved, name
+
+
+def test_ranks_leave_the_same_files(alone, ranks):
+    def files(out: Path) -> set[str]:
+        return {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+
+    assert files(ranks[0]) == files(alone)
+
+
+def test_only_the_leader_speaks(ranks):
+    _, done = ranks
+    assert done.stdout.count("student, 4 steps") == 1
+    assert done.stderr.count("encode clips") >= 1
+
+
+def test_a_dry_run_of_ranks_plans_once_and_leaves_nothing(alone, tmp_path):
+    before = set(os.listdir("/tmp"))
+    done = run(launched(command(tmp_path / "out", *TABLE, *RANKS, "--dry-run")))
+    kept = json.loads((alone / "score" / "plan.json").read_text())["kept"]["blocks"]
+    assert done.stdout.count(f"keep {kept}") == 1
+    assert (
+        list(tmp_path.iterdir()) == [] and {n for n in set(os.listdir("/tmp")) - before if n.startswith("tmp")} == set()
+    )
