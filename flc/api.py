@@ -17,8 +17,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic import Field as _Field
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
 
     from flc.evaluate.clips import Clips
@@ -390,21 +388,6 @@ class Quantizer(Configured, ABC):
         """The quantized module, in place or new; `batches(n)` yields samples on the student's own trajectory."""
 
 
-class ModelAdapter(Configured, ABC):
-    """A family of checkpoints: how to recognise, load, call, prune and deploy it.
-
-    The one family so far is `flc.models.wan.WanAdapter`; its file is the example to follow.
-    """
-
-    @classmethod
-    @abstractmethod
-    def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
-        """From the contents of `model_index.json` and of `transformer/config.json`."""
-
-    @abstractmethod
-    def load(self, folder: Path, device: str, dtype: str) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Score:
     """A metric's value in [0, 1], higher is better (NaN: does not apply), with one value per clip if it has."""
@@ -417,7 +400,7 @@ class Score:
 class Metric(Configured, ABC):
     """A measure of generated clips against drawn or real ones, in [0, 1], higher is better.
 
-    `guard=True` marks a number that stands beside the average and is not part of it.
+    The average is over a fixed list, `flc.evaluate.metrics.AVERAGE`; every other metric stands beside it.
     """
 
     name: ClassVar[str]

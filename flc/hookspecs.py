@@ -56,7 +56,7 @@ def flc_quantizers() -> Iterable[Algorithm]:  # type: ignore[empty-body]
 
 @hookspec
 def flc_models() -> Iterable[Algorithm]:  # type: ignore[empty-body]
-    """`flc.api.ModelAdapter` classes: one for each family of checkpoints; chosen by `recognises`."""
+    """`flc.family.ModelAdapter` classes: one for each family of checkpoints; chosen by `recognises`."""
 
 
 @hookspec

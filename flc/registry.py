@@ -24,6 +24,7 @@ import pluggy
 from flc import api, hookspecs
 from flc.api import API, Algorithm, Kind
 from flc.errors import PluginError
+from flc.family import ModelAdapter
 
 GROUP = "flc"
 HOOKS: dict[Kind, str] = {
@@ -41,7 +42,7 @@ INTERFACES: dict[Kind, type] = {
     "distiller": api.StepDistiller,
     "teacher": api.TeacherComposer,
     "quantizer": api.Quantizer,
-    "model": api.ModelAdapter,
+    "model": ModelAdapter,
     "metric": api.Metric,
 }
 assert set(HOOKS) == set(INTERFACES) == set(get_args(Kind))

@@ -16,8 +16,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
 from torch import Tensor, nn
 
-from flc.api import ModelAdapter
 from flc.errors import UserError
+from flc.family import ModelAdapter
 from flc.models.attention import recording
 from flc.models.condition import Condition
 from flc.models.folder import NOTES, WEIGHTED, read_json
@@ -53,9 +53,7 @@ def read_pipeline(cls: Any, folder: Path, **options: Any) -> Any:
 class WanAdapter(ModelAdapter):
     """One loaded Wan pipeline."""
 
-    family: ClassVar[str] = "wan"
     stacks: ClassVar[dict[str, str]] = {"blocks": "num_layers"}
-    licence_note: ClassVar[str] = "the base model's licence holds for the student too"
 
     pipe: Any
     notes: dict[str, Any]

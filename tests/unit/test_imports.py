@@ -23,14 +23,14 @@ LAYERS = (
     ("train", "export", "evaluate", "report", "data", "sample"),
     ("models",),
     ("flow", "losses", "rollout", "matching", "schedule", "draws", "recipe", "options", "registry", "hookspecs",
-     "builtin", "api", "errors", "__init__"),
+     "builtin", "api", "family", "errors", "__init__"),
 )  # fmt: skip
 #: Functions of tensors only; they know no model, no file and no option.
 PURE = ("flow", "losses", "rollout", "matching")
 #: Room, imported room: pairs of one row that import each other although a row should not.
 CYCLES: set[tuple[str, str]] = set()
 #: What an algorithm may import of flc.
-FOR_PLUGINS = {"flc", "flc.api", *(f"flc.{room}" for room in PURE)}
+FOR_PLUGINS = {"flc", "flc.api", "flc.family", *(f"flc.{room}" for room in PURE)}
 DEEPSPEED = "flc/train/deepspeed.py"
 
 

@@ -1,0 +1,145 @@
+"""The interface of a model family: all that the rest of flc asks of a checkpoint. `flc.models.wan` is the example.
+
+Shapes: B samples, C latent channels, F latent frames, H and W latent height and width; videos are float32 arrays
+(B, frames, height, width, 3) in [0, 1].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from flc.api import Configured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+    from flc.models.condition import Condition
+    from flc.schedule import FewStepSchedule, Sampler
+
+
+class ModelAdapter(Configured, ABC):
+    """A family of checkpoints: how to recognise, load, call, prune and deploy it. One instance holds one model."""
+
+    #: Attributes of the transformer that are lists of blocks, each with the config entry that counts them.
+    stacks: ClassVar[Mapping[str, str]]
+    device: torch.device
+    #: The folder's `flc.json`, empty without one.
+    notes: Mapping[str, Any]
+
+    # -- loading ------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
+        """From the contents of `model_index.json` and of `transformer/config.json`."""
+
+    @abstractmethod
+    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:
+        """Read a folder that `flc.models.folder.check` has passed; `UserError` for a kind that is not supported."""
+
+    @abstractmethod
+    def prepare(self, transformer: nn.Module) -> nn.Module:
+        """Make a stock transformer of this family ready for `velocity`. Returns it."""
+
+    @property
+    @abstractmethod
+    def transformer(self) -> nn.Module:
+        """The stock transformer, frozen."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The precision that it runs in."""
+
+    # -- sizes and settings -------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def image_to_video(self) -> bool:
+        """Whether a first frame may be given."""
+
+    @property
+    @abstractmethod
+    def shift(self) -> float:
+        """The timestep shift of the folder's own schedule."""
+
+    @property
+    @abstractmethod
+    def default_size(self) -> tuple[int, int, int]:
+        """Frames, height, width of a clip when nobody asks for others."""
+
+    @property
+    @abstractmethod
+    def default_guidance(self) -> float:
+        """Guidance scale of the teacher, standard form."""
+
+    @property
+    @abstractmethod
+    def fps(self) -> int:
+        """Frames a second of the model's clips."""
+
+    @abstractmethod
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of a clip's latents; `UserError` when the size does not fit the model."""
+
+    # -- encoding -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def condition(
+        self, prompts: Sequence[str], negative: str = "", first: Tensor | None = None, given: Tensor | None = None
+    ) -> Condition:
+        """Of B prompts; first: clean first latent frames (B, C, 1, H, W), used where given (B,)."""
+
+    @abstractmethod
+    def encode(self, video: np.ndarray) -> Tensor:
+        """Normalised latents (B, C, F, H, W)."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Videos of normalised latents."""
+
+    # -- velocity -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def velocity(self, call: Any, module: nn.Module, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """v (B, C, F, H, W) in float32; given frames enter clean at t = 0 and leave as 0.
+
+        `call` is what is called (an engine's wrapper, or `module` itself); `module` tells dtype and config.
+        """
+
+    @abstractmethod
+    def width(self, transformer: nn.Module) -> int:
+        """Size D of a token's hidden state."""
+
+    @abstractmethod
+    def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
+        """(B, F, N, D) of a block's hidden states (B, tokens, D)."""
+
+    @abstractmethod
+    def recording_attention(self, frames: int, queries: int) -> AbstractContextManager[Any]:
+        """A context in which one forward pass records each block's cross-frame share of attention."""
+
+    # -- deployment ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def schedule(self, steps: int, shift: float, sampler: Sampler) -> FewStepSchedule:
+        """The few-step schedule that the stock pipeline walks after a plain `set_timesteps(steps)`."""
+
+    @abstractmethod
+    def teacher_scheduler(self) -> Any:
+        """A fresh scheduler as the folder configures it."""
+
+    @abstractmethod
+    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
+        """A stock pipeline folder with another transformer and scheduler."""
+
+    @abstractmethod
+    def stock_pipeline(self, folder: Path, with_image: bool) -> Any:
+        """The stock pipeline of a folder, for text-to-video or with a given first frame."""
