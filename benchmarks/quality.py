@@ -44,13 +44,15 @@ def main() -> None:
     parser.add_argument("--preset", choices=("quick", "full"), default="quick")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--clips", type=int, default=192, help="a row and seed; more than the presets': less chance")
     args = parser.parse_args()
     documents = []
     for seed in args.seeds:
         out = args.runs / f"{args.preset}-{seed}"
         if not (out / "metrics.json").exists():
             extra = ["--resume"] if out.exists() else []
-            run(["compress", "--preset", args.preset, "--seed", str(seed), "--out", str(out), *extra])
+            run(["compress", "--preset", args.preset, "--seed", str(seed), "--out", str(out),
+                 "--set", f"evaluate.clips={args.clips}", *extra])  # fmt: skip
         documents.append(json.loads((out / "metrics.json").read_text()))
     values = {"preset": args.preset, "seeds": args.seeds, "clips": documents[0]["clips"], "rows": aggregate(documents)}
     print(write(f"quality_{args.preset}", f"python -m benchmarks.quality --preset {args.preset}", values))
