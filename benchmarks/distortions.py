@@ -64,6 +64,7 @@ def distortions() -> dict[str, Callable[[Clips], Clips]]:
         "wrong colour in caption": wrong_colour,
         "sharpened, amount .5": each(sharpened(0.5)),
         "sharpened, amount 1": each(sharpened(1)),
+        "no texture": each(flattened),
         "flicker ± .05": each(pumped(0.05)),
         "jitter ± 1 px": each(jittered(1)),
         "faded by half": each(faded),

@@ -56,7 +56,7 @@ def clips(rng: np.random.Generator, count: int, frames: int) -> torch.Tensor:
 
 def weights(x: torch.Tensor, around: int = 0) -> torch.Tensor:
     """Higher where a clip differs from its background (the corner pixel's colour), and `around` pixels beside."""
-    shape = ((x - x[..., :1, :1]).abs().amax(1) > 0.05).float()
+    shape = ((x - x[..., :1, :1]).abs().amax(1) > 0.4).float()  # more than a texture
     if around:
         shape = torch.nn.functional.max_pool2d(shape, 2 * around + 1, stride=1, padding=around)
     return 1 + (FOREGROUND_WEIGHT - 1) * shape[:, None]

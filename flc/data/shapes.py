@@ -1,7 +1,9 @@
-"""Procedural clips: one coloured shape that moves over a plain background, with its caption.
+"""Procedural clips: one coloured shape that moves over a faintly textured grey background, with its caption.
 
-The clips are drawn by rule, so that what a generated clip *should* show is known exactly and quality
-can be measured without any pretrained network (see `flc/evaluate`).
+The texture is random and still, and no caption says anything of it. It is what few sampling steps lose first: a
+step from much noise lands on the mean of all textures, which is none. The clips are drawn by rule, so that what a
+generated clip *should* show is known exactly and quality can be measured without any pretrained network (see
+`flc/evaluate`).
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ MOTIONS: dict[str, tuple[float, float]] = {  # unit direction (x to the right, y
     "up": (0.0, -1.0),
     "down": (0.0, 1.0),
 }
-#: A background is a grey of this range, one value for the whole clip.
+#: A background is a grey of this range for the whole clip, and a texture that adds up to +-`TEXTURE` to it: values
+#: at the corners of `CELLS` x `CELLS` squares of the shorter side, linear between them. The faintest object stands
+#: out by four times as much.
 BACKGROUND = (0.10, 0.35)
+TEXTURE, CELLS = 0.07, 8
 #: Radius of the shape and distance travelled over the clip, as fractions of the frame's shorter side.
 RADIUS = (0.18, 0.22)
 TRAVEL = (0.28, 0.40)
@@ -46,6 +51,7 @@ class ClipSpec:
     travel: float
     start: tuple[float, float]
     background: float
+    texture: int | None = None  # its seed; None: plain
 
     @property
     def caption(self) -> str:
@@ -83,8 +89,8 @@ def sample_spec(rng: np.random.Generator, text: str | None = None) -> ClipSpec:
     low = np.array([margin + max(0.0, -dx), margin + max(0.0, -dy)])
     high = np.array([1 - margin - max(0.0, dx), 1 - margin - max(0.0, dy)])
     x, y = rng.uniform(low, high)
-    background = rng.uniform(*BACKGROUND)
-    return ClipSpec(str(shape), str(colour), str(motion), radius, travel, (x, y), background)
+    background, texture = rng.uniform(*BACKGROUND), int(rng.integers(2**31))
+    return ClipSpec(str(shape), str(colour), str(motion), radius, travel, (x, y), background, texture)
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
@@ -118,6 +124,18 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
 
 
+def texture(seed: int, height: int, width: int) -> np.ndarray:
+    """(H, W) within +-`TEXTURE`: random corners, bilinear between them."""
+    cell = min(height, width) / CELLS
+    y, x = (np.arange(height) + 0.5) / cell, (np.arange(width) + 0.5) / cell
+    corners = np.random.default_rng(seed).uniform(-TEXTURE, TEXTURE, (int(y[-1]) + 2, int(x[-1]) + 2))
+    i, j = y.astype(int), x.astype(int)
+    v, u = (y - i)[:, None], (x - j)[None]
+    above = (1 - u) * corners[i][:, j] + u * corners[i][:, j + 1]
+    below = (1 - u) * corners[i + 1][:, j] + u * corners[i + 1][:, j + 1]
+    return (1 - v) * above + v * below
+
+
 def draw(spec: ClipSpec, frames: int = 17, height: int = 48, width: int = 48) -> np.ndarray:
     """The clip as float32 (frames, height, width, 3) in [0, 1], edges anti-aliased over one pixel."""
     side = min(height, width)
@@ -130,4 +148,7 @@ def draw(spec: ClipSpec, frames: int = 17, height: int = 48, width: int = 48) ->
     d = _distance(spec.shape, xs - cx[:, None, None], ys - cy[:, None, None], spec.radius * side)
     alpha = np.clip(0.5 - d, 0.0, 1.0)[..., None]
     colour = np.array(COLOURS[spec.colour])
-    return (spec.background + alpha * (colour - spec.background)).astype(np.float32)
+    ground = np.full((height, width, 1), spec.background)
+    if spec.texture is not None:
+        ground += texture(spec.texture, height, width)[..., None]
+    return (ground + alpha * (colour - ground)).astype(np.float32)

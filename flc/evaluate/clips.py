@@ -1,6 +1,6 @@
 """Clips to be measured, and where in each frame the moving object is.
 
-The background of a drawn clip is plain, so the object is whatever differs from it. The background is
+The background of a drawn clip is nearly plain, so the object is whatever differs from it by more than a texture. It is
 re-estimated in every frame (median of the frame's border), so that a change of brightness, which is
 the flicker metric's business, does not look like an object.
 

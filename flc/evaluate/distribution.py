@@ -6,7 +6,15 @@ import numpy as np
 
 from flc.api import Metric, Score
 from flc.evaluate.clips import Clips, check_same_size
-from flc.evaluate.measurements import acceleration, displacement, flicker, overshoot, pixel_acceleration, sharpness
+from flc.evaluate.measurements import (
+    acceleration,
+    displacement,
+    flicker,
+    overshoot,
+    pixel_acceleration,
+    sharpness,
+    texture,
+)
 from flc.evaluate.metrics import MotionSmoothness, Sharpness, TemporalFlicker
 
 #: Thumbnails for the principal components: frames and pixels per side.
@@ -31,7 +39,7 @@ class Distribution(Metric):
 
     name = "distribution"
     summary = "sliced Wasserstein distance of clip features to the drawn clips', mapped to [0, 1]"
-    #: In reference standard deviations, mean over directions: one feature of the 22 off by one standard
+    #: In reference standard deviations, mean over directions: one feature of the 23 off by one standard
     #: deviation makes .17 and scores .71; all of them off by one make .8 and score .2.
     SCALE = 0.5
 
@@ -83,7 +91,7 @@ def standardised_features(clips: Clips, reference: Clips) -> tuple[np.ndarray, n
 
 
 def _scalars(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
-    """(N,10) measurements and the least spread of each.
+    """(N,11) measurements and the least spread of each.
 
     Some hardly vary among drawn clips, and a harmless difference would be many of their standard
     deviations. The least spread is the metrics' own scale where there is one, else 1 % of the frame or 5 %.
@@ -98,6 +106,7 @@ def _scalars(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
         (np.log(found.contrast), 0.05),
         (np.log(sharpness(clips) + 1e-2), Sharpness.SOFT),
         (overshoot(clips), Sharpness.HALO),
+        (np.log(texture(clips) + Sharpness.PLAIN), Sharpness.DETAIL),
         (flicker(clips), TemporalFlicker.SCALE),
         (acceleration(clips), 0.01),
         (np.log(pixel_acceleration(clips) + 1e-2), MotionSmoothness.PIXELS),

@@ -137,6 +137,25 @@ def _overshoot(clip: np.ndarray, mask: np.ndarray, background: np.ndarray) -> fl
     return float((means[1] - means[0] - means[2]) @ direction)
 
 
+@remembered
+def texture(clips: Clips) -> np.ndarray:
+    """(N,) contrast of the background: standard deviation in space of its luminance, mean over some frames.
+
+    Away from the object by more than a halo's reach. A plain background has 0.
+    """
+    look = np.linspace(0, clips.video.shape[1] - 1, HALO_LOOKS).round().astype(int)
+    return np.array([_texture(v[look], m[look]) for v, m in zip(clips.video, clips.foreground.mask, strict=True)])
+
+
+def _texture(clip: np.ndarray, mask: np.ndarray) -> float:
+    ground = ~ndimage.binary_dilation(mask > 0, NEIGHBOURS, iterations=4)
+    count = np.maximum(ground.sum((1, 2)), 1)
+    lit = clip @ LUMINANCE
+    mean = (lit * ground).sum((1, 2)) / count
+    variance = (np.square(lit - mean[:, None, None]) * ground).sum((1, 2)) / count
+    return float(np.sqrt(variance).mean())
+
+
 def _time(clips: Clips) -> np.ndarray:
     frames = clips.video.shape[1]
     return np.arange(frames) - (frames - 1) / 2

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from flc.data.latents import LatentClips, encode
-from flc.data.shapes import BACKGROUND, COLOURS, MOTIONS, SHAPES, all_captions, draw, parse_caption, sample_spec
+from flc.data.shapes import (
+    BACKGROUND,
+    CELLS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    TEXTURE,
+    all_captions,
+    draw,
+    parse_caption,
+    sample_spec,
+    texture,
+)
 from flc.data.source import drawn_clips, folder_clips, read_video, write_video
 from flc.draws import StepDraws
 from flc.errors import UserError
@@ -30,7 +43,7 @@ def test_every_caption_once_and_parsed_back():
 def test_clips_show_their_motion_and_stay_inside_the_frame():
     rng = np.random.default_rng(0)
     for caption in all_captions():
-        spec = sample_spec(rng, caption)
+        spec = replace(sample_spec(rng, caption), texture=None)
         video = draw(spec)
         assert video.shape == (17, 48, 48, 3) and video.min() >= BACKGROUND[0] - 1e-6
         cover = np.abs(video - video[:, :1, :1]).sum(-1)  # proportional to how much of a pixel the shape covers
@@ -41,6 +54,30 @@ def test_clips_show_their_motion_and_stay_inside_the_frame():
         ys, xs = np.mgrid[0:48, 0:48]
         first, last = (np.array([(xs * c).sum(), (ys * c).sum()]) / c.sum() for c in cover[[0, -1]])
         assert (last - first) / 48 == pytest.approx(np.array(MOTIONS[spec.motion]) * spec.travel, abs=pixels / 48)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (48, 80), (96, 64), (50, 50)])
+def test_a_texture_lies_still_under_the_shape_and_is_its_seeds(height, width):
+    spec = sample_spec(np.random.default_rng(0), "a red circle moving up")
+    clip, plain = draw(spec, 5, height, width), draw(replace(spec, texture=None), 5, height, width)
+    ground = texture(spec.texture, height, width)
+    assert abs(ground).max() <= TEXTURE and ground.std() > TEXTURE / 4, "of uniform corners, .38 of it"
+    assert abs(np.diff(ground, axis=0)).max() <= 2 * TEXTURE * CELLS / min(height, width) + 1e-9, "linear in a cell"
+    apart = clip - plain
+    outside = plain == plain[:1, :1, :1]
+    assert np.allclose(apart[outside], np.broadcast_to(ground[None, ..., None], apart.shape)[outside], atol=1e-6)
+    centre = (
+        int(height / 2 + (spec.start[1] - 0.5) * min(height, width)),
+        int(width / 2 + (spec.start[0] - 0.5) * min(height, width)),
+    )
+    assert apart[0][centre].max() == 0, "not on the shape"
+    assert np.array_equal(draw(spec, 5, height, width), clip)
+    assert not np.array_equal(texture(spec.texture + 1, height, width), ground)
+
+
+def test_the_faintest_object_stands_out_from_any_texture():
+    faintest = min(np.linalg.norm(np.array(c) - BACKGROUND[1]) for c in COLOURS.values())
+    assert np.sqrt(3) * TEXTURE < 0.25 * faintest, "below the mask's ramp (flc/evaluate/clips.py)"
 
 
 def test_shapes_have_about_the_same_area_so_that_area_does_not_tell_them_apart():

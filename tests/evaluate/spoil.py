@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from flc.data.shapes import COLOURS, all_captions, draw, sample_spec
+from flc.data.shapes import COLOURS, TEXTURE, all_captions, draw, sample_spec
 from flc.evaluate.clips import Clips
 
 
@@ -71,6 +71,13 @@ def jittered(pixels: int, seed: int = 8) -> Callable[[np.ndarray], np.ndarray]:
         return np.roll(frame, tuple(rng.integers(-pixels, pixels + 1, 2)), (0, 1))
 
     return lambda clip: np.stack([displaced(frame) for frame in clip])
+
+
+def flattened(clip: np.ndarray) -> np.ndarray:
+    """Without the background's texture, as a jump from much noise leaves it."""
+    ground = np.median(clip[:, [0, -1]], axis=(0, 1, 2))
+    near = abs(clip - ground).max(-1, keepdims=True) < 2 * TEXTURE
+    return np.where(near, ground, clip)
 
 
 def faded(clip: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from .spoil import (
     change_clips,
     collapsed,
     draw_clips,
+    flattened,
     jittered,
     noisy,
     pumped,
@@ -81,9 +82,10 @@ def test_softness_of_an_autoencoder_costs_little(metric, soft, reference):
         (blurred(2), {Sharpness: 0.1, DynamicDegree: None, CaptionAccuracy: None, TemporalFlicker: None}),
         # An unsharp mask of amount 1 leaves halos of .1 of the contrast or more, 2 scales: exp(-2) = .14.
         (sharpened(1.0), {Sharpness: 0.25, CaptionAccuracy: None, TemporalFlicker: None}),
+        (flattened, {Sharpness: 0.05, CaptionAccuracy: None, MotionSmoothness: None, TemporalFlicker: None}),
         (pumped(0.05), {TemporalFlicker: 0.01, MotionSmoothness: None, CaptionAccuracy: None, Sharpness: None}),
     ],
-    ids=["still", "shuffled", "noise", "blur", "sharpened", "flicker"],
+    ids=["still", "shuffled", "noise", "blur", "sharpened", "flat", "flicker"],
 )
 def test_each_spoilt_clip_is_caught_by_its_metric(change, bounds, drawn, reference):
     spoilt = change_clips(drawn, change)
