@@ -24,6 +24,7 @@ from tests.evaluate.spoil import (
     collapsed,
     draw_clips,
     faded,
+    flattened,
     jittered,
     pumped,
     pure_noise,
