@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.cells import Runs
+from benchmarks.cells import Runs, Scale
 from benchmarks.table import TEACHER, Table
 
 TABLES = ("table2", "table4", "table5", "table6", "table9", "parts")
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
-    runs = Runs(args.runs, args.scale, args.jobs)
+    runs = Runs(args.runs, Scale(args.scale), args.jobs)
     tables: dict[str, Table] = {name: import_module(f"benchmarks.{name}").TABLE for name in args.only}
     cells = [TEACHER, *(cell for table in tables.values() for cell in table.rows)]
     missing = runs.missing(cells, args.seeds)

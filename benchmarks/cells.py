@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +23,10 @@ from typing import Any
 import yaml
 
 from benchmarks.common import ROOT, spread
-from flc.recipe import Choice, Recipe, lock_text, merge, resolve
+from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, merge, resolve
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
-#: Kinds with a learning rate of their own, searched for by `benchmarks.search`.
-RATED = ("recovery", "distiller")
 #: Recipe fields that decide each shared stage, from the first to the last; later stages need the earlier ones' too.
 STEMS = {
     "data": ("model", "data", "seed", "height", "width", "frames", "dtype", "device", "prepare"),
@@ -37,6 +37,29 @@ STEMS = {
 
 
 @dataclass(frozen=True)
+class Scale:
+    """`scales/NAME.yaml`: a recipe, options of algorithms by kind and name, and how `flc` is started; `over` is laid
+    over the recipe: where this machine has the weights and clips."""
+
+    name: str
+    over: dict[str, Any] = field(default_factory=dict)
+    launch: str = ""
+
+    def read(self) -> dict[str, Any]:
+        return yaml.safe_load((SCALES / f"{self.name}.yaml").read_text())
+
+    def base(self) -> dict[str, Any]:
+        own = {key: value for key, value in self.read().items() if key not in ("algorithms", "launch")}
+        return merge(own, self.over)
+
+    def options(self, kind: str, name: str) -> dict[str, Any]:
+        return self.read().get("algorithms", {}).get(kind, {}).get(name, {})
+
+    def command(self) -> list[str]:
+        return shlex.split(self.launch or self.read().get("launch", "")) or [sys.executable, "-m", "flc"]
+
+
+@dataclass(frozen=True)
 class Cell:
     """One method at one setting. `values` is laid over the scale's recipe; `row` is what counts of its metrics."""
 
@@ -44,21 +67,16 @@ class Cell:
     values: dict[str, Any] = field(default_factory=dict)
     row: str = "student"
 
-    def at(self, scale: str, seed: int) -> Recipe:
-        base = yaml.safe_load((SCALES / f"{scale}.yaml").read_text())
-        rates = base.pop("rates", {})
-        recipe = resolve(merge(merge(base, self.values), {"seed": seed}), {}, {})
-        return completed(recipe.model_copy(update={kind: rated(recipe, kind, rates, self.values) for kind in RATED}))
+    def at(self, scale: Scale, seed: int) -> Recipe:
+        recipe = resolve(merge(merge(scale.base(), self.values), {"seed": seed}), {}, {})
+        return completed(recipe.model_copy(update={kind: self.chosen(recipe, kind, scale) for kind in ALGORITHMS}))
 
-
-def rated(recipe: Recipe, kind: str, rates: dict[str, Any], values: dict[str, Any]) -> Choice:
-    """The algorithm of this kind with its best learning rate of the scale, unless the cell gives one."""
-    choice: Choice = getattr(recipe, kind)
-    given = values.get(kind)
-    best = rates.get(kind, {}).get(choice.name)
-    if best is None or (isinstance(given, dict) and "lr" in given):
-        return choice
-    return Choice(name=choice.name, **choice.options | best)
+    def chosen(self, recipe: Recipe, kind: str, scale: Scale) -> Choice:
+        """The algorithm of this kind: preset < scale < what the cell says itself."""
+        choice: Choice = getattr(recipe, kind)
+        given = self.values.get(kind)
+        own = {k: v for k, v in given.items() if k != "name"} if isinstance(given, dict) else {}
+        return Choice(name=choice.name, **choice.options | scale.options(kind, choice.name) | own)
 
 
 def digest(values: Any) -> str:
@@ -74,8 +92,8 @@ def stem_of(recipe: Recipe) -> str:
 class Runs:
     """The runs of one scale in a folder; at most `jobs` at a time, one core each."""
 
-    def __init__(self, folder: Path, scale: str, jobs: int) -> None:
-        self.folder, self.scale, self.jobs = folder / scale, scale, jobs
+    def __init__(self, folder: Path, scale: Scale, jobs: int) -> None:
+        self.folder, self.scale, self.jobs = folder / scale.name, scale, jobs
 
     def path(self, cell: Cell, seed: int) -> Path:
         return self.folder / f"cell-{digest(cell.at(self.scale, seed).model_dump(mode='json'))}"
@@ -100,9 +118,8 @@ class Runs:
         if not (out / "recover" / "done.json").exists():
             begin(out, recipe)
             for stage in ("score", "prune", "recover"):
-                if call(
-                    [stage, "--resume", "--out", str(out)] if stage == "score" else [stage, "--out", str(out)], out
-                ):
+                again = ["--resume"] if stage == "score" else []
+                if self._call([stage, *again, "--out", str(out)], out):
                     return  # the cells that need it will say why
 
     def _cell(self, cell: Cell, seed: int) -> None:
@@ -112,7 +129,29 @@ class Runs:
         for stage in STEMS:
             if (stem / stage / "done.json").exists() and not (out / stage).exists():
                 shutil.copytree(stem / stage, out / stage, copy_function=os.link)
-        call(["compress", "--resume", "--out", str(out)], out)
+        self._call(["compress", "--resume", "--out", str(out)], out)
+
+    def _call(self, arguments: list[str], out: Path) -> int:
+        """`flc` in processes of its own, on one core; what it says is in log.txt."""
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with open(out / "log.txt", "w") as log:
+            command = [*self.scale.command(), *arguments]
+            return subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT).returncode
+
+    def dry(self, cells: list[Cell], seed: int) -> dict[str, str]:
+        """What `flc compress --dry-run` says of each cell, in one process; a failed one says why."""
+        found = {}
+        for cell in cells:
+            recipe = cell.at(self.scale, seed)
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "recipe.yaml").write_text(lock_text(recipe))
+                command = [sys.executable, "-m", "flc", "compress", "--recipe", f"{folder}/recipe.yaml"]
+                done = subprocess.run(
+                    [*command, "--out", f"{folder}/out", "--dry-run"], capture_output=True, text=True, cwd=ROOT
+                )
+            lines = done.stderr.strip().splitlines()
+            found[cell.label] = done.stdout if done.returncode == 0 else f"failed: {lines[-1] if lines else 'killed'}"
+        return found
 
     def row(self, cell: Cell, seed: int, name: str = "") -> dict[str, Any]:
         """The counting row of a finished cell, or {"error": ...} of a failed one."""
@@ -128,14 +167,6 @@ class Runs:
 def begin(out: Path, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / LOCK).write_text(lock_text(recipe))
-
-
-def call(arguments: list[str], out: Path) -> int:
-    """`flc` in a process of its own, on one core; what it says is in log.txt."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with open(out / "log.txt", "w") as log:
-        command = [sys.executable, "-m", "flc", *arguments]
-        return subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT).returncode
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The README's picture: frames of the teacher at 50 guided steps and of the student at 4, same seeds.
+"""The README's picture: frames of the teacher at 50 and at 4 guided steps and of the student at 4, same seeds.
 
 python -m benchmarks.picture --run flc-out
 """
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from benchmarks.common import RESULTS
 from flc.models.folder import read_json
 
-ROWS = ("teacher-many", "student")
-FRAMES, SIDE, MARGIN, LINE = slice(0, 17, 4), 96, 12, 18
+ROWS = ("teacher-many", "teacher-few-guided", "student")
+FRAMES, SIDE, MARGIN, LINE = slice(0, 17, 8), 96, 12, 18
 
 
 def frames(path: Path) -> np.ndarray:
@@ -36,7 +36,7 @@ def main() -> None:
     strips = {(name, i): frames(videos / name / f"{i}.mp4") for name in ROWS for i in indices}
     width = next(iter(strips.values())).shape[1]
     height = LINE + len(indices) * (SIDE + LINE + MARGIN)
-    canvas = Image.new("RGB", (2 * width + 3 * MARGIN, height), "white")
+    canvas = Image.new("RGB", (len(ROWS) * (width + MARGIN) + MARGIN, height), "white")
     pen = ImageDraw.Draw(canvas)
     for column, name in enumerate(ROWS):
         left = MARGIN + column * (width + MARGIN)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.search [--scale tiny] [--jobs 2] [--list]
 
-The seed is none of the tables'. The best average goes, by hand, into the scale's `rates`; a fake network and a head
-keep their ratio to the generator.
+The seed is none of the tables'. The best average goes, by hand, into the scale's `algorithms`; a fake network and a
+head keep their ratio to the generator.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks.cells import Cell, Runs
+from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import write
-from benchmarks.table import arguments
+from benchmarks.table import arguments, scale_of
 from benchmarks.table2 import TABLE
 
 SEED = 100
@@ -21,7 +21,7 @@ FACTORS = (1 / 3, 1.0, 3.0)
 COUPLED = ("lr", "fake_lr", "gan_lr")
 
 
-def variants(cell: Cell, scale: str) -> list[Cell]:
+def variants(cell: Cell, scale: Scale) -> list[Cell]:
     """The cell at each rate; recoveries of methods that do not distil are searched instead of their distiller."""
     recipe = cell.at(scale, SEED)
     kind = "distiller" if recipe.distiller.name != "euler" else "recovery"
@@ -40,8 +40,8 @@ def variants(cell: Cell, scale: str) -> list[Cell]:
 
 def main() -> int:
     args = arguments(__doc__)
-    runs = Runs(args.runs, args.scale, args.jobs)
-    found = {cell.label: variants(cell, args.scale) for cell in TABLE.rows}
+    runs = Runs(args.runs, scale_of(args), args.jobs)
+    found = {cell.label: variants(cell, runs.scale) for cell in TABLE.rows}
     cells = [c for group in found.values() for c in group]
     if args.list:
         for cell, seed in runs.missing(cells, [SEED]):

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from benchmarks.cells import Cell, Runs, summary
+from benchmarks.cells import Cell, Runs, Scale, summary
 from benchmarks.common import RESULTS, write
+from flc.recipe import merge
 
 PAPER = Path(__file__).parent / "paper.yaml"
 #: The average's parts and the guards, in the order of the columns.
@@ -44,7 +45,7 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
             row["speed_up"] = teacher / row["seconds"]["mean"]
     paper = yaml.safe_load(PAPER.read_text()).get(table.name, {"columns": [], "rows": {}})
     theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
-    return {"title": table.title, "scale": runs.scale, "seeds": seeds, "rows": results, "paper": theirs}
+    return {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "rows": results, "paper": theirs}
 
 
 def markdown(values: dict[str, Any]) -> str:
@@ -93,13 +94,31 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--list", action="store_true", help="print the runs that are missing, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="plan, memory and time of each cell, and stop")
+    parser.add_argument("--model", help="folder of the scale's model")
+    parser.add_argument("--data", help="folder of clips")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="over the scale's recipe")
+    parser.add_argument("--launch", default="", help="how flc is started; the scale's own when absent")
     return parser.parse_args()
+
+
+def scale_of(args: argparse.Namespace) -> Scale:
+    over: dict[str, Any] = {name: getattr(args, name) for name in ("model", "data") if getattr(args, name)}
+    for item in args.set:
+        key, _, value = item.partition("=")
+        section, _, name = key.rpartition(".")
+        over = merge(over, {section: {name: yaml.safe_load(value)}} if section else {name: yaml.safe_load(value)})
+    return Scale(args.scale, over, args.launch)
 
 
 def main(table: Table, description: str | None) -> int:
     """The command of a table's module. 1 when a cell failed (the table says why)."""
     args = arguments(description)
-    runs = Runs(args.runs, args.scale, args.jobs)
+    runs = Runs(args.runs, scale_of(args), args.jobs)
+    if args.dry_run:
+        said = runs.dry([TEACHER, *table.rows], args.seeds[0])
+        print("\n".join(f"## {label}\n{text}" for label, text in said.items()))
+        return int(any(text.startswith("failed") for text in said.values()))
     if args.list:
         for cell, seed in runs.missing([TEACHER, *table.rows], args.seeds):
             print(f"{cell.label}, seed {seed}")
