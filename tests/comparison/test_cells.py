@@ -1,0 +1,108 @@
+"""Cells of a comparison: what they are made of, what they share, and a table whose cell fails."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import table as tables
+from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of
+from benchmarks.table import TEACHER, Table
+from flc.errors import UserError
+
+TINY = Scale("tiny")
+
+
+def test_a_cells_own_options_are_over_the_scales_and_those_over_the_presets(tmp_path, monkeypatch):
+    preset = Cell("c").at(TINY, 3).distiller.options["fake_lr"]
+    (tmp_path / "mine.yaml").write_text(
+        "distill: {iterations: 7}\nalgorithms: {distiller: {dmd: {lr: 0.5, ratio: 9}}, teacher: {cfg: {scale: 3}}}\n"
+    )
+    monkeypatch.setattr("benchmarks.cells.SCALES", tmp_path)
+    plain, own = (Cell("c", v).at(Scale("mine"), 3) for v in ({}, {"distiller": {"name": "dmd", "lr": 0.25}}))
+    assert (plain.distill.iterations, plain.seed) == (7, 3)
+    assert (plain.distiller.options["lr"], plain.distiller.options["ratio"]) == (0.5, 9)
+    assert (own.distiller.options["lr"], own.distiller.options["ratio"]) == (0.25, 9)
+    assert plain.distiller.options["fake_lr"] == preset
+    assert Cell("c", {"teacher": "cfg"}).at(Scale("mine"), 0).teacher.options["scale"] == 3
+    assert Cell("c").at(Scale("mine", {"distill": {"iterations": 8}}), 0).distill.iterations == 8
+
+
+def test_cells_that_agree_up_to_stage_two_share_it():
+    recipes = {
+        name: Cell(name, values).at(TINY, 0)
+        for name, values in {
+            "ours": {},
+            "codmd": {"distiller": "codmd"},
+            "steps": {"steps": 2},
+            "pruner": {"pruner": "random"},
+            "keep": {"keep": 0.5},
+            "recovery": {"recovery": {"name": "bernoulli", "alpha": 0.5}},
+        }.items()
+    }
+    stems = {name: stem_of(recipe) for name, recipe in recipes.items()}
+    assert stems["ours"] == stems["codmd"] == stems["steps"]
+    assert len(set(stems.values())) == 4 and stem_of(Cell("ours").at(TINY, 1)) != stems["ours"]
+
+
+def test_a_run_is_known_by_its_recipe_whatever_its_table_calls_it(tmp_path):
+    runs = Runs(tmp_path, TINY, 1)
+    one, two, other = Cell("one"), Cell("two", {"steps": 4}), Cell("other", {"steps": 2})
+    assert runs.path(one, 0) == runs.path(two, 0) != runs.path(other, 0)
+    assert [cell.label for cell, _ in runs.missing([one, two, other], [0])] == ["two", "other"]
+    runs.path(one, 0).mkdir(parents=True)
+    (runs.path(one, 0) / "metrics.json").write_text(json.dumps({"rows": []}))
+    assert [cell.label for cell, _ in runs.missing([one, two, other], [0])] == ["other"]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))
+def test_every_scale_gives_every_table_a_valid_recipe(name):
+    from benchmarks.all import TABLES, import_module
+
+    scale = Scale(name)
+    for table in TABLES:
+        for cell in (TEACHER, *import_module(f"benchmarks.{table}").TABLE.rows):
+            recipe = cell.at(scale, 0)
+            assert recipe.teacher.options is not None
+    assert scale.command()[-2:] == ["-m", "flc"]
+
+
+def test_the_paper_s_guidance_is_the_full_sizes():
+    betas = {
+        name: tuple(Cell("c").at(Scale(name), 0).teacher.options[b] for b in ("beta1", "beta2"))
+        for name in ("wan-1.3b", "wan-14b", "hunyuan-13b")
+    }
+    assert betas == {"wan-1.3b": (3.5, 0.25), "wan-14b": (3.5, 0.25), "hunyuan-13b": (2.0, 0.25)}
+
+
+def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, monkeypatch, capsys):
+    row = {
+        "name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5, "seconds": 1.0,
+        "scores": {"caption_accuracy": 0.5, "distribution": None},
+    }  # fmt: skip
+    good, bad = Cell("good"), Cell("bad", {"data": str(tmp_path / "nowhere")})
+    runs = Runs(tmp_path / "runs", TINY, 1)
+    for cell in (TEACHER, good):
+        runs.path(cell, 0).mkdir(parents=True)
+        (runs.path(cell, 0) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+    monkeypatch.setattr("sys.argv", ["table", "--seeds", "0", "--runs", str(tmp_path / "runs"), "--jobs", "1"])
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    written = {}
+    monkeypatch.setattr(tables, "write", lambda name, script, values: written.update(values))
+    assert tables.main(Table(99, "Two cells", (good, bad), {}), "a table") == 1
+    text = (tmp_path / "table99.md").read_text()
+    assert "| good | 4 |" in text and "| bad |" in text and "nowhere" in text
+    assert written["rows"]["good"]["average"]["mean"] == 0.5 and "nowhere" in written["rows"]["bad"]["error"]
+    assert "| bad |" in capsys.readouterr().out
+
+
+def test_a_cell_that_cannot_be_is_refused_before_any_run():
+    with pytest.raises(UserError, match="no pruner named 'elbow'"):
+        Cell("c", {"pruner": "elbow"}).at(TINY, 0)
+
+
+def test_a_dry_run_says_what_is_wrong_with_a_cell(tmp_path):
+    runs = Runs(tmp_path, Scale("tiny", {"model": str(tmp_path / "absent")}), 1)
+    said = runs.dry([Cell("ours")], 0)["ours"]
+    assert said.startswith("failed: ") and "absent does not exist" in said
