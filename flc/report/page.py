@@ -118,7 +118,10 @@ def video(path: Path | None, told: str) -> Html:
     if path is None:
         return el("td", "–", cls="none")
     data = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-    return el("td", el("video", src=data, autoplay=True, loop=True, muted=True, playsinline=True, aria_label=told))
+    return el(
+        "td",
+        el("video", src=data, controls=True, autoplay=True, loop=True, muted=True, playsinline=True, aria_label=told),
+    )
 
 
 def stacks(plan: dict[str, Any]) -> dict[str, list[Any]]:
