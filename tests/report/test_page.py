@@ -187,7 +187,7 @@ def test_every_video_file_is_embedded_as_it_is(run: Path, mp4: list[bytes]) -> N
     page = page_of(run)
     embedded = [v for tag, name, v in page.attributes if (tag, name) == ("video", "src")]
     assert sorted(base64.b64decode(v.split(",", 1)[1]) for v in embedded) == sorted(mp4)
-    for attribute in ("autoplay", "loop", "muted", "playsinline"):
+    for attribute in ("controls", "autoplay", "loop", "muted", "playsinline"):
         assert sum(tag == "video" and name == attribute for tag, name, _ in page.attributes) == len(mp4)
 
 
