@@ -18,6 +18,7 @@ TABLE = Table(
     2,
     "Methods (Table 2)",
     (
+        Cell("teacher, 4 steps", {**WHOLE, "distiller": "euler"}),
         Cell("dmd2", {**WHOLE, "distiller": "dmd2", "teacher": "cfg"}),
         Cell("lcm", {**WHOLE, "distiller": "lcm", "teacher": "cfg"}),
         Cell("magic", {**WHOLE, "distiller": "magic", "teacher": "magic"}),
