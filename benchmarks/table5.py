@@ -3,8 +3,8 @@
     python -m benchmarks.table5 [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
 
 The paper's best beta1 (3.5) is below its model's own guidance (5 for Wan), and so is the embedded model's (1, which is
-none, of 2): rows stand beside the paper's in that order, not at equal numbers. Table 8 is the same sweep on HunyuanVideo:
-its numbers are in `paper.yaml`.
+none, of 2): rows stand beside the paper's in that order, not at equal numbers. Table 8 is the same sweep on
+HunyuanVideo: its numbers are in `paper.yaml`.
 """
 
 from __future__ import annotations
