@@ -1,0 +1,279 @@
+"""Bad models, plans and weights: one line on stderr that says what was wrong, exit code 2, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flc.errors import UserError
+from flc.models.folder import EMBEDDED
+from flc.models.loaded import check_finite
+from flc.run.stages import load_transformer
+
+pytestmark = pytest.mark.usefixtures("place")
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def model(place):
+    """A copy of the embedded model, to be damaged."""
+    shutil.copytree(EMBEDDED, place / "model")
+    return place / "model"
+
+
+def truncate(model: Path) -> None:
+    data = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def corrupt_header(model: Path) -> None:
+    data = bytearray((model / WEIGHTS).read_bytes())
+    data[8:16] = b"\xff" * 8
+    (model / WEIGHTS).write_bytes(bytes(data))
+
+
+def corrupt_length(model: Path) -> None:
+    data = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(b"\xff" * 8 + data[8:])
+
+
+def empty_file(model: Path) -> None:
+    (model / WEIGHTS).write_bytes(b"")
+
+
+def pickle(model: Path) -> None:
+    (model / WEIGHTS).rename(model / "transformer" / "diffusion_pytorch_model.bin")
+
+
+def no_weights(model: Path) -> None:
+    (model / WEIGHTS).unlink()
+
+
+def missing_shard(model: Path) -> None:
+    first, second = (f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    (model / WEIGHTS).rename(model / "transformer" / first)
+    index = {"metadata": {}, "weight_map": {"proj_out.weight": first, "proj_out.bias": second}}
+    (model / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def other_family(model: Path) -> None:
+    (model / "model_index.json").write_text(json.dumps({"_class_name": "AllegroPipeline"}))
+    config = {"_class_name": "AllegroTransformer3DModel", "num_layers": 2}
+    (model / "transformer" / "config.json").write_text(json.dumps(config))
+
+
+def without_index(model: Path) -> None:
+    (model / "model_index.json").unlink()
+
+
+def index_not_json(model: Path) -> None:
+    (model / "model_index.json").write_text('{"_class_name": "WanPipeline", ')
+
+
+def index_of_another_type(model: Path) -> None:
+    (model / "model_index.json").write_text("[]")
+
+
+def without_config(model: Path) -> None:
+    (model / "transformer" / "config.json").unlink()
+
+
+def without_vae(model: Path) -> None:
+    shutil.rmtree(model / "vae")
+
+
+def without_tokenizer(model: Path) -> None:
+    shutil.rmtree(model / "tokenizer")
+
+
+def without_tokenizer_json(model: Path) -> None:
+    (model / "tokenizer" / "tokenizer.json").unlink()
+
+
+def without_scheduler(model: Path) -> None:
+    (model / "scheduler" / "scheduler_config.json").unlink()
+
+
+DAMAGES = {
+    without_tokenizer: ["model/tokenizer is missing though model_index.json names it"],
+    without_tokenizer_json: ["model/tokenizer holds no tokenizer.json"],
+    without_scheduler: ["model/scheduler holds no scheduler_config.json"],
+    truncate: [f"model/{WEIGHTS} is truncated or corrupted", "download it again"],
+    corrupt_header: [f"model/{WEIGHTS} is truncated or corrupted"],
+    corrupt_length: [f"model/{WEIGHTS} is truncated or corrupted"],
+    empty_file: [f"model/{WEIGHTS} is truncated or corrupted"],
+    pickle: ["diffusion_pytorch_model.bin is a pickle checkpoint", "convert to safetensors"],
+    no_weights: ["model/transformer holds no *.safetensors weights"],
+    missing_shard: ["diffusion_pytorch_model-00002-of-00002.safetensors is missing", "index.json names it"],
+    other_family: ["no model adapter for AllegroPipeline / AllegroTransformer3DModel", "wan"],
+    without_index: ["--model model has no model_index.json"],
+    index_not_json: ["model/model_index.json cannot be read as JSON"],
+    index_of_another_type: ["model/model_index.json holds no JSON object"],
+    without_config: ["model/transformer/config.json is missing"],
+    without_vae: ["model/vae is missing though model_index.json names it"],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_damaged_model_folders(refused, unloaded, model, damage):
+    damage(model)
+    line = refused("compress", "--out", "run", "--model", "model")
+    for part in DAMAGES[damage]:
+        assert part in line, line
+
+
+def test_a_model_folder_that_does_not_hold_what_its_config_says(refused, model):
+    """Seen only while loading: the stock loader's complaint, as one line."""
+    config = json.loads((model / "transformer" / "config.json").read_text())
+    (model / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": config["ffn_dim"] * 2}))
+    assert "model does not load as a Wan pipeline" in refused("compress", "--out", "run", "--model", "model")
+
+
+def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def poison(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name].view(-1)[-1] = value
+
+    return change
+
+
+VAE, TEXT = "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
+LAST = "blocks.9.ffn.net.2.weight"
+TENSORS = {
+    "missing from the transformer": (WEIGHTS, lambda t: t.pop(LAST), ["model/transformer lacks", LAST]),
+    "missing from the autoencoder": (VAE, lambda t: t.pop("quant_conv.weight"), ["model/vae lacks", "quant_conv"]),
+    "missing from the text encoder": (TEXT, lambda t: t.pop("shared.weight"), ["model/text_encoder lacks", "shared"]),
+    "unexpected": (WEIGHTS, lambda t: t.update(extra=torch.zeros(1)), [WEIGHTS, "holds extra", "config.json"]),
+    "not a number": (WEIGHTS, poison(LAST, float("nan")), [WEIGHTS, LAST, "not finite"]),
+    "infinite": (TEXT, poison("shared.weight", float("-inf")), [TEXT, "shared.weight", "not finite"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_that_are_missing_unexpected_or_not_finite(refused, model, case):
+    """Stock loaders take every one of these."""
+    file, change, expected = TENSORS[case]
+    rewrite(model / file, change)
+    line = refused("score", "--out", "run", "--model", "model")
+    for part in expected:
+        assert part in line, line
+
+
+def test_a_config_with_fewer_blocks_than_the_weights(refused, model):
+    config = json.loads((model / "transformer" / "config.json").read_text())
+    (model / "transformer" / "config.json").write_text(json.dumps(config | {"num_layers": config["num_layers"] - 1}))
+    line = refused("compress", "--out", "run", "--model", "model")
+    assert "holds blocks.9." in line and "model/transformer/config.json has no place" in line
+
+
+def test_generate_refuses_an_incomplete_model_too(refused, model):
+    rewrite(model / WEIGHTS, poison(LAST, float("nan")))
+    assert LAST in refused("generate", "model", "--prompt", "a cat")
+
+
+@pytest.mark.parametrize("change", [lambda t: t.pop(LAST), poison(LAST, float("nan"))], ids=["missing", "nan"])
+def test_weights_of_the_user_are_held_to_the_same(adapter, model, change):
+    job = SimpleNamespace(adapter=adapter)
+    rewrite(model / WEIGHTS, change)
+    with pytest.raises(UserError, match=LAST):
+        load_transformer(job, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_finiteness_is_checked_in_every_precision(place, dtype):
+    module = torch.nn.Linear(2, 2).to(dtype)
+    check_finite(module, place)
+    module.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="bias is not finite"):
+        check_finite(module, place)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "a single file"), ("m.bin", "a pickle checkpoint")])
+def test_a_model_that_is_a_file(refused, unloaded, place, name, kind):
+    (place / name).write_bytes(b"x")
+    assert f"--model {name} is {kind}" in refused("compress", "--out", "run", "--model", name)
+
+
+# -- plans and weights of the user's own -----------------------------------------------------------------------
+
+ALL = list(range(10))
+PLANS = {
+    "out of range": ({"blocks": [0, 99]}, ["kept.blocks=[0, 99]", "0 to 9"]),
+    "negative": ({"blocks": [-1, 2]}, ["kept.blocks=[-1, 2]", "0 to 9"]),
+    "twice": ({"blocks": [1, 1]}, ["rising"]),
+    "none": ({"blocks": []}, ["kept.blocks=[]"]),
+    "no numbers": ({"blocks": ["a"]}, ["kept.blocks=['a']"]),
+    "no list": ({"blocks": 3}, ["kept.blocks=3"]),
+    "not a mapping": (ALL, ["kept must name", "(blocks)"]),
+    "another stack": ({"layers": ALL}, ["kept must name", "(blocks)"]),
+}
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_plans_that_do_not_fit_the_model(refused, place, case):
+    kept, expected = PLANS[case]
+    (place / "plan.json").write_text(json.dumps({"kept": kept}))
+    line = refused("prune", "--out", "run", "--plan", "plan.json")
+    for part in ["plan.json", *expected]:
+        assert part in line, line
+
+
+@pytest.mark.parametrize("command", ["recover", "distill", "export"])
+def test_every_stage_reads_its_plan_before_it_writes(refused, place, command):
+    (place / "plan.json").write_text('{"kept": []}')
+    weights = [] if command == "recover" else ["--weights", EMBEDDED]
+    assert "kept must name" in refused(command, "--out", "run", "--plan", "plan.json", *weights)
+
+
+def a_file(place: Path) -> None:
+    (place / "weights").write_bytes(b"x")
+
+
+def an_empty_folder(place: Path) -> None:
+    (place / "weights").mkdir()
+
+
+def fewer_blocks(place: Path) -> None:
+    shutil.copytree(EMBEDDED / "transformer", place / "weights")
+    config = json.loads((place / "weights" / "config.json").read_text())
+    (place / "weights" / "config.json").write_text(json.dumps(config | {"num_layers": 3}))
+
+
+def another_network(place: Path) -> None:
+    shutil.copytree(EMBEDDED / "vae", place / "weights")
+
+
+BAD_WEIGHTS = {
+    a_file: "weights is no folder",
+    an_empty_folder: "weights holds no *.safetensors",
+    fewer_blocks: "holds blocks.3.",
+    another_network: "weights holds a AutoencoderKLWan",
+}
+
+
+@pytest.mark.parametrize("damage", BAD_WEIGHTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("command", ["distill", "export"])
+def test_weights_that_hold_no_transformer_of_the_model(refused, place, command, damage):
+    damage(place)
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
+    line = refused(command, "--out", "run", "--plan", "plan.json", "--weights", "weights")
+    assert BAD_WEIGHTS[damage] in line, line
+
+
+def test_exported_weights_need_the_schedule_they_were_trained_on(refused, place):
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
+    line = refused("export", "--out", "run", "--plan", "plan.json", "--weights", EMBEDDED)
+    assert "student.json" in line
