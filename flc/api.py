@@ -246,6 +246,7 @@ class Role:
            draws of torch's global generator only: the core seeds it); follow: the moving average of the full role
            `of`.
     ema    decay of the averaged weights that the stage hands on, 0 for none; of a follower, its average's.
+    passes gradients go through this frozen network to its input (a GAN on its features): it is never sharded.
     """
 
     train: Literal["full", "lora", "frozen", "head", "follow"]
@@ -255,6 +256,7 @@ class Role:
     rank: int = 0
     head: Callable[[int], nn.Module] | None = None
     of: str = ""
+    passes: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Dmd2Distiller(DistributionMatching):
         o, roles = self.options, dict(super().roles())
         if o.gan:
             head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
-            roles["teacher"] = Role("frozen", self.setting.full)
+            roles["teacher"] = Role("frozen", self.setting.full, passes=True)
             roles["head"] = Role("head", optim=self.optim(o.gan_lr or o.lr), head=head)
         return roles
 

@@ -93,7 +93,7 @@ class IcmdRecovery(RecoveryTrainer):
         optim = Optim(o.lr, o.betas, 0.0, o.clip, o.warmup)
         roles = {
             "student": Role("full", self.setting.full, optim, ema=o.ema),
-            "original": Role("frozen", self.setting.full),
+            "original": Role("frozen", self.setting.full, passes=True),
         }
         if o.adversarial:
             head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))

@@ -114,7 +114,8 @@ def bytes_of_stage(job: Job, objective: Objective) -> int:
     sharing, weights, width = Sharing(zero, job.ranks.world), job.budget.weights, job.adapter.dtype.itemsize
     whole = sum(p.numel() for p in job.adapter.transformer.parameters())
     rest = whole - kept_parameters(weights, View())
-    memory, roles = width * whole // sharing.ranks(3), objective.roles()
+    roles = objective.roles()
+    memory = width * whole // (1 if any(role.passes for role in roles.values()) else sharing.ranks(3))
     for role in roles.values():
         if role.train == "head":
             count = head_parameters(job, role)

@@ -1,7 +1,7 @@
 """DeepSpeed behind the `Engine` protocol: ZeRO 1, 2 and 3. The only file that imports deepspeed.
 
 One deepspeed engine per trained role, over that role's parameters alone; under ZeRO-3 one more, without an
-optimizer, for each frozen module, so that it is sharded too. A LoRA role shares its engine with the frozen
+optimizer, for each frozen module, so that it is sharded too, unless gradients pass through it. A LoRA role shares its engine with the frozen
 weights it sits on. Weights, gradients and norms are those of `PlainEngine` on the whole batch, up to the order
 in which gradients are summed over ranks.
 
@@ -112,8 +112,10 @@ class DeepSpeedEngine:
                 # before deepspeed's own, which takes `p.grad` away
                 self.hooks.append(p.register_post_accumulate_grad_hook(self._record))
             self._wrap(modules[name], roles[name].optim, list(parameters.values()), local_batch)
+        # deepspeed loses count of a sharded module that has nothing to train when a gradient passes through it
+        whole = {id(modules[name]) for name, role in roles.items() if role.passes}
         for module in modules.values():
-            if zero == 3 and id(module) not in self.engines:
+            if zero == 3 and id(module) not in self.engines and id(module) not in whole:
                 self._wrap(module, None, None, local_batch)
         self.device = next(next(iter(modules.values())).parameters()).device
         self.square = torch.zeros((), device=self.device)
