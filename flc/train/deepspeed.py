@@ -1,9 +1,9 @@
 """DeepSpeed behind the `Engine` protocol: ZeRO 1, 2 and 3. The only file that imports deepspeed.
 
 One deepspeed engine per trained role, over that role's parameters alone; under ZeRO-3 one more, without an
-optimizer, for each frozen module, so that it is sharded too, unless gradients pass through it. A LoRA role shares its engine with the frozen
-weights it sits on. Weights, gradients and norms are those of `PlainEngine` on the whole batch, up to the order
-in which gradients are summed over ranks.
+optimizer, for each frozen module, so that it is sharded too, unless gradients pass through it. A LoRA role shares
+its engine with the frozen weights it sits on. Weights, gradients and norms are those of `PlainEngine` on the whole
+batch, up to the order in which gradients are summed over ranks.
 
 ZeRO-3 keeps the last gradient of a parameter that none reached and would apply it again at every step: what a
 backward did not reach (a skipped block) is set to zero between backward and step. ZeRO 1 and 2 do so themselves.
