@@ -38,6 +38,8 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 PRUNED, FULL = View({"blocks": (0, 2)}), View({"blocks": (0, 1, 2)})
 BATCH, STEPS, CUT = 4, 5, 3
 SKIPPED, RESUMED = "blocks.1.ffn.net.2.weight", ("dmd-lora", "lcm")
+ZERO3_ONLY = ("icmd",)
+"""Under ZeRO 1 and 2 deepspeed 0.19.8 fails in its gradient buckets (IndexError); baselines/README.md says so."""
 WHOLE = {"lcm": 100}
 """Parameters of up to so many numbers stay whole on every rank under ZeRO-3; of the other cases, none."""
 
@@ -203,7 +205,7 @@ def rank_main(zero: int, folder: Path) -> None:
         if rank == 0:
             save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
 
-    for running in CASES:
+    for running in (case for case in CASES if zero == 3 or case not in ZERO3_ONLY):
         keep(running, Miniature(running, zero, rank, 2).run(folder / running))
     for running in RESUMED if zero > 1 else ():
         keep(f"resumed-{running}", cut_and_resumed(running, zero, rank, folder))
@@ -248,7 +250,9 @@ def test_two_ranks_equal_one_process(ranks, alone, case):
     (measured: 0.6 % of one at worst, of 5 steps); the bound is 2 % of a step. An update that was missed, taken
     twice or given another sign is 100 %.
     """
-    _, folder = ranks
+    zero, folder = ranks
+    if zero < 3 and case in ZERO3_ONLY:
+        pytest.skip("deepspeed fails on it under ZeRO 1 and 2")
     found, expected = load_file(folder / f"{case}.safetensors"), alone[case]
     assert found.keys() == expected.keys()
     lr = 1e-2 if case == "skipping" else 1e-3
