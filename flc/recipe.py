@@ -56,7 +56,7 @@ RowName = Literal["teacher-many", "teacher-few-guided", "teacher-few", "pruned",
 class EvaluateStage(Options):
     clips: int = Field(48, ge=2, description="clips a row is judged by")
     seeds: int = Field(2, ge=1, description="clips of one prompt, each from another seed")
-    reference: int = Field(192, ge=8, description="drawn clips they are compared with")
+    reference: int = Field(192, ge=8, description="drawn clips, or the user's, that they are compared with")
     teacher_steps: int = Field(50, ge=1, description="steps of the undistilled networks")
     given_share: float = Field(0.5, ge=0, le=1, description="share of prompts with a given first frame")
     batch: int = Field(24, ge=1, description="clips sampled at once")

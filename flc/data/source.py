@@ -77,10 +77,10 @@ def read_video(path: Path, frames: int, height: int, width: int) -> np.ndarray:
     return np.stack(out)
 
 
-def folder_clips(folder: Path, count: int, frames: int, height: int, width: int) -> Iterator[Clip]:
-    """Clips of a user's folder, again from the start when there are fewer than `count`."""
+def folder_clips(folder: Path, count: int, frames: int, height: int, width: int, begin: int = 0) -> Iterator[Clip]:
+    """`count` clips of a user's folder from number `begin`; after the last one comes the first again."""
     rows = read_manifest(folder)
-    for index in range(count):
+    for index in range(begin, begin + count):
         path, caption = rows[index % len(rows)]
         yield read_video(path, frames, height, width), caption
 

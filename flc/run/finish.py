@@ -184,7 +184,7 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
         if asked:
             prompts = prompts_of(asked, *job.size[1:])
         else:
-            drawn = list(clips(job, -(-o.clips // o.seeds), r.seed + 7919))
+            drawn = list(clips(job, -(-o.clips // o.seeds), r.seed + 7919, r.prepare.clips))
             prompts = make_prompts(drawn, o.seeds, o.given_share if job.adapter.image_to_video else 0.0, r.seed)
         cond = condition(job.adapter, prompts, r.negative_prompt)
         reference = drawn_reference(job, o.reference)
@@ -221,7 +221,8 @@ def shown(given: np.ndarray, count: int) -> list[int]:
 
 def drawn_reference(job: Job, count: int) -> Clips:
     """Clips that the metrics compare with, from a seed of their own: drawn, or the user's."""
-    pairs = list(clips(job, count, job.recipe.seed + 104_729))
+    r = job.recipe
+    pairs = list(clips(job, count, r.seed + 104_729, r.prepare.clips + -(-r.evaluate.clips // r.evaluate.seeds)))
     videos = np.stack([v for v, _ in pairs])
     return Clips(videos, tuple(c for _, c in pairs), videos[:, 0], np.zeros(len(pairs), bool))
 

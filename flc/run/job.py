@@ -146,6 +146,11 @@ class Job:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
         if listed and not READ_DATA.isdisjoint(stages):
             read_video(listed[0][0], *self.size)
+        if {"distill", "evaluate"} <= set(stages) and 0 < len(listed) <= self.recipe.prepare.clips:
+            self.console.warn(
+                f"training sees all {len(listed)} clips of --data, and the table asks for some of them again: "
+                f"--set prepare.clips={max(1, len(listed) * 3 // 4)} holds the rest back"
+            )
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)
 
 

@@ -22,10 +22,11 @@ from flc.schedule import FewStepSchedule
 PLAN, STUDENT = "plan.json", "student.json"
 
 
-def clips(job: Job, count: int, seed: int) -> Any:
+def clips(job: Job, count: int, seed: int, begin: int = 0) -> Any:
+    """Drawn ones from `seed`, or the user's from number `begin`: those that training has not seen come after its."""
     frames, height, width = job.size
     if job.recipe.data:
-        return folder_clips(Path(job.recipe.data), count, frames, height, width)
+        return folder_clips(Path(job.recipe.data), count, frames, height, width, begin)
     return drawn_clips(count, frames, height, width, seed)
 
 

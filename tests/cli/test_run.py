@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flc.data.source import drawn_clips, write_video
 from tests.cli.small import ENVIRONMENT, command
 
 pytestmark = pytest.mark.slow
@@ -63,6 +64,24 @@ def test_a_dry_run_plans_estimates_and_writes_nothing(whole, tmp_path):
     kept = json.loads((whole[0] / "score" / "plan.json").read_text())["kept"]["blocks"]
     assert f"keep {kept}" in done.stdout and "recover" in done.stdout and "distill" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_users_clips_are_trained_on_and_others_of_them_asked_for(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    pairs = list(drawn_clips(40, 17, 48, 48, seed=5))
+    with open(folder / "captions.jsonl", "w") as captions:
+        for index, (video, caption) in enumerate(pairs):
+            write_video(folder / f"{index}.mp4", video)
+            captions.write(json.dumps({"file": f"{index}.mp4", "caption": caption}) + "\n")
+    done = run(*command(tmp_path / "out", "--data", str(folder)))
+    trained = json.loads((tmp_path / "out" / "data" / "captions.json").read_text())
+    assert trained == [caption for _, caption in pairs[:32]]
+    asked = [p["caption"] for p in json.loads((tmp_path / "out" / "metrics.json").read_text())["prompts"]]
+    assert asked == [caption for _, caption in pairs[32:36] for _ in range(2)], "two seeds of each"
+    assert "training sees all" not in done.stderr
+    known = run(*command(tmp_path / "new", "--data", str(folder), "--set", "prepare.clips=40", "--dry-run"))
+    assert "training sees all 40 clips" in known.stderr and "prepare.clips=30" in known.stderr
 
 
 def test_stock_diffusers_loads_the_student(whole):

@@ -113,6 +113,8 @@ def test_a_users_folder(tmp_path):
     clips = list(folder_clips(tmp_path, 5, 9, 48, 48))
     assert [c for _, c in clips][3:] == [c for _, c in clips][:2], "fewer clips than asked for go round again"
     assert clips[0][0].shape == (9, 48, 48, 3), "wide clips are cropped at the centre"
+    later = list(folder_clips(tmp_path, 2, 9, 48, 48, begin=2))
+    assert [c for _, c in later] == [clips[2][1], clips[0][1]], "those after the first two, then round again"
 
 
 def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
