@@ -9,7 +9,8 @@ frames, H and W latent height and width. Times t are in [0, 1], `x_t = (1-t) x0 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager as ContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
@@ -82,6 +83,11 @@ Kept = Mapping[str, tuple[int, ...]]
 """Kept block indices per stack, ascending: `{"blocks": (0, 1, 4)}`."""
 
 
+Channels = Mapping[str, Sequence[Sequence[int]]]
+"""Channels of the feed-forward layers that stay, ascending: per stack, of every block of the unpruned network. All of a
+stack keep one number of them, because a stock config has one `ffn_dim`: `{"blocks": ((0, 2), (1, 3), (0, 1))}`."""
+
+
 @dataclass(frozen=True)
 class View:
     """A sub-network of one set of weights: the kept blocks of each stack, and the scale of a LoRA adapter.
@@ -140,22 +146,35 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may stay: `keep`, a share of the block parameters `weights` (per stack, per block)."""
+    """How much may stay: `keep`, a share of the block parameters `weights` (per stack, per block).
+
+    `ffn`: per stack, how many channels a block's feed-forward layer has, and how many parameters each stands for.
+    """
 
     keep: float
     weights: Mapping[str, tuple[int, ...]]
+    ffn: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def fits(self, kept: Kept) -> bool:
-        total = sum(sum(w) for w in self.weights.values())
-        stays = sum(self.weights[s][i] for s, blocks in kept.items() for i in blocks)
-        return stays <= self.keep * total * (1 + 1e-9)
+    def share(self, kept: Kept, channels: Channels | None = None) -> float:
+        """The share of block parameters that stays of these blocks with these channels."""
+        stays = 0
+        for stack, blocks in kept.items():
+            for i in blocks:
+                gone = 0 if channels is None else self.ffn[stack][0] - len(channels[stack][i])
+                stays += self.weights[stack][i] - (gone * self.ffn[stack][1] if gone else 0)
+        return stays / sum(map(sum, self.weights.values()))
 
-    def select(self, scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[int, ...]]:
+    def fits(self, kept: Kept, channels: Channels | None = None) -> bool:
+        return self.share(kept, channels) <= self.keep * (1 + 1e-9)
+
+    def select(
+        self, scores: Mapping[str, Sequence[float]], channels: Channels | None = None
+    ) -> dict[str, tuple[int, ...]]:
         """Drop the lowest-scored blocks, one at a time, until the rest fits (at least one block stays)."""
         kept = {s: list(range(len(w))) for s, w in self.weights.items()}
         order = sorted((score, s, i) for s, values in scores.items() for i, score in enumerate(values))
         for _, stack, i in order:
-            if self.fits({s: tuple(b) for s, b in kept.items()}) or sum(map(len, kept.values())) == 1:
+            if self.fits({s: tuple(b) for s, b in kept.items()}, channels) or sum(map(len, kept.values())) == 1:
                 break
             kept[stack].remove(i)
         return {s: tuple(b) for s, b in kept.items()}
@@ -163,11 +182,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What a pruner decided, and why. `scores` per stack and block, higher is more important."""
+    """What a pruner decided, and why. `scores` per stack and block, higher is more important; `channels` where the
+    feed-forward layers become narrower, too."""
 
     kept: dict[str, tuple[int, ...]]
     scores: dict[str, list[float]]
     details: dict[str, Any] = field(default_factory=dict)
+    channels: Channels | None = None
 
 
 @dataclass(frozen=True)
@@ -200,9 +221,17 @@ class PrunableModel(Protocol):
     def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> Mapping[tuple[str, int], Tensor]:
         """(B,) each: d loss(v).sum() / dg at g = 1, where block i returns h + g_i (block_i(h) - h)."""
 
+    def feed_forward(self, stack: str, block: int) -> nn.Module:
+        """The layer that maps (..., D) to itself, token by token, through its channels: made by its first linear
+        layer, taken by its last."""
+
+    def gradients(self, samples: Iterable[Sample], loss: Callable[[Sample, Tensor], Tensor]) -> ContextManager[None]:
+        """A context in which the blocks' parameters hold, in `.grad`, the sum over samples of d loss(s, v).sum();
+        `loss` turns velocities into one number per clip (B,)."""
+
     def cross_frame_attention(self, sample: Sample, queries: int) -> Mapping[tuple[str, int], Tensor]:
-        """(B,) each: share of self-attention that leaves the query's own latent frame, mean over heads and
-        `queries` tokens evenly spaced over the clip, divided by (F-1)/F: 1 for uniform attention."""
+        """(B, heads) each: share of self-attention that leaves the query's own latent frame, mean over `queries`
+        tokens evenly spaced over the clip, divided by (F-1)/F: 1 for uniform attention."""
 
 
 class Pruner(Configured, ABC):

@@ -29,6 +29,8 @@ class ModelAdapter(Configured, ABC):
 
     #: Attributes of the transformer that are lists of blocks, each with the config entry that counts them.
     stacks: ClassVar[Mapping[str, str]]
+    #: Of each stack, the config entry that counts the channels of its feed-forward layers.
+    ffn: ClassVar[Mapping[str, str]]
     device: torch.device
     #: The folder's `flc.json`, empty without one.
     notes: Mapping[str, Any]
@@ -117,6 +119,11 @@ class ModelAdapter(Configured, ABC):
     @abstractmethod
     def width(self, transformer: nn.Module) -> int:
         """Size D of a token's hidden state."""
+
+    @abstractmethod
+    def feed_forward(self, block: nn.Module) -> nn.Module:
+        """A block's feed-forward layer: its first linear layer makes the channels, its last takes them, with nothing
+        but an activation (one channel at a time) between them."""
 
     @abstractmethod
     def by_frame(self, hidden: Tensor, frames: int) -> Tensor:

@@ -23,6 +23,9 @@ def flc_pruners() -> Iterator[Algorithm]:
     yield Algorithm(
         "icmd", f"{HERE}.icmd:IcmdPruner", "Error in content and in motion, motion kept", "arXiv:2411.18375"
     )
+    yield Algorithm(
+        "width", f"{HERE}.width:WidthPruner", "Narrower feed-forward layers, then blocks", "arXiv:2301.12900"
+    )
 
 
 @hookimpl

@@ -45,6 +45,7 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
         if free
         else "- Steps and guidance are the base model's kind: nothing was distilled."
     )
+    ffn = "".join(f" Its feed-forward layers were narrowed to {n} channels." for n in (declared["ffn"] or {}).values())
     kept = "; ".join(f"{s}: {', '.join(map(str, b))}" for s, b in declared["kept"].items())
     return f"""---
 license: {declared["license"]}
@@ -78,7 +79,7 @@ leave the schedule it was trained on.
 
 - Trained at {declared["size"][0]} frames of {declared["size"][1]}x{declared["size"][2]}; other sizes are untested.
 {limit}
-- The base model's licence and limits hold. Blocks of the base model that were kept: {kept}. A LoRA of the base
+- The base model's licence and limits hold. Blocks of the base model that were kept: {kept}.{ffn} A LoRA of the base
   model does not fit: its blocks carry other numbers here.
 
 ## Recipe

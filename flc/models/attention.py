@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 
 def cross_frame_share(attention: Tensor, query_frames: Tensor, frames: int) -> Tensor:
-    """(B,): attention (B, heads, Q, K) sums to 1 over keys; keys run over whole frames in turn."""
+    """(B, heads): attention (B, heads, Q, K) sums to 1 over keys; keys run over whole frames in turn."""
     by_frame = attention.unflatten(-1, (frames, -1)).sum(-1)
     own = by_frame.gather(-1, query_frames.view(1, 1, -1, 1).expand(*by_frame.shape[:2], -1, 1))
-    return (1 - own.squeeze(-1)).mean((1, 2)) * frames / (frames - 1)
+    return (1 - own.squeeze(-1)).mean(2) * frames / (frames - 1)
 
 
 def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

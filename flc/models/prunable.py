@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flc.api import Kept, Sample, View
 from flc.flow import noised
+from flc.models.channels import channel_size
 from flc.models.view import Gated, Inject, Sweep, Tap, blocks_of, exchanged, view
 
 
@@ -36,6 +37,14 @@ class Prunable:
     @property
     def full(self) -> dict[str, tuple[int, ...]]:
         return {s: tuple(range(len(self.stack(s)))) for s in self.adapter.stacks}
+
+    @property
+    def ffn(self) -> dict[str, tuple[int, int]]:
+        """Per stack, channels of a block's feed-forward layer and parameters that each stands for."""
+        return {s: channel_size(self.feed_forward(s, 0)) for s in self.adapter.stacks}
+
+    def feed_forward(self, stack: str, block: int) -> nn.Module:
+        return self.adapter.feed_forward(self.stack(stack)[block])
 
     def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]:
         return iter(self.stack(stack)[block].parameters())
@@ -91,6 +100,20 @@ class Prunable:
             loss(self._call(sample)).sum().backward()
         self.evaluations += 3 * sum(map(len, stacks.values()))  # a backward costs two forwards
         return {(s, i): grad(g) for s, gated in stacks.items() for i, g in enumerate(gated)}
+
+    @contextmanager
+    def gradients(self, samples: Iterable[Sample], loss: Callable[[Sample, Tensor], Tensor]) -> Iterator[None]:
+        parameters = [p for s in self.full for b in self.stack(s) for p in b.parameters()]
+        try:
+            for p in parameters:
+                p.requires_grad_(True)
+            for sample in samples:
+                loss(sample, self._call(sample)).sum().backward()
+                self.evaluations += 3 * sum(map(len, self.full.values()))  # a backward costs two forwards
+            yield
+        finally:
+            for p in parameters:
+                p.requires_grad_(False).grad = None
 
     @torch.no_grad()
     def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:

@@ -54,6 +54,7 @@ class WanAdapter(ModelAdapter):
     """One loaded Wan pipeline."""
 
     stacks: ClassVar[dict[str, str]] = {"blocks": "num_layers"}
+    ffn: ClassVar[dict[str, str]] = {"blocks": "ffn_dim"}
 
     pipe: Any
     notes: dict[str, Any]
@@ -104,6 +105,9 @@ class WanAdapter(ModelAdapter):
         """Size D of a token's hidden state."""
         config: Any = transformer.config
         return config.num_attention_heads * config.attention_head_dim
+
+    def feed_forward(self, block: Any) -> nn.Module:
+        return block.ffn
 
     def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
         """(B, F, N, D) of a block's hidden states (B, F N, D): Wan's tokens run over a frame's rows, then frames."""

@@ -75,8 +75,10 @@ def what_was_done(run: Run) -> Html:
     if plan is not None:
         total = sum(len(s) for s in stacks(plan).values())
         kept = sum(len(b) for b in plan["kept"].values())
-        share = kept_share(plan)
+        share = number(plan.get("share"))
         part = "" if share is None else f", {100 * share:.0f} % of their parameters"
+        channels = plan.get("channels") or {}
+        part += "".join(f", {len(blocks[0])} channels in every feed-forward layer" for blocks in channels.values())
         lines.append(("I, score", f"{plan.get('pruner', '?')} kept {kept} of {total} blocks{part}"))
     if r:
         teacher = f", taught by {chosen('teacher')}" if "teacher" in r else ""
@@ -128,12 +130,6 @@ def stacks(plan: dict[str, Any]) -> dict[str, list[Any]]:
     """Something of the length of each stack: its scores, or else its weights."""
     scores, weights = plan.get("scores") or {}, plan.get("weights") or {}
     return {s: scores.get(s) or weights.get(s) or list(plan["kept"][s]) for s in plan["kept"]}
-
-
-def kept_share(plan: dict[str, Any]) -> float | None:
-    weights = plan.get("weights") or {}
-    total = sum(map(sum, weights.values()))
-    return sum(weights[s][i] for s, b in plan["kept"].items() if s in weights for i in b) / total if total else None
 
 
 def own_details(plan: dict[str, Any]) -> dict[str, Any]:

@@ -195,9 +195,9 @@ def check_inputs(job: Job, name: str, inputs: list[Path]) -> None:
     """That a stage can read what it starts from, before anything is written."""
     if name == "report" or not inputs:
         return
-    stages.read_plan(job, inputs[0])
+    plan = stages.read_plan(job, inputs[0])
     for folder in inputs[1:]:
-        stages.check_transformer(job, folder)
+        stages.check_channels(job, plan, folder)
     if name in ("export", "evaluate"):
         read_json(inputs[-1] / stages.STUDENT)
 

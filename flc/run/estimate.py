@@ -19,9 +19,10 @@ from rich.console import Console as Rich
 from rich.table import Table
 from torch import nn
 
-from flc.api import Objective, Role, Setting, TeacherComposer, View
+from flc.api import Budget, Channels, Objective, Role, Setting, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.evaluate.sampling import now
+from flc.models.channels import narrowed
 from flc.run import stages
 from flc.run.job import Job
 from flc.train.nets import LORA_TARGETS
@@ -80,12 +81,13 @@ def dry_run(job: Job, scratch: Path) -> None:
     trial, show = replace(job, out=scratch), Rich(quiet=not job.ranks.leader).print
     data = stages.prepare(trial)
     plan = stages.read_plan(trial, stages.score(trial, data))
-    weights, pruned = job.budget.weights, View(plan["kept"])
-    share = kept_parameters(weights, pruned) / kept_parameters(weights, View())
-    show(f"plan ({job.recipe.pruner.name}): {share:.0%} of block parameters stay")
+    weights, pruned, channels = job.budget.weights, View(plan["kept"]), plan["channels"]
+    show(f"plan ({job.recipe.pruner.name}): {plan['share']:.0%} of block parameters stay")
     for stack, blocks in plan["kept"].items():
         gone = [i for i in range(len(weights[stack])) if i not in blocks]
         show(f"  {stack}: keep {list(blocks)}, remove {gone}")
+        if channels is not None:
+            show(f"  {stack}: {len(channels[stack][0])} of {job.budget.ffn[stack][0]} channels of feed-forward layers")
     table = Table(title="estimate")
     for column in ("stage", "iterations", "s/iteration", "minutes", "weights and optimizer, GB a rank"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -97,8 +99,8 @@ def dry_run(job: Job, scratch: Path) -> None:
         objective.bind(Setting(pruned, full, job.recipe.steps, stage.iterations, schedule, stage.given_share))
         teacher = (job.algorithm("teacher"), pruned) if kind == "distiller" else None
         trains = objective.trains and stage.iterations
-        seconds = seconds_of_stage(trial, name, objective, data, teacher) / stage.iterations if trains else 0.0
-        memory, minutes = bytes_of_stage(job, objective), seconds * stage.iterations / 60
+        seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations if trains else 0.0
+        memory, minutes = bytes_of_stage(job, objective, channels), seconds * stage.iterations / 60
         total += minutes
         table.add_row(name, str(stage.iterations), f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
     calls, seconds = evaluation(job, data)
@@ -108,14 +110,24 @@ def dry_run(job: Job, scratch: Path) -> None:
     show(f"about {total:.0f} minutes after encoding and scoring, on {job.adapter.device}; nothing was written")
 
 
-def bytes_of_stage(job: Job, objective: Objective) -> int:
-    """On one rank: the frozen network, and every role's own."""
+def narrower(budget: Budget, channels: Channels | None) -> Mapping[str, tuple[int, ...]]:
+    """Parameters of each block with these channels."""
+    if channels is None:
+        return budget.weights
+    gone = {s: (n - len(channels[s][0])) * each for s, (n, each) in budget.ffn.items()}
+    return {s: tuple(w - gone[s] for w in blocks) for s, blocks in budget.weights.items()}
+
+
+def bytes_of_stage(job: Job, objective: Objective, channels: Channels | None = None) -> int:
+    """On one rank: the frozen networks (the original, and what was narrowed from it), and every role's own."""
     zero = job.zero if job.recipe.engine == "deepspeed" else 0
-    sharing, weights, width = Sharing(zero, job.ranks.world), job.budget.weights, job.adapter.dtype.itemsize
+    sharing, weights, width = Sharing(zero, job.ranks.world), narrower(job.budget, channels), job.adapter.dtype.itemsize
     whole = sum(p.numel() for p in job.adapter.transformer.parameters())
-    rest = whole - kept_parameters(weights, View())
+    rest = whole - kept_parameters(job.budget.weights, View())
     roles = objective.roles()
     memory = width * whole // (1 if any(role.passes for role in roles.values()) else sharing.ranks(3))
+    if channels is not None:
+        memory += width * (rest + kept_parameters(weights, View())) // sharing.ranks(3)
     for role in roles.values():
         if role.train == "head":
             count = head_parameters(job, role)
@@ -128,9 +140,10 @@ def bytes_of_stage(job: Job, objective: Objective) -> int:
 
 
 def seconds_of_stage(
-    job: Job, name: str, objective: Objective, data: Path, teacher: tuple[TeacherComposer, View] | None
-) -> float:
-    """Of all its iterations: each combination of phases that occurs is timed, from the unpruned weights."""
+    job: Job, name: str, objective: Objective, data: Path, plan: dict[str, Any],
+    teacher: tuple[TeacherComposer, View] | None,
+) -> float:  # fmt: skip
+    """Of all its iterations: each combination of phases that occurs is timed, from the model's own weights."""
     options = getattr(job.recipe, name)
     short = options.model_copy(update={"iterations": SPAN, "save_every": SPAN + 1, "check_every": 0})
     latents = LatentClips(data, job.adapter, job.recipe.negative_prompt)
@@ -138,8 +151,10 @@ def seconds_of_stage(
     for number, (phases, count) in enumerate(occurring.items()):
         only = copy.copy(objective)
         only.phases = lambda step, phases=phases: phases  # type: ignore[method-assign, misc]
-        source = stages.load_transformer(job, job.model_folder)
-        facts = train_stage(job, name, only, source, latents, short, job.out / f"{name}-{number}", teacher)
+        whole = stages.load_transformer(job, job.model_folder)
+        source, unpruned = narrowed(job.adapter, whole, plan["channels"]), whole if plan["channels"] else None
+        place = job.out / f"{name}-{number}"
+        facts = train_stage(job, name, only, source, latents, short, place, teacher, unpruned)
         total += count * facts["seconds"] / SPAN
     return total
 

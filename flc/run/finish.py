@@ -23,6 +23,7 @@ from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
 from flc.models.folder import EMBEDDED, NOTES, read_json
+from flc.models.view import blocks_of
 from flc.recipe import Recipe, RowName, lock_text, placed
 from flc.registry import registry
 from flc.run import vbench
@@ -44,11 +45,10 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         declared, plan = read_json(distilled / STUDENT), read_plan(job, scored)
         schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
         student = load_transformer(job, distilled)
-        weights = job.budget.weights
-        total = sum(map(sum, weights.values()))
-        share = sum(weights[s][i] for s, blocks in plan["kept"].items() for i in blocks) / total
+        share = job.budget.share(plan["kept"], plan["channels"])
+        ffn = plan["channels"] and {stack: len(blocks[0]) for stack, blocks in plan["channels"].items()}
         facts = {"kept": plan["kept"], "pruner": plan["pruner"], "recovery": job.recipe.recovery.name, "share": share,
-                 "size": job.size, "parameters": sum(p.numel() for p in student.parameters()),
+                 "ffn": ffn, "size": job.size, "parameters": sum(p.numel() for p in student.parameters()),
                  "base_model": public(job.recipe).model or EMBEDDED_NAME,
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
         write_pipeline(job.adapter, student, schedule, declared | facts, folder)
@@ -75,13 +75,15 @@ class Entry:
     guidance: float
     scheduler: Any
     load: Callable[[], RoleNet]
-    parameters: int | None = None
     needs: tuple[str, ...] = ()
     """Folders of earlier stages that its clips depend on."""
 
     def row(self) -> Row:
         net = self.load()
-        count = self.parameters or sum(p.numel() for p in net.module.parameters())
+        count = sum(p.numel() for p in net.module.parameters())
+        for stack, kept in (net.default.kept or {}).items():
+            gone = [block for i, block in enumerate(blocks_of(net.module, stack)) if i not in kept]
+            count -= sum(p.numel() for block in gone for p in block.parameters())
         return Row(self.name, self.title, net, self.scheduler, self.steps, self.guidance, count)
 
 
@@ -102,16 +104,13 @@ def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Pa
     def plain() -> Any:
         return adapter.teacher_scheduler()
 
-    weights = job.budget.weights
-    gone = sum(w for s, ws in weights.items() for i, w in enumerate(ws) if i not in kept[s])
-    small = sum(p.numel() for p in adapter.transformer.parameters()) - gone
     healed = of(recovered, View(kept))
     student = f"student, {few} steps" + (", guided" if declared["guidance"] != 1 else "")
     table = [
         Entry("teacher-many", f"teacher, {many} steps, guided", many, guidance, plain(), of(None)),
         Entry("teacher-few-guided", f"teacher, {few} steps, guided", few, guidance, plain(), of(None)),
         Entry("teacher-few", f"teacher, {few} steps", few, 1.0, plain(), of(None)),
-        Entry("pruned", f"pruned only, {many} steps, guided", many, guidance, plain(), of(pruned), None, ("pruned",)),
+        Entry("pruned", f"pruned only, {many} steps, guided", many, guidance, plain(), of(pruned), ("pruned",)),
         Entry(
             "recovered",
             f"recovered, {many} steps, guided",
@@ -119,10 +118,9 @@ def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Pa
             guidance,
             plain(),
             healed,
-            small,
             ("plan", "recovered"),
         ),
-        Entry("student", student, few, declared["guidance"], own, of(distilled), None, ("student",)),
+        Entry("student", student, few, declared["guidance"], own, of(distilled), ("student",)),
     ]
     return [entry for entry in table if not r.evaluate.rows or entry.name in r.evaluate.rows]
 

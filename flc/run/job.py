@@ -94,7 +94,7 @@ class Job:
 
     @property
     def budget(self) -> Budget:
-        return Budget(self.recipe.keep, self.prunable.weights)
+        return Budget(self.recipe.keep, self.prunable.weights, self.prunable.ffn)
 
     @property
     def zero(self) -> int:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from flc.api import RecoveryTrainer, Setting, StepDistiller, View
+from flc.api import Channels, RecoveryTrainer, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
 from flc.errors import UserError
+from flc.models.channels import narrowed
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
 from flc.models.view import removed
@@ -75,10 +76,11 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
                 bar.advance()
 
         plan = pruner.plan(job.prunable, batches, budget)
-    if not budget.fits(plan.kept) and sum(map(len, plan.kept.values())) > 1:
+    if not budget.fits(plan.kept, plan.channels) and sum(map(len, plan.kept.values())) > 1:
         raise UserError(f"pruner {r.pruner.name!r} kept more than --keep {r.keep} allows: report it to its author")
     weights = {s: list(w) for s, w in budget.weights.items()}
     facts = {"pruner": r.pruner.name, "keep": r.keep, "kept": plan.kept, "scores": plan.scores, "weights": weights}
+    facts |= {"share": budget.share(plan.kept, plan.channels), "channels": plan.channels}
     facts |= {"details": plan.details, "block_evaluations": job.prunable.evaluations}
     (folder / PLAN).write_text(json.dumps(facts, indent=1))
 
@@ -95,12 +97,40 @@ def read_plan(job: Job, folder: Path) -> dict[str, Any]:
             f"{path}: kept must name the blocks that stay of each of this model's stacks ({', '.join(whole)})"
         )
     for stack, blocks in kept.items():
-        # type(): True and 1.0 are equal to 1, too
-        rising = isinstance(blocks, list) and all(type(i) is int for i in blocks) and blocks == sorted(set(blocks))
-        if not rising or not blocks or blocks[0] < 0 or blocks[-1] >= len(whole[stack]):
+        if not rising(blocks, len(whole[stack])):
             number = len(whole[stack])
             raise UserError(f"{path}: kept.{stack}={blocks} must be rising numbers of blocks, 0 to {number - 1}")
-    return plan | {"kept": {stack: tuple(blocks) for stack, blocks in kept.items()}}
+    plan["kept"] = {stack: tuple(blocks) for stack, blocks in kept.items()}
+    return plan | {"channels": read_channels(job, plan.get("channels"), path)}
+
+
+def rising(numbers: Any, stop: int) -> bool:
+    """Whether this is a list of rising whole numbers, at least one, from 0 and below `stop`."""
+    # type(): True and 1.0 are equal to 1, too
+    if not isinstance(numbers, list) or not numbers or any(type(i) is not int for i in numbers):
+        return False
+    return numbers == sorted(set(numbers)) and numbers[0] >= 0 and numbers[-1] < stop
+
+
+def read_channels(job: Job, channels: Any, path: Path) -> Channels | None:
+    """A plan's channels, which fit the job's model; None where all stay."""
+    if channels is None:
+        return None
+    if not isinstance(channels, dict) or channels.keys() != job.prunable.full.keys():
+        raise UserError(f"{path}: channels must name those that stay of each of this model's stacks, or be null")
+    for stack, blocks in channels.items():
+        (total, _), depth = job.prunable.ffn[stack], len(job.prunable.full[stack])
+        lists = isinstance(blocks, list) and len(blocks) == depth and all(isinstance(b, list) and b for b in blocks)
+        if not lists or len({len(b) for b in blocks}) > 1 or not all(rising(b, total) for b in blocks):
+            raise UserError(f"{path}: channels.{stack} must be {depth} lists of rising numbers below {total}, all of "
+                            "one length")  # fmt: skip
+    return channels
+
+
+def original(job: Job, plan: dict[str, Any]) -> tuple[Any, Any]:
+    """The model's transformer as stages work on it: narrowed by the plan; and, where it was, the one it came from."""
+    whole = job.adapter.transformer
+    return narrowed(job.adapter, whole, plan["channels"]), None if plan["channels"] is None else whole
 
 
 def prune(job: Job, scored: Path) -> Path:
@@ -110,7 +140,7 @@ def prune(job: Job, scored: Path) -> Path:
     def work(folder: Path) -> None:
         if job.ranks.leader:
             plan = read_plan(job, scored)
-            small = removed(job.adapter.transformer, plan["kept"], job.adapter.stacks)
+            small = removed(original(job, plan)[0], plan["kept"], job.adapter.stacks)
             small.save_pretrained(folder / "transformer")  # type: ignore[operator]
 
     run_stage(out, {"dtype": job.recipe.dtype}, {"model": job.model_folder, "plan": scored}, work, job.ranks.leader)
@@ -131,6 +161,16 @@ def check_transformer(job: Job, folder: Path) -> Path:
     with torch.device("meta"):
         check_names(cls.from_config(config), path)
     return path
+
+
+def check_channels(job: Job, plan: dict[str, Any], folder: Path) -> None:
+    """Weights and plan must agree on the channels of feed-forward layers."""
+    config = read_json(check_transformer(job, folder) / "config.json")
+    for stack, entry in job.adapter.ffn.items():
+        count = job.prunable.ffn[stack][0] if plan["channels"] is None else len(plan["channels"][stack][0])
+        if config.get(entry) != count:
+            has = f"{folder} has {entry}={config.get(entry)}"
+            raise UserError(f"{has}, the plan leaves {count}: give weights that were made under this plan")
 
 
 def load_transformer(job: Job, folder: Path) -> Any:
@@ -163,14 +203,14 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
 
     def work(folder: Path) -> dict[str, Any]:
         plan = read_plan(job, scored)
-        full = View(job.prunable.full)
+        full, (source, unpruned) = View(job.prunable.full), original(job, plan)
         objective.bind(Setting(View(plan["kept"]), full, r.steps, r.recover.iterations, None, r.recover.given_share))
         if not objective.trains:
             if job.ranks.leader:
-                job.adapter.transformer.save_pretrained(folder / "transformer")
+                source.save_pretrained(folder / "transformer")
             return {}
         latents = LatentClips(data, job.adapter, r.negative_prompt)
-        facts = train_stage(job, "recover", objective, job.adapter.transformer, latents, r.recover, folder, None)
+        facts = train_stage(job, "recover", objective, source, latents, r.recover, folder, None, unpruned)
         if r.engine == "deepspeed" and job.zero == 3:
             job.forget_model()  # its weights are shards now, and what follows runs on the leader alone
         return facts
@@ -202,9 +242,12 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         pruned, full = View(plan["kept"]), View(job.prunable.full)
         objective.bind(Setting(pruned, full, r.steps, r.distill.iterations, schedule, r.distill.given_share))
         source, facts = load_transformer(job, recovered), {}
+        unpruned = original(job, plan)[1]
         if objective.trains:
-            latents = LatentClips(data, job.adapter, r.negative_prompt)
-            facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, (composer, pruned))
+            latents, real = LatentClips(data, job.adapter, r.negative_prompt), (composer, pruned)
+            facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, real, unpruned)
+            if unpruned is not None and r.engine == "deepspeed" and job.zero == 3:
+                job.forget_model()
         elif job.ranks.leader:
             small: Any = removed(source, pruned.kept, job.adapter.stacks)
             small.save_pretrained(folder / "transformer")

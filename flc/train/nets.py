@@ -19,11 +19,16 @@ LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2
 ADAPTER = "flc"
 #: What engines call the incoming weights as the teacher evaluates them: no role's name.
 TEACHER = "(teacher)"
+#: The unpruned network where the incoming weights are narrower than it: no view of them then.
+UNPRUNED = "(unpruned)"
 
 
-def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role], seed: int = 0) -> dict[str, nn.Module]:
+def build(
+    adapter: Any, source: nn.Module, roles: Mapping[str, Role], seed: int = 0, unpruned: nn.Module | None = None
+) -> dict[str, nn.Module]:
     """One module per role. `full` roles get a copy holding only their view's blocks, a `follow` role the copy of
-    the role it follows, a `head` role its own module; `frozen` and `lora` roles share the incoming module itself.
+    the role it follows, a `head` role its own module; `frozen` and `lora` roles share the incoming module itself,
+    but where the incoming weights were narrowed `frozen` roles hold the network they came from, `unpruned`.
     Every parameter comes out with `requires_grad=False`."""
     source.requires_grad_(False)
     modules: dict[str, nn.Module] = {}
@@ -37,7 +42,7 @@ def build(adapter: Any, source: nn.Module, roles: Mapping[str, Role], seed: int 
     for name, role in roles.items():
         if role.train == "lora":
             add_lora(source, role.rank, seed)
-        modules.setdefault(name, source)
+        modules.setdefault(name, unpruned if role.train == "frozen" and unpruned is not None else source)
     return modules
 
 
@@ -132,11 +137,11 @@ class Teacher:
     """Evaluates what a composer needs at the least cost, then composes.
 
     Queries of one view go in one batch. The unpruned network starts from the hidden states that entered the
-    first removed block of the pruned one, where both see the same condition.
+    first removed block of the pruned one, where both see the same condition; unless it is a network of its own.
     """
 
-    def __init__(self, net: RoleNet, composer: TeacherComposer, pruned: View) -> None:
-        self.net, self.composer, self.pruned = net, composer, pruned
+    def __init__(self, net: RoleNet, composer: TeacherComposer, pruned: View, unpruned: RoleNet | None = None) -> None:
+        self.net, self.composer, self.pruned, self.unpruned = net, composer, pruned, unpruned
         self.share_prefix = True
 
     @torch.no_grad()
@@ -169,7 +174,7 @@ class Teacher:
     def _shared_stack(self) -> str | None:
         """The stack whose prefix both views share: there is one stack, and its first block stays."""
         kept = self.pruned.kept or {}
-        if not self.share_prefix or len(kept) != 1:
+        if not self.share_prefix or self.unpruned is not None or len(kept) != 1:
             return None
         (stack, blocks), total = next(iter(kept.items())), len(blocks_of(self.net.module, next(iter(kept))))
         return stack if first_removed(blocks, total) else None
@@ -183,6 +188,8 @@ class Teacher:
         self, group: list[Query], x: Tensor, t: Tensor, cond: Condition, kept: Any, stack: str | None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
         inputs = self._inputs(group, x, t, cond)
+        if self.unpruned is not None and group[0].view == "unpruned":
+            return self.unpruned.raw(*inputs), None
         with view(self.net.module, kept):
             if stack is None:
                 return self.net.raw(*inputs, group[0].adapter), None
@@ -236,7 +243,8 @@ def connect(
     call: Callable[[str], Any],
     teacher: tuple[TeacherComposer, View] | None,
 ) -> RoleNets:
-    """The modules of `build`, and the incoming weights under `TEACHER`, as an objective meets them.
+    """The modules of `build`, the incoming weights under `TEACHER` and an unpruned network apart from them under
+    `UNPRUNED`, as an objective meets them.
 
     `call(name)` is what is called in a module's place; `teacher` is the composer and the pruned view.
     """
@@ -254,4 +262,8 @@ def connect(
         raise UserError("this teacher leans on the fake's low-rank branch, and this distiller trains none: "
                         "choose another --teacher, or a distiller with a LoRA fake")  # fmt: skip
     real = RoleNet(adapter, modules[TEACHER], call(TEACHER), View())
-    return RoleNets(nets, Teacher(real, *teacher), heads)
+    whole = RoleNet(adapter, modules[UNPRUNED], call(UNPRUNED), View()) if UNPRUNED in modules else None
+    if whole is not None and any(query.adapter for query in teacher[0].needs() if query.view == "unpruned"):
+        raise UserError("this teacher leans on a low-rank branch of the unpruned network, which a pruner of channels "
+                        "makes a network of its own: choose another --teacher or --pruner")  # fmt: skip
+    return RoleNets(nets, Teacher(real, *teacher, whole), heads)

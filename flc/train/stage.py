@@ -17,7 +17,7 @@ from flc.recipe import TrainStage
 from flc.train.engine import Engine, PlainEngine
 from flc.train.health import Health, warning
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
-from flc.train.nets import TEACHER, RoleNet, build, connect
+from flc.train.nets import TEACHER, UNPRUNED, RoleNet, build, connect
 
 
 def make_engine(kind: str, zero: int, modules: dict[str, nn.Module], roles: Any, local_batch: int) -> Engine:
@@ -37,17 +37,23 @@ def train_stage(
     options: TrainStage,
     folder: Path,
     teacher: tuple[TeacherComposer, View] | None,
+    unpruned: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Train `objective` from `source`; writes `transformer/` and `log.jsonl` into `folder`. Returns facts."""
+    """Train `objective` from `source`; writes `transformer/` and `log.jsonl` into `folder`. Returns facts.
+
+    `unpruned`: the network that `source` was narrowed from, where it was.
+    """
     roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
     local = options.batch // world  # `Job.check` has seen that it divides
     job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
-    modules = build(adapter, source, roles, job.recipe.seed)
+    modules = build(adapter, source, roles, job.recipe.seed, unpruned)
     networks = {role: module for role, module in modules.items() if roles[role].train != "head"}
     if options.checkpointing:
         for module in {id(m): m for m in networks.values()}.values():
             module.enable_gradient_checkpointing()  # type: ignore[operator]
     everything = modules | ({TEACHER: source} if teacher else {})
+    if teacher and unpruned is not None:
+        everything[UNPRUNED] = unpruned
     engine = make_engine(job.recipe.engine, job.zero, everything, roles, local)
     nets = connect(adapter, everything, roles, engine.call, teacher)
     checkpoints = folder / CHECKPOINTS

@@ -231,6 +231,34 @@ def test_plans_that_do_not_fit_the_model(refused, place, case):
         assert part in line, line
 
 
+TEN = [[0, 1]] * 10
+CHANNELS = {
+    "of no stack": ([], "channels must name"),
+    "of another stack": ({"layers": TEN}, "channels must name"),
+    "of fewer blocks": ({"blocks": TEN[:9]}, "channels.blocks must be 10 lists of rising numbers below 384"),
+    "of several lengths": ({"blocks": [[0], *TEN[1:]]}, "all of one length"),
+    "none": ({"blocks": [[]] * 10}, "channels.blocks must be"),
+    "falling": ({"blocks": [[1, 0], *TEN[1:]]}, "channels.blocks must be"),
+    "beyond the last": ({"blocks": [[0, 384], *TEN[1:]]}, "channels.blocks must be"),
+    "words": ({"blocks": [["a", "b"], *TEN[1:]]}, "channels.blocks must be"),
+}
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_that_do_not_fit_the_model(refused, place, case):
+    channels, expected = CHANNELS[case]
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}, "channels": channels}))
+    line = refused("prune", "--out", "run", "--plan", "plan.json")
+    assert "plan.json" in line and expected in line, line
+
+
+@pytest.mark.parametrize("command", ["distill", "export"])
+def test_weights_of_another_width_than_the_plans(refused, place, command):
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}, "channels": {"blocks": TEN}}))
+    line = refused(command, "--out", "run", "--plan", "plan.json", "--weights", EMBEDDED)
+    assert "ffn_dim=384, the plan leaves 2" in line, line
+
+
 @pytest.mark.parametrize("command", ["recover", "distill", "export"])
 def test_every_stage_reads_its_plan_before_it_writes(refused, place, command):
     (place / "plan.json").write_text('{"kept": []}')

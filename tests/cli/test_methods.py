@@ -26,6 +26,8 @@ METHODS: dict[str, tuple[str, dict[str, object], float | None]] = {
     "lcm": ("--pruner random --recovery none --distiller lcm --teacher cfg", {"distiller.grid": 4}, 1.0),
     "magic": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH, 1.0),
     "codmd": ("--pruner taylor --recovery none --distiller codmd", SCORE | MATCH, 1.0),
+    "width": ("--pruner width", SCORE | MATCH, 1.0),
+    "width and depth": ("--pruner width --keep 0.5 --teacher strong", SCORE | MATCH | {"pruner.least": 0.5}, 1.0),
     "elbo and dmd2": ("--pruner elbo --distiller dmd2", SCORE | MATCH, 1.0),
 }
 
@@ -62,6 +64,9 @@ def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(comp
     assert f"guidance_scale={expected}" in (out / "pipeline" / "README.md").read_text()
     pipe = WanPipeline.from_pretrained(out / "pipeline", local_files_only=True)
     assert pipe.transformer.config.num_layers == len(plan["kept"]["blocks"]) == len(pipe.transformer.blocks)
+    if plan["channels"]:
+        assert {pipe.transformer.config.ffn_dim} == {len(b) for b in plan["channels"]["blocks"]}
+        assert pipe.transformer.config.ffn_dim < adapter.transformer.config.ffn_dim
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler.set_timesteps(about["steps"])
     assert pipe.scheduler.sigmas.tolist() == pytest.approx(about["sigmas"], abs=1e-6)  # float32

@@ -5,7 +5,8 @@ Parametrised from the registry, so that an installed third party's algorithms ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from flc.api import Batch, Budget, Query, Sample, Setting, View
 from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.flow import noised
+from flc.models.channels import channel_size
 from flc.models.condition import Condition
 from flc.options import checked
 from flc.registry import INTERFACES, create, registry
@@ -75,15 +77,20 @@ def test_default_options_are_valid_frozen_and_closed(kind, name):
 
 
 class Blocks(nn.Module):
-    """v = sum over kept blocks of a residual walk; block i has (i % 3 + 1) matrices, so blocks weigh unequally."""
+    """v = sum over kept blocks of a residual walk; block i has (i % 3 + 1) matrices, so blocks weigh unequally, and
+    a feed-forward layer of 16 channels."""
 
     def __init__(self, stacks: Mapping[str, int]) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.stacks = nn.ModuleDict(
-            {s: nn.ModuleList(nn.Sequential(*[nn.Linear(C, C) for _ in range(i % 3 + 1)]) for i in range(n))
-             for s, n in stacks.items()}
+            {s: nn.ModuleList(nn.Sequential(*[nn.Linear(C, C) for _ in range(i % 3 + 1)], self.feed_forward())
+                              for i in range(n)) for s, n in stacks.items()}
         )  # fmt: skip
+
+    @staticmethod
+    def feed_forward() -> nn.Module:
+        return nn.Sequential(nn.Linear(C, 16), nn.GELU(), nn.Linear(16, C))
 
     def walk(
         self, x: Tensor, t: Tensor, text: Tensor, kept: Mapping[str, tuple[int, ...]] | None,
@@ -112,6 +119,23 @@ class TinyPrunable:
     @property
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         return {s: tuple(sum(p.numel() for p in b.parameters()) for b in bs) for s, bs in self.blocks.stacks.items()}
+
+    @property
+    def ffn(self) -> dict[str, tuple[int, int]]:
+        return {s: channel_size(bs[0][-1]) for s, bs in self.blocks.stacks.items()}  # type: ignore[index]
+
+    def feed_forward(self, stack: str, block: int) -> nn.Module:
+        return self.blocks.stacks[stack][block][-1]  # type: ignore[index]
+
+    @contextmanager
+    def gradients(self, samples: Iterable[Sample], loss: Callable[[Sample, Tensor], Tensor]) -> Iterator[None]:
+        self.blocks.requires_grad_(True)
+        for s in samples:
+            loss(s, self.velocity(s)).sum().backward()
+        yield
+        self.blocks.requires_grad_(False)
+        for p in self.blocks.parameters():
+            p.grad = None
 
     def inputs(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
         return sample.cond.clamp(noised(sample.x0, sample.x1, sample.t)), sample.t, sample.cond.text
@@ -143,9 +167,9 @@ class TinyPrunable:
         return dict(zip(keys, torch.autograd.grad(loss(v).sum(), list(gates.values())), strict=True))
 
     def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:
-        """A share of the right kind: these blocks mix no tokens."""
+        """Shares of the right kind, for two heads: these blocks mix no tokens."""
         assert queries >= 1
-        return {block: after.flatten(1).std(1).sigmoid() for block, _, after in self.walk(sample)}
+        return {block: after.flatten(2).std(2).sigmoid()[:, :2] for block, _, after in self.walk(sample)}
 
 
 STACKS = {"one stack": {"blocks": 6}, "two stacks": {"first": 4, "second": 5}}
@@ -156,7 +180,7 @@ STACKS = {"one stack": {"blocks": 6}, "two stacks": {"first": 4, "second": 5}}
 @pytest.mark.parametrize(("kind", "name"), of_kind("pruner"))
 def test_a_plan_fits_the_budget(kind, name, stacks, keep):
     model = TinyPrunable(stacks)
-    budget = Budget(keep, model.weights)
+    budget = Budget(keep, model.weights, model.ffn)
     plan = create(kind, name).plan(model, make_samples, budget)
     assert list(plan.kept) == list(model.weights) and list(plan.scores) == list(model.weights)
     for stack, blocks in plan.kept.items():
@@ -164,10 +188,18 @@ def test_a_plan_fits_the_budget(kind, name, stacks, keep):
         assert all(0 <= i < stacks[stack] for i in blocks)
         assert len(plan.scores[stack]) == stacks[stack]
         assert all(isinstance(s, float) and s == s for s in plan.scores[stack]), "numbers that plan.json can hold"
-    assert budget.fits(plan.kept)
+    assert budget.fits(plan.kept, plan.channels)
+    check_channels(plan.channels, model)
     assert any(plan.kept.values()), "an empty network is no network"
     if keep == 1:
         assert plan.kept == {s: tuple(range(n)) for s, n in stacks.items()}, "nothing has to go"
+
+
+def check_channels(channels: Any, model: TinyPrunable) -> None:
+    for stack, blocks in (channels or {}).items():
+        total, _ = model.ffn[stack]
+        assert len(blocks) == len(model.weights[stack]) and len({len(b) for b in blocks}) == 1, "one ffn_dim"
+        assert all(list(b) == sorted(set(b)) and b[0] >= 0 and b[-1] < total for b in blocks)
 
 
 @pytest.mark.parametrize(("kind", "name"), of_kind("pruner"))
@@ -178,7 +210,7 @@ def test_a_plan_is_repeatable_and_leaves_the_model_as_it_is(kind, name):
     plans = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        plans.append(create(kind, name).plan(model, make_samples, Budget(0.5, model.weights)))
+        plans.append(create(kind, name).plan(model, make_samples, Budget(0.5, model.weights, model.ffn)))
     assert plans[0].kept == plans[1].kept and plans[0].scores == plans[1].scores
     assert all(torch.equal(p, before[n]) for n, p in model.blocks.named_parameters())
 

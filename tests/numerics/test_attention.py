@@ -34,7 +34,7 @@ def test_attention_within_frames_scores_0_uniform_attention_1_and_attention_else
     chosen = torch.tensor([0, 3, 5, 11])
     for attention, expected in ((within, 0.0), (uniform, 1.0), (elsewhere, 1.5)):
         found = share(attention[chosen].expand(2, 3, -1, -1), frames, chosen)
-        assert found == pytest.approx([expected] * 2, abs=1e-6)  # float32
+        assert found == [pytest.approx([expected] * 3, abs=1e-6)] * 2  # two clips, three heads, float32
 
 
 class Witness(Recorder):
@@ -88,7 +88,7 @@ def test_recording_changes_no_velocity_and_is_undone(adapter):
     assert [b.attn1.processor for b in model.blocks] == processors
     assert list(shares) == [("blocks", i) for i in range(len(model.blocks))]
     highest = FRAMES / (FRAMES - 1)
-    assert all(v.shape == (2,) and float(v.min()) >= 0 and float(v.max()) <= highest for v in shares.values())
+    assert all(v.shape == (2, 4) and float(v.min()) >= 0 and float(v.max()) <= highest for v in shares.values())
 
 
 def test_recording_is_undone_after_an_error(adapter):

@@ -87,7 +87,8 @@ def fake_plan() -> dict:
     blocks = [3.1, 0.09, 0.055, 0.06, 0.052, 0.4]
     return {
         "pruner": "elbo", "keep": 0.7, "kept": {"blocks": [0, 1, 3, 5]}, "scores": {"blocks": blocks},
-        "weights": {"blocks": [200_000] * BLOCKS}, "block_evaluations": 4321,
+        "weights": {"blocks": [200_000] * BLOCKS}, "share": 4 / 6,
+        "channels": {"blocks": [[0, 1, 4]] * BLOCKS}, "block_evaluations": 4321,
         "details": {"baseline": 0.05, "joint": 0.12, "samples": 96, "ranking": "one-shot",
                     "interval": {"blocks": [[b - 0.05 - 0.004, b - 0.05 + 0.004] for b in blocks]}},
     }  # fmt: skip
