@@ -177,6 +177,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {"error": errors[0]}
     names = [n for n, v in good[0]["scores"].items() if v is not None]
     out: dict[str, Any] = {k: good[0][k] for k in ("steps", "guidance", "parameters")}
-    out |= {"average": spread([r["average"] for r in good]), "seconds": spread([r["seconds"] for r in good])}
+    out["average"] = spread([r["average"] for r in good])
     out["scores"] = {n: spread([r["scores"][n] for r in good]) for n in names}
     return out | ({"error": errors[0]} if errors else {})

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from benchmarks.cells import Cell, Runs, Scale, summary
-from benchmarks.common import RESULTS, write
+from benchmarks.common import RESULTS, spread, write
+from benchmarks.timing import interleaved
 from flc.recipe import merge
 
 PAPER = Path(__file__).parent / "paper.yaml"
@@ -33,19 +34,32 @@ class Table:
     def name(self) -> str:
         return f"table{self.number}"
 
+    @property
+    def cells(self) -> list[Cell]:
+        return [TEACHER, *self.rows]
+
 
 def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
-    """Run what is missing, then every row's mean and spread over seeds, times as ratios to the teacher's run."""
-    cells = [TEACHER, *table.rows]
+    """Run what is missing, then every row's mean and spread over seeds; times of the first seed's students in turn."""
+    cells = table.cells
     runs.run(cells, seeds)
     results = {c.label: summary([runs.row(c, s) for s in seeds]) for c in cells}
-    teacher = results["teacher"].get("seconds", {}).get("mean")
-    for row in results.values():
-        if "seconds" in row and teacher:
-            row["speed_up"] = teacher / row["seconds"]["mean"]
+    add_times(results, {c.label: runs.path(c, seeds[0]) / "pipeline" for c in cells}, runs.scale)
     paper = yaml.safe_load(PAPER.read_text()).get(table.name, {"columns": [], "rows": {}})
     theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
     return {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "rows": results, "paper": theirs}
+
+
+def add_times(results: dict[str, Any], pipelines: dict[str, Path], scale: Scale) -> None:
+    """Seconds a clip and, round by round, the ratio to the teacher's."""
+    there = {label: path for label, path in pipelines.items() if "average" in results[label] and path.exists()}
+    where = {name: scale.base()[name] for name in ("device", "dtype") if name in scale.base()}
+    timed = interleaved(there, **where)
+    for label, seconds in timed.items():
+        results[label]["seconds"] = spread(seconds)
+        if "teacher" in timed:
+            ratios = [theirs / ours for theirs, ours in zip(timed["teacher"], seconds, strict=True)]
+            results[label]["speed_up"] = spread(ratios)
 
 
 def markdown(values: dict[str, Any]) -> str:
@@ -55,12 +69,16 @@ def markdown(values: dict[str, Any]) -> str:
     for label, row in values["rows"].items():
         theirs = values["paper"].get(label, {}).get("average")
         if "average" in row:
-            cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", f"{row.get('speed_up', 1):.1f}×"]
+            cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", ratio(row.get("speed_up"))]
             cells += [pair(row["average"]), *[pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in names]]
         else:
             cells = [""] * 3 + [f"failed: {row['error']}"] + [""] * len(names)
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {'' if theirs is None else f'{theirs:.3f}'} |")
     return "\n".join(lines) + "\n"
+
+
+def ratio(v: dict[str, float] | None) -> str:
+    return "n/a" if v is None else f"{v['mean']:.1f} ± {v['spread']:.1f}×"
 
 
 def pair(v: dict[str, float]) -> str:
@@ -89,6 +107,11 @@ def picture(values: dict[str, Any], path: Path) -> None:
 
 def arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    add_arguments(parser)
+    return parser.parse_args()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="tiny", help="benchmarks/scales/NAME.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
@@ -99,7 +122,6 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--data", help="folder of clips")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="over the scale's recipe")
     parser.add_argument("--launch", default="", help="how flc is started; the scale's own when absent")
-    return parser.parse_args()
 
 
 def scale_of(args: argparse.Namespace) -> Scale:
@@ -116,11 +138,11 @@ def main(table: Table, description: str | None) -> int:
     args = arguments(description)
     runs = Runs(args.runs, scale_of(args), args.jobs)
     if args.dry_run:
-        said = runs.dry([TEACHER, *table.rows], args.seeds[0])
+        said = runs.dry(table.cells, args.seeds[0])
         print("\n".join(f"## {label}\n{text}" for label, text in said.items()))
         return int(any(text.startswith("failed") for text in said.values()))
     if args.list:
-        for cell, seed in runs.missing([TEACHER, *table.rows], args.seeds):
+        for cell, seed in runs.missing(table.cells, args.seeds):
             print(f"{cell.label}, seed {seed}")
         return 0
     values = measure(table, runs, args.seeds)

@@ -58,11 +58,11 @@ def test_a_run_is_known_by_its_recipe_whatever_its_table_calls_it(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))
 def test_every_scale_gives_every_table_a_valid_recipe(name):
-    from benchmarks.all import TABLES, import_module
+    from benchmarks.all import EVERY, cells_of
 
     scale = Scale(name)
-    for table in TABLES:
-        for cell in (TEACHER, *import_module(f"benchmarks.{table}").TABLE.rows):
+    for table in EVERY:
+        for cell in cells_of(table):
             recipe = cell.at(scale, 0)
             assert recipe.teacher.options is not None
     assert scale.command()[-2:] == ["-m", "flc"]

@@ -1,0 +1,51 @@
+"""Importance of each block under Eq 4, over depth (the paper's Fig 4).
+
+    python -m benchmarks.fig4 [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
+
+Stage I of the flagship's runs: the x0 error without each block, the error with all, and which were removed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import figure
+from benchmarks.cells import Cell, Runs
+from benchmarks.common import spread
+from flc.models.folder import read_json
+
+CELL = Cell("fastlightgen")
+CELLS = [CELL]
+
+
+def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
+    plans = [read_json(path) for s in seeds if (path := runs.path(CELL, s) / "score" / "plan.json").exists()]
+    stacks = plans[0]["scores"] if plans else {}
+    errors = {s: [spread([p["scores"][s][i] for p in plans]) for i in range(len(stacks[s]))] for s in stacks}
+    kept = {s: [sum(i in p["kept"][s] for p in plans) for i in range(len(stacks[s]))] for s in stacks}
+    return {
+        "error_without": errors,
+        "kept_in_seeds": kept,
+        "error_with_all": spread([p["details"]["baseline"] for p in plans]),
+    }
+
+
+def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
+    stacks = values["error_without"]
+    drawing, (panels,) = figure.axes(7, 3.6, max(1, len(stacks)))
+    for axes, (stack, errors) in zip(panels, stacks.items(), strict=False):
+        always = [count == len(values["seeds"]) for count in values["kept_in_seeds"][stack]]
+        colours = ["tab:blue" if yes else "tab:orange" for yes in always]
+        axes.bar(range(len(errors)), [e["mean"] for e in errors], yerr=[e["spread"] for e in errors], color=colours)
+        axes.axhline(values["error_with_all"]["mean"], color="black", linestyle="--", linewidth=1)
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(errors)))
+        axes.set_xlabel(f"{stack}: block left out (orange: removed in some seed; dashes: none left out)")
+        axes.set_ylabel("x0 error (Eq 4)")
+    figure.save(drawing, path)
+
+
+if __name__ == "__main__":
+    sys.exit(figure.main("fig4", __doc__, CELLS, measure, draw))

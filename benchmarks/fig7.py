@@ -1,0 +1,63 @@
+"""What beta2 does to a clip: one line of frames for each, same prompt and noise (the paper's Fig 7).
+
+    python -m benchmarks.fig7 [--scale tiny] [--seeds 0] [--jobs 2] [--list]
+
+The paper sees static clips at 0 and abrupt changes at 1: beside each line stands its clip's mean change from frame to
+frame, in [0, 1] of a pixel's range; the teacher's clip is the first line.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from benchmarks import figure
+from benchmarks.cells import Runs
+from benchmarks.table import TEACHER
+from benchmarks.table5 import ROWS, cell
+
+LINES = {"teacher": TEACHER} | {f"beta2 {b2:g}": cell((b1, b2)) for (b1, b2), _ in ROWS if b1 == ROWS[0][0][0]}
+CELLS = list(LINES.values())
+SHOWN = 6
+
+
+def video(path: Path) -> np.ndarray:
+    """(frames, height, width, 3) in [0, 1]"""
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]).astype(np.float32) / 255
+
+
+def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
+    lines = []
+    for label, own in LINES.items():
+        clips = list((runs.path(own, seeds[0]) / "evaluate" / "videos" / own.row).glob("*.mp4"))
+        if clips:
+            clip = max(clips, key=lambda p: int(p.stem))  # the last ones have no first frame given
+            change = float(np.abs(np.diff(video(clip), axis=0)).mean())
+            lines.append({"label": label, "video": str(clip.relative_to(runs.folder)), "change": change})
+    return {"lines": lines}
+
+
+def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
+    from matplotlib import pyplot
+
+    lines = values["lines"]
+    figure.axes()  # chooses the backend
+    drawing, rows = pyplot.subplots(len(lines), 1, figsize=(9, 1.6 * len(lines) + 0.3), squeeze=False)
+    for (axes,), line in zip(rows, lines, strict=True):
+        frames = video(runs.folder / line["video"])
+        chosen = frames[np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)]
+        axes.imshow(np.concatenate(list(chosen), axis=1), interpolation="nearest")
+        axes.set_ylabel(line["label"], fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"mean change between frames {line['change']:.4f}", fontsize=8, loc="right", pad=2)
+    figure.save(drawing, path)
+
+
+if __name__ == "__main__":
+    sys.exit(figure.main("fig7", __doc__, CELLS, measure, draw))

@@ -1,0 +1,55 @@
+"""What the figures share: the command, matplotlib without a screen, one style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import Cell, Runs
+from benchmarks.common import RESULTS, write
+from benchmarks.table import arguments, scale_of
+
+
+def axes(width: float = 7.0, height: float = 4.2, columns: int = 1) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
+
+
+def save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(
+    name: str,
+    description: str | None,
+    cells: list[Cell],
+    measure: Callable[[Runs, list[int]], dict[str, Any]],
+    draw: Callable[[dict[str, Any], Runs, Path], None],
+) -> int:
+    """Run what is missing of `cells`, write `results/NAME.json` and `.png`. 1 when a cell failed."""
+    args = arguments(description)
+    runs = Runs(args.runs, scale_of(args), args.jobs)
+    if args.list or args.dry_run:
+        missing = runs.missing(cells, args.seeds)
+        print("\n".join(f"{cell.label}, seed {seed}" for cell, seed in missing) or "nothing is missing")
+        return 0
+    runs.run(cells, args.seeds)
+    name = name if args.scale == "tiny" else f"{name}_{args.scale}"
+    errors = {f"{c.label}, seed {s}": r["error"] for c in cells for s in args.seeds if "error" in (r := runs.row(c, s))}
+    values = (
+        {"scale": args.scale, "seeds": args.seeds} | measure(runs, args.seeds) | ({"errors": errors} if errors else {})
+    )
+    write(name, f"python -m benchmarks.{name.partition('_')[0]} --scale {args.scale}", values)
+    draw(values, runs, RESULTS / f"{name}.png")
+    for label, error in errors.items():
+        print(f"{label} failed: {error}")
+    return int(bool(errors))

@@ -1,0 +1,130 @@
+"""Any diffusers video pipeline as it comes, with no adapter of ours: its clips for a list of prompts, one at a time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flc.errors import UserError
+from flc.evaluate.manifest import Shot, read_image
+from flc.evaluate.sampling import now
+from flc.models.folder import NOTES, adapter_for, read_json
+from flc.models.quiet import hush
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`NAME=FOLDER[,steps=N][,guidance=G]`; what is not said is the folder's own, or else the pipeline's default."""
+
+    name: str
+    folder: Path
+    steps: int | None = None
+    guidance: float | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Contestant:
+        name, _, rest = text.partition("=")
+        folder, *settings = rest.split(",")
+        given = dict(item.split("=", 1) for item in settings if "=" in item)
+        if not name or not folder or len(given) != len(settings) or not given.keys() <= {"steps", "guidance"}:
+            raise UserError(f"--pipelines {text}: give NAME=FOLDER, NAME=FOLDER,steps=50,guidance=6 or the like")
+        try:
+            steps, guidance = (
+                kind(given[k]) if k in given else None for k, kind in (("steps", int), ("guidance", float))
+            )
+        except ValueError as error:
+            raise UserError(f"--pipelines {text}: {error}") from error
+        return cls(name, Path(folder), steps, guidance)
+
+
+class Stock:
+    """The pipelines of a folder: for text alone, and for text with a first frame where the family has one."""
+
+    def __init__(self, contestant: Contestant, device: str, dtype: str) -> None:
+        if not contestant.folder.is_dir():
+            raise UserError(f"--pipelines {contestant.name}: {contestant.folder} is no folder")
+        hush()
+        self.contestant, self.device, self.folder = contestant, torch.device(device), contestant.folder
+        self.precision = getattr(torch, dtype)
+        self.notes = read_json(self.folder / NOTES) if (self.folder / NOTES).exists() else {}
+        self.loaded: dict[bool, Any] = {}
+
+    def pipe(self, with_image: bool) -> Any:
+        if with_image not in self.loaded:
+            try:
+                found = adapter_for(self.folder).stock_pipeline(self.folder, with_image)
+            except UserError:  # a family without adapter comes as its model_index.json has it
+                found = self._of_any_family()
+            takes = "image" in inspect.signature(found.__call__).parameters
+            if with_image and not takes:
+                raise UserError(f"{self.folder}: {type(found).__name__} takes no first frame")
+            if not with_image and takes and inspect.signature(found.__call__).parameters["image"].default is not None:
+                raise UserError(f"{self.folder}: {type(found).__name__} needs a first frame")
+            found.set_progress_bar_config(disable=True)
+            self.loaded[with_image] = found.to(self.device, self.precision)
+        return self.loaded[with_image]
+
+    def _of_any_family(self) -> Any:
+        from diffusers import DiffusionPipeline
+
+        try:
+            return DiffusionPipeline.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"{self.folder} does not load: {str(error).splitlines()[0]}") from error
+
+    @property
+    def parameters(self) -> int:
+        pipe = next(iter(self.loaded.values()))
+        networks = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
+        return sum(p.numel() for network in networks if network is not None for p in network.parameters())
+
+    def takes(self, with_image: bool) -> Any:
+        """The parameters of its call; image-to-video without text (SVD) takes no prompt and another guidance."""
+        return inspect.signature(self.pipe(with_image).__call__).parameters
+
+    def settings(self, with_image: bool) -> dict[str, Any]:
+        """Steps and guidance, as the contestant, its folder or its pipeline says."""
+        takes, own = self.takes(with_image), self.contestant
+        asked = (("num_inference_steps", own.steps, "steps"), ("guidance_scale", own.guidance, "guidance"))
+        return {
+            name: given if given is not None else self.notes.get(note, takes[name].default)
+            for name, given, note in asked
+            if name in takes
+        }
+
+    def clip(self, shot: Shot, size: tuple[int, int, int]) -> tuple[np.ndarray, float]:
+        """(frames, height, width, 3) in [0, 1], and seconds of the whole call."""
+        from PIL import Image
+
+        frames, height, width = size
+        call: dict[str, Any] = {"prompt": shot.prompt, "height": height, "width": width, "num_frames": frames}
+        if shot.image is not None:
+            image = read_image(shot.image, height, width)
+            call["image"] = Image.fromarray((image * 255).round().astype(np.uint8))
+        pipe = self.pipe(shot.image is not None)
+        call = {name: value for name, value in call.items() if name in self.takes(shot.image is not None)}
+        torch.manual_seed(shot.seed)
+        began = now(self.device)
+        made = pipe(**call, **self.settings(shot.image is not None), output_type="np",
+                    generator=torch.Generator().manual_seed(shot.seed)).frames[0]  # fmt: skip
+        return np.asarray(made, np.float32), now(self.device) - began
+
+
+def clips(
+    stock: Stock, shots: Sequence[Shot], size: tuple[int, int, int], on_clip: Callable[[int], Any] = lambda n: None
+) -> tuple[np.ndarray, float]:
+    """(N, frames, height, width, 3), and seconds a clip; the first clip is made twice, to warm up."""
+    stock.clip(shots[0], size)
+    videos, seconds = [], 0.0
+    for number, shot in enumerate(shots):
+        video, taken = stock.clip(shot, size)
+        videos.append(video)
+        seconds += taken
+        on_clip(number)
+    return np.stack(videos), seconds / len(shots)

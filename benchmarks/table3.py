@@ -1,0 +1,164 @@
+"""A blind comparison by people, in place of the paper's user study (Table 3).
+
+    python -m benchmarks.table3 [--scale tiny] [--seeds 0] [--pairs 24]     writes table3.html and table3_key.json
+    python -m benchmarks.table3 --votes votes-*.json                        scores the votes, with intervals
+
+The page is self-contained: pairs of clips of the same prompt and noise, the flagship's student against another row,
+left and right by lot, without a name. Votes are kept by the browser and saved as a JSON file; which side was which is
+in the key alone. A tie counts half. The interval is Wilson's, 95 %, at the number of votes: it takes votes as
+independent, which several by one person are not quite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import math
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import Cell, Runs
+from benchmarks.common import RESULTS, write
+from benchmarks.table import add_arguments, scale_of
+from benchmarks.table2 import TABLE
+from flc.errors import UserError
+from flc.models.folder import read_json
+
+OURS = next(cell for cell in TABLE.rows if cell.label == "fastlightgen")
+PAGE = Path(__file__).with_name("pairs.html")
+RIVALS = [cell for cell in TABLE.cells if cell.label not in ("fastlightgen", "codmd on fastlightgen")]
+CELLS = [*RIVALS, OURS]
+QUESTIONS = ("action", "vision")
+"""The paper's two scores: of the motion, and of what is seen."""
+
+
+def videos(runs: Runs, cell: Cell, seed: int) -> dict[int, Path]:
+    """Clips of a finished cell by the number of their prompt."""
+    folder = runs.path(cell, seed) / "evaluate" / "videos" / cell.row
+    return {int(path.stem): path for path in folder.glob("*.mp4")}
+
+
+def make_pairs(runs: Runs, seeds: Sequence[int], count: int, lot: random.Random) -> list[dict[str, Any]]:
+    """`count` of all pairs of ours with a rival's clip of the same prompt and noise, each rival about as often."""
+    by_rival: dict[str, list[dict[str, Any]]] = {}
+    for seed in seeds:
+        mine, metrics = videos(runs, OURS, seed), runs.path(OURS, seed) / "metrics.json"
+        prompts = read_json(metrics)["prompts"] if metrics.exists() else []
+        for rival in RIVALS:
+            theirs = videos(runs, rival, seed)
+            for index in sorted(mine.keys() & theirs.keys()):
+                pair = {"caption": prompts[index]["caption"], "ours": mine[index], "theirs": theirs[index]}
+                by_rival.setdefault(rival.label, []).append(pair | {"rival": rival.label})
+    for pairs in by_rival.values():
+        lot.shuffle(pairs)
+    turns = max(map(len, by_rival.values()), default=0)
+    chosen = [pairs[i] for i in range(turns) for pairs in by_rival.values() if i < len(pairs)][:count]
+    lot.shuffle(chosen)
+    return chosen
+
+
+def write_page(pairs: Sequence[dict[str, Any]], page: Path, key: Path, lot: random.Random) -> None:
+    """The page knows numbers and clips; the key says which rival a number is, and on which side ours stands."""
+    shown, secret = [], {}
+    for number, pair in enumerate(pairs):
+        left = lot.choice(["ours", "theirs"])
+        right = "theirs" if left == "ours" else "ours"
+        clips = {
+            side: base64.b64encode(pair[who].read_bytes()).decode() for side, who in (("left", left), ("right", right))
+        }
+        shown.append({"id": str(number), "caption": pair["caption"], **clips})
+        secret[str(number)] = {"rival": pair["rival"], "ours": "left" if left == "ours" else "right"}
+    study = f"{lot.getrandbits(64):016x}"
+    data = json.dumps({"study": study, "questions": QUESTIONS, "pairs": shown}).replace("</", "<\\/")
+    page.write_text(PAGE.read_text().replace("/*DATA*/null", data))
+    key.write_text(json.dumps({"study": study, "pairs": secret}, indent=1) + "\n")
+
+
+def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927)."""
+    share, spread = wins / votes, z * z / votes
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / votes + spread / (4 * votes))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def score(files: Sequence[Path], key: dict[str, Any]) -> dict[str, Any]:
+    """How often ours was preferred to each rival, by question; of one voter's answers to a pair the last counts."""
+    tally: dict[str, dict[str, list[float]]] = {}
+    for file in files:
+        ballot = read_json(file)
+        if ballot.get("study") != key["study"]:
+            raise UserError(
+                f"{file} holds votes on another page than this key's: give the votes of study {key['study']}"
+            )
+        for name, answers in ballot.get("votes", {}).items():
+            if name not in key["pairs"]:
+                raise UserError(f"{file} votes on pair {name}, which this page does not have")
+            pair = key["pairs"][name]
+            for question, choice in answers.items():
+                if question not in QUESTIONS or choice not in ("left", "right", "tie"):
+                    raise UserError(f"{file}: pair {name} has the vote {question}={choice}: left, right or tie")
+                value = 0.5 if choice == "tie" else float(choice == pair["ours"])
+                tally.setdefault(pair["rival"], {}).setdefault(question, []).append(value)
+    return {
+        rival: {
+            question: {"preferred": sum(v) / len(v), "interval": wilson(sum(v), len(v)), "votes": len(v)}
+            for question, v in sorted(by_question.items())
+        }
+        for rival, by_question in tally.items()
+    }
+
+
+def markdown(rows: dict[str, Any]) -> str:
+    lines = [
+        "## Preferred to (blind pairs)",
+        "",
+        "| ours against | question | preferred | 95 % | votes |",
+        "|---|---|---|---|---|",
+    ]
+    for rival, questions in rows.items():
+        for question, v in questions.items():
+            low, high = v["interval"]
+            lines.append(f"| {rival} | {question} | {v['preferred']:.2f} | {low:.2f} to {high:.2f} | {v['votes']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add_arguments(parser)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--page", type=Path, default=RESULTS / "table3.html")
+    parser.add_argument("--key", type=Path, default=RESULTS / "table3_key.json")
+    parser.add_argument("--votes", type=Path, nargs="*", default=[], help="files that the page saved")
+    args = parser.parse_args()
+    if args.votes:
+        try:
+            rows = score(args.votes, read_json(args.key))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 2
+        write("table3", "python -m benchmarks.table3 --votes ...", {"rows": rows, "voters": len(args.votes)})
+        (RESULTS / "table3.md").write_text(markdown(rows))
+        print(markdown(rows))
+        return 0
+    runs = Runs(args.runs, scale_of(args), args.jobs)
+    if args.list:
+        print("\n".join(f"{cell.label}, seed {seed}" for cell, seed in runs.missing(CELLS, args.seeds)))
+        return 0
+    runs.run(CELLS, args.seeds)
+    lot = random.Random(0)
+    pairs = make_pairs(runs, args.seeds, args.pairs, lot)
+    if not pairs:
+        print("no clips to compare: the cells failed, see their log.txt", file=sys.stderr)
+        return 1
+    write_page(pairs, args.page, args.key, lot)
+    print(f"{args.page}: {len(pairs)} pairs; votes are scored with --votes FILE")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Figures from finished cells: what they read, what they draw, and that a failed cell is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import fig1, fig2, fig4, fig7, figure, table
+from benchmarks.cells import Runs, Scale
+from flc.data.source import write_video
+
+SCORES = {"caption_accuracy": 0.9, "distribution": 0.5}
+
+
+def finish(runs: Runs, cell, seed: int, average: float) -> None:
+    """What a run of the cell would leave, as far as figures look."""
+    out = runs.path(cell, seed)
+    (out / "score").mkdir(parents=True, exist_ok=True)
+    row = {"name": cell.row, "steps": 4, "guidance": 1.0, "parameters": 10, "average": average, "scores": SCORES}
+    (out / "metrics.json").write_text(json.dumps({"rows": [row]}))
+    plan = {"scores": {"blocks": [3.0, 0.1, 0.2 + seed]}, "kept": {"blocks": [0, 2] if seed else [0, 1]},
+            "details": {"baseline": 0.05}}  # fmt: skip
+    (out / "score" / "plan.json").write_text(json.dumps(plan))
+    videos = out / "evaluate" / "videos" / cell.row
+    videos.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for index in (0, 7):
+        write_video(videos / f"{index}.mp4", rng.random((9, 48, 48, 3)) * (index > 0))
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """`made(figure)`: exit code, what was written, the picture's size."""
+    written: dict = {}
+    monkeypatch.setattr(figure, "RESULTS", tmp_path)
+    monkeypatch.setattr(figure, "write", lambda name, script, values: written.update(values))
+    monkeypatch.setattr(table, "interleaved", lambda folders, **more: {n: [1.0, 2.0] for n in folders})
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)  # nothing is really run
+
+    def make(module, fail=(), seeds=(0, 1)):
+        runs = Runs(tmp_path / "runs", Scale("tiny"), 1)
+        for number, cell in enumerate(module.CELLS):
+            for seed in seeds:
+                finish(runs, cell, seed, 0.5 + 0.01 * number + 0.02 * seed)
+                (runs.path(cell, seed) / "pipeline").mkdir()
+        for cell in fail:
+            shutil.rmtree(runs.path(cell, seeds[0]))
+        arguments = ["--seeds", *map(str, seeds), "--runs", str(tmp_path / "runs"), "--jobs", "1"]
+        monkeypatch.setattr(sys, "argv", ["figure", *arguments])
+        name = module.__name__.rpartition(".")[2]
+        code = figure.main(name, module.__doc__, module.CELLS, module.measure, module.draw)
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            return code, written, picture.size
+
+    return make
+
+
+def test_fig1_has_every_point_of_the_grid_with_its_spread(made):
+    code, values, size = made(fig1)
+    assert code == 0 and min(size) > 300
+    point = values["points"][1]
+    assert (point["steps"], point["keep"]) == (2, 0.7)
+    assert point["average"]["mean"] == pytest.approx(0.52) and point["average"]["n"] == 2
+
+
+def test_fig1_without_one_cell_is_drawn_says_which_and_fails(made, capsys):
+    code, values, _ = made(fig1, fail=[fig1.CELLS[4]])
+    assert code == 1 and "4 steps, 70% of the blocks, seed 0 failed" in capsys.readouterr().out
+    assert values["points"][4]["average"]["n"] == 1
+
+
+def test_fig2_keeps_the_papers_points_apart(made):
+    code, values, _ = made(fig2)
+    assert code == 0 and values["points"]["teacher"]["seconds"]["mean"] == 1.5
+    assert values["paper"]["dmd2"] == {"seconds": 35.4, "average": 0.716}
+    assert values["points"]["dmd2"]["average"]["mean"] != 0.716
+
+
+def test_fig4_is_the_mean_over_seeds_of_the_error_without_each_block(made):
+    _, values, _ = made(fig4)
+    assert [e["mean"] for e in values["error_without"]["blocks"]] == pytest.approx([3.0, 0.1, 0.7])
+    assert values["kept_in_seeds"]["blocks"] == [2, 1, 1] and values["error_with_all"]["mean"] == 0.05
+
+
+def test_fig7_shows_the_last_clip_of_each_beta_and_how_much_it_changes(made):
+    code, values, size = made(fig7, seeds=(0,))
+    assert code == 0 and size[1] > size[0] / 2, "one line of frames each"
+    assert [line["label"] for line in values["lines"]][:2] == ["teacher", "beta2 0"]
+    for line in values["lines"]:
+        assert line["video"].endswith("/7.mp4") and not line["video"].startswith("/")
+        assert 0.1 < line["change"] < 0.4  # independent uniform noise changes by 1/3, less after H.264

@@ -1,0 +1,92 @@
+"""The blind study: what the page gives away, how votes are counted, intervals."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+
+from benchmarks import table3
+from flc.errors import UserError
+
+
+@pytest.fixture
+def study(tmp_path):
+    """40 pairs against two rivals whose clips can be told apart by their bytes."""
+    pairs = []
+    for number in range(40):
+        rival = ("dmd2", "lcm")[number % 2]
+        paths = {who: tmp_path / f"{who}-{number}.mp4" for who in ("ours", "theirs")}
+        for who, path in paths.items():
+            path.write_bytes(f"{who} {number}".encode())
+        pairs.append({"caption": f"text </script> {number}", "rival": rival, **paths})
+    page, key = tmp_path / "page.html", tmp_path / "key.json"
+    table3.write_page(pairs, page, key, random.Random(1))
+    return page.read_text(), json.loads(key.read_text())
+
+
+def shown(page: str) -> dict:
+    return json.loads(re.search(r"const study = (\{.*\});", page).group(1))
+
+
+def test_the_page_names_no_method_and_the_key_says_which_side_is_ours(study):
+    import base64
+
+    page, key = study
+    data = shown(page)
+    assert "dmd2" not in page and "lcm" not in page and "fastlightgen" not in page
+    assert "</script> 3" not in page, "a caption must not end the script"
+    for pair in data["pairs"]:
+        ours = base64.b64decode(pair[key["pairs"][pair["id"]]["ours"]]).decode()
+        assert ours == f"ours {pair['id']}"
+    sides = [pair["ours"] for pair in key["pairs"].values()]
+    # by lot: 40 draws have a side 10 to 30 times but for 2 in 1,000
+    assert 10 <= sides.count("left") <= 30
+    assert data["study"] == key["study"] and "src=" not in page and "http" not in page
+
+
+def ballot(path, key, votes):
+    path.write_text(json.dumps({"study": key["study"], "votes": votes}))
+    return path
+
+
+def test_votes_count_for_ours_against_each_rival_and_a_tie_counts_half(study, tmp_path):
+    _, key = study
+    against = {rival: [n for n, p in key["pairs"].items() if p["rival"] == rival] for rival in ("dmd2", "lcm")}
+    ours = {n: key["pairs"][n]["ours"] for n in key["pairs"]}
+    other = {"left": "right", "right": "left"}
+    first = ballot(tmp_path / "1.json", key, {n: {"action": ours[n]} for n in against["dmd2"][:3]})
+    lost = {"vision": other[ours[against["lcm"][0]]]}
+    votes = {against["dmd2"][0]: {"action": "tie", "vision": "tie"}, against["lcm"][0]: lost}
+    second = ballot(tmp_path / "2.json", key, votes)
+    found = table3.score([first, second], key)
+    assert found["dmd2"]["action"]["preferred"] == pytest.approx(3.5 / 4) and found["dmd2"]["action"]["votes"] == 4
+    assert found["dmd2"]["vision"]["preferred"] == 0.5
+    assert found["lcm"]["vision"]["preferred"] == 0.0
+    assert "| dmd2 | action | 0.88 |" in table3.markdown(found)
+
+
+def test_the_interval_is_wilsons():
+    """Worked by hand for 8 of 10 at z = 2: the middle is (.8 + .2) / 1.4, the half width 2/1.4 sqrt(.016 + .01)."""
+    low, high = table3.wilson(8, 10, z=2)
+    half = 2 / 1.4 * (0.8 * 0.2 / 10 + 4 / 400) ** 0.5
+    assert (low, high) == pytest.approx((1 / 1.4 - half, 1 / 1.4 + half))
+    assert table3.wilson(0, 5)[0] == 0.0 and table3.wilson(5, 5)[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("votes", "says"),
+    [
+        ({"99": {"action": "left"}}, "pair 99"),
+        ({"0": {"beauty": "left"}}, "beauty=left"),
+        ({"0": {"action": "both"}}, "both"),
+    ],
+)
+def test_a_ballot_that_does_not_fit_the_page_is_refused(study, tmp_path, votes, says):
+    _, key = study
+    with pytest.raises(UserError, match=says):
+        table3.score([ballot(tmp_path / "b.json", key, votes)], key)
+    with pytest.raises(UserError, match="another page"):
+        table3.score([ballot(tmp_path / "b.json", {"study": "x"}, {})], key)
