@@ -22,11 +22,12 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common import ROOT, spread
+from benchmarks.common import ROOT, commit, spread
 from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, merge, resolve
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
+COMMIT = "commit.txt"
 #: Recipe fields that decide each shared stage, from the first to the last; later stages need the earlier ones' too.
 STEMS = {
     "data": ("model", "data", "seed", "height", "width", "frames", "dtype", "device", "prepare"),
@@ -153,6 +154,11 @@ class Runs:
             found[cell.label] = done.stdout if done.returncode == 0 else f"failed: {lines[-1] if lines else 'killed'}"
         return found
 
+    def commits(self, cells: list[Cell], seeds: list[int]) -> list[str]:
+        """Under which commits these cells were run."""
+        files = {self.path(c, s) / COMMIT for c in cells for s in seeds}
+        return sorted({file.read_text().strip() for file in files if file.exists()})
+
     def row(self, cell: Cell, seed: int, name: str = "") -> dict[str, Any]:
         """The counting row of a finished cell, or {"error": ...} of a failed one."""
         out = self.path(cell, seed)
@@ -165,8 +171,10 @@ class Runs:
 
 
 def begin(out: Path, recipe: Recipe) -> None:
+    """A run's folder, with its recipe and the commit that it runs under."""
     out.mkdir(parents=True, exist_ok=True)
     (out / LOCK).write_text(lock_text(recipe))
+    (out / COMMIT).write_text(commit() + "\n")
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

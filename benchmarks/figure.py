@@ -45,9 +45,8 @@ def main(
     runs.run(cells, args.seeds)
     name = name if args.scale == "tiny" else f"{name}_{args.scale}"
     errors = {f"{c.label}, seed {s}": r["error"] for c in cells for s in args.seeds if "error" in (r := runs.row(c, s))}
-    values = (
-        {"scale": args.scale, "seeds": args.seeds} | measure(runs, args.seeds) | ({"errors": errors} if errors else {})
-    )
+    about = {"scale": args.scale, "seeds": args.seeds, "runs_of": runs.commits(cells, args.seeds)}
+    values = about | measure(runs, args.seeds) | ({"errors": errors} if errors else {})
     write(name, f"python -m benchmarks.{name.partition('_')[0]} --scale {args.scale}", values)
     draw(values, runs, RESULTS / f"{name}.png")
     for label, error in errors.items():

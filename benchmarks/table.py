@@ -47,7 +47,8 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
     add_times(results, {c.label: runs.path(c, seeds[0]) / "pipeline" for c in cells}, runs.scale)
     paper = yaml.safe_load(PAPER.read_text()).get(table.name, {"columns": [], "rows": {}})
     theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
-    return {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "rows": results, "paper": theirs}
+    about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "runs_of": runs.commits(cells, seeds)}
+    return about | {"rows": results, "paper": theirs}
 
 
 def add_times(results: dict[str, Any], pipelines: dict[str, Path], scale: Scale) -> None:
