@@ -21,7 +21,11 @@ TABLE = Table(
         Cell("elbo, greedy", {"pruner": {"name": "elbo", "greedy": True}}),
         *(Cell(name, {"pruner": name}) for name in PRUNERS),
         *(Cell(f"random {s}", {"pruner": {"name": "random", "seed": s}}) for s in range(3)),
+        Cell("elbo, plain recovery", {"recovery": "sft"}),
         Cell("elbo, no recovery", {"recovery": "none"}),
+        Cell("f3, no recovery", {"pruner": "f3", "recovery": "none"}),
+        Cell("width", {"pruner": "width"}),
+        Cell("width to half, then blocks", {"pruner": {"name": "width", "least": 0.5}}),
     ),
     {},
 )

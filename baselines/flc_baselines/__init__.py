@@ -31,6 +31,7 @@ def flc_pruners() -> Iterator[Algorithm]:
 @hookimpl
 def flc_recovery_trainers() -> Iterator[Algorithm]:
     yield Algorithm("none", f"{HERE}.none:NoRecovery", "Control: no stage II, weights go on as they are")
+    yield Algorithm("sft", f"{HERE}.sft:PlainRecovery", "Control: flow matching of the pruned network on the clips")
     yield Algorithm(
         "icmd", f"{HERE}.icmd:IcmdRecovery", "Per-frame feature distillation and a two-headed GAN", "arXiv:2411.18375"
     )

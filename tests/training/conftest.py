@@ -76,6 +76,7 @@ CASES = {
     "magic": ("distiller", "magic", DMD | {"rank": 4}),
     "codmd": ("distiller", "codmd", DMD),
     "icmd": ("recovery", "icmd", {"lr": 1e-3, "warmup": 2}),
+    "sft": ("recovery", "sft", {"lr": 1e-3, "warmup": 2}),
 }
 
 

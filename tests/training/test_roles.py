@@ -10,6 +10,7 @@ import torch
 from flc.api import Role, View
 from flc.draws import StepDraws
 from flc.errors import UserError
+from flc.models.view import removed
 from flc.train.nets import RoleNet, add_lora, build
 
 from .conftest import DMD, FULL, PRUNED
@@ -213,13 +214,34 @@ def test_a_student_that_is_the_original_has_no_feature_distance(miniature, prune
     assert distance == 0 if zero else distance > 1e-4
 
 
-def test_icmds_blocks_still_to_go_stay_as_they_are(miniature, tmp_path):
-    m = miniature("icmd")
+@pytest.mark.parametrize("name", ["icmd", "sft"])
+def test_blocks_still_to_go_stay_as_they_are(miniature, tmp_path, name):
+    m = miniature(name)
     before = {n: p.detach().clone() for n, p in m.engine.parameters["student"].items()}
     m.run(tmp_path, 3)
     still = {n for n, p in m.engine.parameters["student"].items() if torch.equal(p, before[n])}
     gone = {n for n in before if n.startswith(("blocks.1.", "blocks.3."))}
     assert gone and gone <= still and len(still) < len(before)
+
+
+# -- plain recovery ----------------------------------------------------------------------------------------------
+
+
+def test_plain_recovery_is_flow_matching_of_the_network_without_its_blocks(miniature):
+    """Against the loss written out, on a copy whose blocks are really removed."""
+    m = miniature("sft")
+    batch, small = m.batch_at(StepDraws(0, "b", 0)), m.adapter.prepare(removed(m.source, PRUNED.kept, m.adapter.stacks))
+    with torch.no_grad():
+        found = m.objective.loss("student", m.nets, batch, 0, StepDraws(0, "s", 0)).value
+        rng = StepDraws(0, "s", 0)
+        x1, u = rng.normal(batch.x0), rng.uniform(4)
+        t = 3 * u / (1 + 2 * u)
+        s = t.view(-1, 1, 1, 1, 1)
+        x_t = batch.cond.clamp((1 - s) * batch.x0 + s * x1)
+        v = m.adapter.velocity(small, small, x_t, t, batch.cond)
+        free = batch.cond.free(batch.x0).expand_as(v)
+        squared = ((v - (x1 - batch.x0)) ** 2 * free).sum((1, 2, 3, 4)) / free.sum((1, 2, 3, 4))
+    assert float(found) == pytest.approx(float(squared.mean()), rel=1e-5)  # float32 sums
 
 
 # -- rhythm ------------------------------------------------------------------------------------------------------
