@@ -35,7 +35,9 @@ def aggregate(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ahead = spread([d["rows"][-1]["average"] - d["rows"][index]["average"] for d in documents])
         about = {k: row[k] for k in ("name", "title", "steps", "guidance", "parameters")}
         average = spread([r["average"] for r in same])
-        rows.append(about | {"average": average, "student_ahead": ahead, "speed_up": speed, "scores": scores})
+        notes = [r["notes"].get("sharpness", "") for r in same]
+        rows.append(about | {"average": average, "student_ahead": ahead, "speed_up": speed, "scores": scores,
+                             "sharpness_by_seed": notes})  # fmt: skip
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -153,6 +154,19 @@ def test_jagged_edges_lose(drawn, reference):
     # A step of one pixel has steepness 1 or more, nearly all drawn clips up to .75: ln(1.33) = .29
     # against .25: exp(-.66) = .5 or less.
     assert Sharpness().score(change_clips(drawn, jagged), reference).value < 0.7
+
+
+def test_sharpness_tells_its_parts_and_clips_with_a_first_frame_from_those_without(drawn, reference):
+    """The texture of half the clips is gone: that half, which is made from text, is at fault, and its texture."""
+    few = Clips(drawn.video[:16], drawn.captions[:16])
+    video = few.video.copy()
+    video[:8] = change_clips(few, flattened).video[:8]
+    given = np.arange(16) >= 8
+    score = Sharpness().score(Clips(video, few.captions, few.video[:, 0], given), reference)
+    named = dict(re.findall(r"(edges|halos|texture) ([.\d]+)", score.note))
+    assert float(named["edges"]) > 0.9 and float(named["halos"]) > 0.9 and float(named["texture"]) < 0.55
+    text, first = map(float, re.search(r"([.\d]+) from text, ([.\d]+) from a first frame", score.note).groups())
+    assert text < 0.1 and first > 0.9 and score.value == pytest.approx((text + first) / 2, abs=1e-3)
 
 
 def test_blur_and_sharpening_lose_in_order(drawn, reference):
