@@ -2,7 +2,8 @@
 
     python -m benchmarks.edges --run flc-out
 
-Each step count gets the schedule of its own (same shift, same sampler); the student was trained on one of them.
+As a stock call has it: the folder's scheduler, asked for another number of steps, leaves the trained schedule. Beside
+that, each of these numbers with the schedule that a student trained for it would have (same shift, same sampler).
 """
 
 from __future__ import annotations
@@ -40,17 +41,18 @@ def main() -> None:
     adapter = adapter_for(folder).load(folder)
     net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
     trained, steps = tuple(declared["size"]), declared["steps"]
-    cases = [(n, trained) for n in (1, 2, steps, 8, 20)] + [
-        (steps, (17, 64, 64)),
-        (steps, (25, 48, 48)),
-        (steps, (9, 48, 48)),
-    ]
+    sizes = ((17, 64, 64), (25, 48, 48), (9, 48, 48))
+    cases = [(n, trained, False) for n in (1, 2, steps, 8, 20)] + [(steps, size, False) for size in sizes]
+    cases += [(n, trained, True) for n in (1, 2, 8, 20)]
     rows: list[dict[str, Any]] = []
-    for n, size in cases:
+    for n, size, own in cases:
         prompts = make_prompts(list(drawn_clips(CLIPS // 2, *size, SEED + 7919)), 2, 0.5, SEED)
         cond = condition(adapter, prompts, "")
-        scheduler = adapter.schedule(n, declared["shift"], declared["sampler"]).scheduler
+        scheduler = adapter.teacher_scheduler()  # the folder's
         title = f"{n} steps, {size[0]} frames of {size[1]}x{size[2]}"
+        if own:
+            scheduler = adapter.schedule(n, declared["shift"], declared["sampler"]).scheduler
+            title += ", schedule of its own"
         row = Row(title, title, net, scheduler, n, 1.0, declared["parameters"])
         made, seconds = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), 24, lambda: None)
         rows.append(score_row(row, made, reference(size), seconds))

@@ -251,7 +251,8 @@ def export(out: Path, trainee: Trainee, ema: dict, vae: AutoencoderKLWan, tokeni
         transformer=trainee.models["transformer"], expand_timesteps=True,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
     ).save_pretrained(out / "pipeline")  # fmt: skip
-    (out / "pipeline" / "flc.json").write_text(json.dumps({"size": [17, 48, 48], "guidance": GUIDANCE}) + "\n")
+    notes = {"size": [17, 48, 48], "fps": 8, "guidance": GUIDANCE}
+    (out / "pipeline" / "flc.json").write_text(json.dumps(notes) + "\n")
     for config in (out / "pipeline").glob("*/config.json"):  # no path of this machine in the package
         values = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         config.write_text(json.dumps(values, indent=2) + "\n")

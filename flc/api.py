@@ -270,7 +270,8 @@ class Role:
     """One network of an objective.
 
     view   which blocks of the incoming weights it holds; blocks outside it are removed for good.
-    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen; head: a trained
+    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen: those weights, or, where
+           a plan narrowed them, the network they were narrowed from; head: a trained
            module of the algorithm's own, which `head(width)` makes for hidden states of that width (zeros and
            draws of torch's global generator only: the core seeds it); follow: the moving average of the full role
            `of`.

@@ -82,10 +82,13 @@ class ModelAdapter(Configured, ABC):
     def default_guidance(self) -> float:
         """Guidance scale of the teacher, standard form."""
 
-    @property
     @abstractmethod
-    def fps(self) -> int:
-        """Frames a second of the model's clips."""
+    def fps_of(self, folder: Path) -> int:
+        """Frames a second of a folder's clips, without loading it."""
+
+    @abstractmethod
+    def takes_first_frame(self, folder: Path) -> bool:
+        """Whether a folder's pipeline may be given a first frame, without loading it."""
 
     @abstractmethod
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -148,5 +151,6 @@ class ModelAdapter(Configured, ABC):
         """A stock pipeline folder with another transformer and scheduler."""
 
     @abstractmethod
-    def stock_pipeline(self, folder: Path, with_image: bool) -> Any:
-        """The stock pipeline of a folder, for text-to-video or with a given first frame."""
+    def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
+        """The stock pipeline of a folder, for text-to-video or with a given first frame; `dtype` as diffusers'
+        `torch_dtype`."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field
 
-from flc.api import Kind, Options
+from flc.api import Kind, Options, option
 from flc.errors import UserError
 from flc.options import checked
 
@@ -31,45 +31,53 @@ class Choice(BaseModel):
 
 
 class DataStage(Options):
-    clips: int = Field(1024, ge=2, description="clips encoded for stages I and II, and for prompts")
+    clips: int = option(1024, "clips encoded for stages I and II, and for prompts", "ours", ge=2)
 
 
 class ScoreStage(Options):
-    batch: int = Field(16, ge=1, description="noised clips in one evaluation")
+    batch: int = option(16, "noised clips in one evaluation", "ours", ge=1)
 
 
 class TrainStage(Options):
-    iterations: int = Field(1000, ge=0, description="iterations of the stage")
-    batch: int = Field(16, ge=1, description="global batch, over all ranks")
-    save_every: int = Field(100, ge=1, description="iterations between checkpoints")
-    log_every: int = Field(10, ge=1, description="iterations between lines of the log")
-    decay: bool = Field(False, description="linear decay of the learning rates over the last half")
-    given_share: float = Field(0.5, ge=0, le=1, description="share of samples with a given first frame")
-    check_every: int = Field(50, ge=0, description="iterations between looks at samples while distilling; 0 never")
-    check_clips: int = Field(8, ge=2, description="clips generated at such a look")
-    checkpointing: bool = Field(False, description="recompute blocks in backward: less memory, more time")
+    iterations: int = option(
+        1000, "iterations of the stage", "paper: 4000 in II, 1000 updates of the generator in III", ge=0
+    )
+    batch: int = option(16, "global batch, over all ranks", "paper", "clips", ge=1)
+    save_every: int = option(100, "iterations between checkpoints", "ours", ge=1)
+    log_every: int = option(10, "iterations between lines of the log", "ours", ge=1)
+    decay: bool = option(False, "linear decay of the learning rates over the last half", "ours")
+    given_share: float = option(0.5, "share of samples with a given first frame", "ours", ge=0, le=1)
+    check_every: int = option(50, "iterations between looks at samples while distilling; 0 never", "ours", ge=0)
+    check_clips: int = option(8, "clips generated at such a look", "ours", ge=2)
+    checkpointing: bool = option(False, "recompute blocks in backward: less memory, more time", "ours")
 
 
 RowName = Literal["teacher-many", "teacher-few-guided", "teacher-few", "pruned", "recovered", "student"]
 
 
 class EvaluateStage(Options):
-    clips: int = Field(48, ge=2, description="clips a row is judged by")
-    seeds: int = Field(2, ge=1, description="clips of one prompt, each from another seed")
-    reference: int = Field(192, ge=8, description="drawn clips, or the user's, that they are compared with")
-    teacher_steps: int = Field(50, ge=1, description="steps of the undistilled networks")
-    given_share: float = Field(0.5, ge=0, le=1, description="share of prompts with a given first frame")
-    batch: int = Field(24, ge=1, description="clips sampled at once")
-    videos: int = Field(6, ge=0, description="clips of each row written as mp4")
-    rows: tuple[RowName, ...] = Field((), description="which rows; all when empty")
-    suite: Literal["shapes", "vbench", "vbench-i2v"] = Field(
-        "shapes", description="our metrics of drawn clips, or VBench's"
+    clips: int = option(48, "clips a row is judged by", "ours", ge=2)
+    seeds: int = option(2, "clips of one prompt, each from another seed", "ours", ge=1)
+    reference: int = option(192, "drawn clips, or the user's, that they are compared with", "ours", ge=8)
+    teacher_steps: int = option(50, "steps of the undistilled networks", "paper", ge=1)
+    given_share: float = option(0.5, "share of prompts with a given first frame", "ours", ge=0, le=1)
+    batch: int = option(24, "clips sampled at once", "ours", ge=1)
+    videos: int = option(6, "clips of each row written as mp4", "ours", ge=0)
+    rows: tuple[RowName, ...] = option((), "which rows; all when empty", "ours")
+    suite: Literal["shapes", "vbench", "vbench-i2v"] = option(
+        "shapes", "our metrics of drawn clips, or VBench's", "ours"
     )
-    manifest: str | None = Field(None, description="JSON lines of prompts and images; the suite's own when absent")
-    vbench_python: str | None = Field(None, description="python of an environment that has the package vbench")
-    vbench_data: str | None = Field(None, description="folder of a VBench checkout with its prompts and images")
-    fps: int | None = Field(None, ge=1, description="frames a second of VBench's videos; the model's own when absent")
-    lpips: str | None = Field(None, description="folder with weights for LPIPS from teacher to student, or random")
+    manifest: str | None = option(None, "JSON lines of prompts and images; the suite's own when absent", "ours")
+    vbench_python: str | None = option(None, "python of an environment that has the package vbench", "ours")
+    vbench_data: str | None = option(None, "folder of a VBench checkout with its prompts and images", "ours")
+    fps: int | None = option(None, "frames a second of VBench's videos; the model's own when absent", "ours", ge=1)
+    lpips: str | None = option(None, "folder with weights for LPIPS from teacher to student, or random", "ours")
+
+
+#: Sections that say how long a stage runs.
+STAGE_OPTIONS: dict[str, type[Options]] = {
+    "prepare": DataStage, "score": ScoreStage, "recover": TrainStage, "distill": TrainStage, "evaluate": EvaluateStage,
+}  # fmt: skip
 
 
 class Recipe(Options):

@@ -122,11 +122,16 @@ class Registry:
             raise PluginError(f"{fault}: {_one_line(error)}") from error
         interface = INTERFACES[kind]
         if not (isinstance(cls, type) and issubclass(cls, interface)):
-            raise PluginError(f"{fault}: {provided.algorithm.target} is not a subclass of flc.api.{interface.__name__}")
+            raise PluginError(f"{fault}: {provided.algorithm.target} is not a subclass of {place(interface)}")
         missing: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
         if missing:
             raise PluginError(f"{fault}: {provided.algorithm.target} does not define {', '.join(sorted(missing))}")
         return cls
+
+
+def place(interface: type) -> str:
+    """Where an author finds an interface."""
+    return f"{interface.__module__}.{interface.__name__}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,9 @@
 """Narrower feed-forward layers with Torch-Pruning (arXiv:2301.12900), alone or together with fewer blocks.
 
-    I_c = sum over the weights w of channel c's group of | w dL/dw |        (taylor, arXiv:1906.10771)
-    I_c = mean over the layers of the group of || w ||_2                     (magnitude)
+    I_c = mean over the layers of channel c's group of sum | w dL/dw |        (taylor, arXiv:1906.10771)
+    I_c = mean over the layers of the group of || w ||_2^2                   (magnitude)
+
+over the weights w of a layer that belong to the channel, biases left out, divided by the mean over channels.
 
 A channel's group is what has to go with it, which Torch-Pruning's dependency graph finds. L is the flow-matching loss
 of noised real clips. Stock configs know one `ffn_dim`: every block keeps the same number of channels, each its own

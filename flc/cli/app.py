@@ -131,12 +131,13 @@ def generate(
     frames: Annotated[int | None, typer.Option(help="Frames.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="Negative prompt.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; its own when absent.")] = None,
     out: Annotated[Path, typer.Option(help="The video (.mp4).")] = Path("clip.mp4"),
 ) -> None:
     """Generate a clip with the stock pipeline of a folder."""
     from flc.run.generate import generate as run
 
-    run(pipeline, prompt, image, seed, steps, guidance, height, width, frames, negative_prompt, device, out)
+    run(pipeline, prompt, image, seed, steps, guidance, height, width, frames, negative_prompt, device, dtype, out)
 
 
 @app.command()
@@ -163,7 +164,11 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="Machine-readab
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Name of an algorithm.")]) -> None:
+def show(
+    name: Annotated[
+        str, typer.Argument(help="Name of an algorithm, or of a stage: prepare, score, recover, distill, evaluate.")
+    ],
+) -> None:
     """Print an algorithm's options, their sources, and its citation."""
     from flc.cli.show import show as run
 

@@ -1,29 +1,52 @@
-"""`flc show NAME`: what an algorithm is, its options with their sources, and what to cite."""
+"""`flc show NAME`: what an algorithm is, its options with their sources, and what to cite; a stage's options."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import typer
+from pydantic import BaseModel
 
+from flc.api import Kind
 from flc.errors import PluginError
 from flc.options import describe
-from flc.recipe import ALGORITHMS, preset_values
+from flc.recipe import ALGORITHMS, STAGE_OPTIONS, preset_values
 from flc.registry import HOOKS, registry
 
 
-def preset_options(kind: str, name: str) -> dict[str, str]:
-    """What presets set instead of the defaults, by option: the values of both kinds of model in words."""
+def preset_options(*place: str) -> dict[str, str]:
+    """What presets set instead of the defaults at a place of theirs, by option: the values of both kinds of model."""
     words: dict[str, list[str]] = {}
     for embedded, model in ((True, "embedded model"), (False, "other models")):
         for preset in ("quick", "full"):
-            values = preset_values(embedded, preset).get("algorithms", {}).get(kind, {}).get(name, {})
+            values: dict[str, Any] = preset_values(embedded, preset)
+            for name in place:
+                values = values.get(name, {})
             for option, value in values.items():
                 words.setdefault(option, []).append(f"{value} ({model}, {preset})")
     return {option: ", ".join(found) for option, found in words.items()}
 
 
+def show_options(options: type[BaseModel], presets: dict[str, str]) -> None:
+    for o in describe(options):
+        limits = f" ({o.bounds})" if o.bounds else ""
+        unit = f" {o.unit}" if o.unit else ""
+        typer.echo(f"  {o.name}: {o.type} = {o.default}{unit}{limits}")
+        typer.echo(f"      {o.about}. Source: {o.source or 'not stated'}.")
+        if o.name in presets:
+            typer.echo(f"      Presets, ours: {presets[o.name]}.")
+
+
+def show_stage(name: str) -> None:
+    typer.echo(f"stage {name}: how long it runs, and on what\n")
+    show_options(STAGE_OPTIONS[name], preset_options(name))
+    typer.echo(f"\nSet them with --set {name}.OPTION=VALUE.")
+
+
 def show(name: str) -> None:
+    if name in STAGE_OPTIONS:
+        return show_stage(name)
     r = registry()
     kinds = [kind for kind in HOOKS if name in r.names(kind)]
     if not kinds:
@@ -33,20 +56,18 @@ def show(name: str) -> None:
 
         hush()
     for kind in kinds:
-        provided, cls = r.find(kind, name), r.load(kind, name)
-        typer.echo(f"{kind} {name}: {provided.algorithm.summary}")
-        typer.echo(f"from {provided.origin}, {provided.algorithm.target}")
-        if provided.algorithm.paper:
-            typer.echo(f"cite {provided.algorithm.paper}")
-        text = inspect.getdoc(inspect.getmodule(cls)) or ""
-        typer.echo(f"\n{text}\n")
-        presets = preset_options(kind, name) if kind in ALGORITHMS else {}
-        for o in describe(cls.Options):  # type: ignore[attr-defined]
-            limits = f" ({o.bounds})" if o.bounds else ""
-            unit = f" {o.unit}" if o.unit else ""
-            typer.echo(f"  {o.name}: {o.type} = {o.default}{unit}{limits}")
-            typer.echo(f"      {o.about}. Source: {o.source or 'not stated'}.")
-            if o.name in presets:
-                typer.echo(f"      Presets, ours: {presets[o.name]}.")
-        if kind in ALGORITHMS and cls.Options.model_fields:  # type: ignore[attr-defined]
-            typer.echo(f"\nSet them with --set {kind}.OPTION=VALUE.")
+        show_algorithm(kind, name)
+
+
+def show_algorithm(kind: Kind, name: str) -> None:
+    provided, cls = registry().find(kind, name), registry().load(kind, name)
+    typer.echo(f"{kind} {name}: {provided.algorithm.summary}")
+    typer.echo(f"from {provided.origin}, {provided.algorithm.target}")
+    if provided.algorithm.paper:
+        typer.echo(f"cite {provided.algorithm.paper}")
+    text = inspect.getdoc(inspect.getmodule(cls)) or ""
+    typer.echo(f"\n{text}\n")
+    options = cls.Options  # type: ignore[attr-defined]
+    show_options(options, preset_options("algorithms", kind, name) if kind in ALGORITHMS else {})
+    if kind in ALGORITHMS and options.model_fields:
+        typer.echo(f"\nSet them with --set {kind}.OPTION=VALUE.")

@@ -32,7 +32,11 @@ def read_manifest(folder: Path) -> list[tuple[Path, str]]:
     if not manifest.exists():
         raise UserError(f"--data {folder} has no captions.jsonl (one {{'file': ..., 'caption': ...}} a line)")
     rows = []
-    for number, line in enumerate(manifest.read_text().splitlines(), 1):
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{manifest} cannot be read as UTF-8 text ({error}): save it as UTF-8") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

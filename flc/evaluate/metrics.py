@@ -7,7 +7,7 @@ and distribution judge the clips together; each has a file of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -28,7 +28,8 @@ from flc.evaluate.measurements import (
 )
 from flc.evaluate.recognise import recognise
 
-#: The metrics whose mean is reported as the average; first-frame fidelity where there is one.
+#: The metrics whose mean is reported as the average; first-frame fidelity where there is one, caption accuracy where
+#: captions are of the drawn kind.
 AVERAGE = (
     "caption_accuracy",
     "dynamic_degree",
@@ -40,31 +41,43 @@ AVERAGE = (
 
 
 def average(scores: Mapping[str, Score]) -> float:
-    """Mean value of the metrics in `AVERAGE`, by name; without first-frame fidelity where that does not apply.
+    """Mean value of the metrics in `AVERAGE`, by name; without those that do not apply to these clips: first-frame
+    fidelity without a first frame, caption accuracy with captions of another kind than the drawn ones.
 
     Any other metric of the list that is missing or nan is an error: an average over fewer metrics
     would be compared with one over all.
     """
     values = {name: scores[name].value for name in AVERAGE if name in scores}
-    if math.isnan(values.get("first_frame_fidelity", math.nan)):
-        values["first_frame_fidelity"] = math.nan
-    missing = [n for n in AVERAGE if n != "first_frame_fidelity" and math.isnan(values.get(n, math.nan))]
+    values.setdefault("first_frame_fidelity", math.nan)
+    optional = {"first_frame_fidelity", *({"caption_accuracy"} & values.keys())}
+    missing = [n for n in AVERAGE if n not in optional and math.isnan(values.get(n, math.nan))]
     if missing:
         raise UserError(f"no average without {', '.join(missing)}; score these metrics, too")
     return float(np.mean([value for value in values.values() if not math.isnan(value)]))
 
 
 class CaptionAccuracy(Metric):
-    """Share of clips in which shape, colour and motion are all what the caption says."""
+    """Share of clips in which shape, colour and motion are all what the caption says. Captions that do not name them
+    cannot be checked: nan."""
 
     name = "caption_accuracy"
     summary = "share of clips that show the caption's shape, colour and motion"
 
     def score(self, clips: Clips, reference: Clips) -> Score:
+        if not drawn_kind(clips.captions):
+            return Score(math.nan, None, "captions do not name a shape, a colour and a motion")
         right = caption_words_right(clips)
         shape, colour, motion = right.mean(0)
         note = f"shape {shape:.3f}, colour {colour:.3f}, motion {motion:.3f}"
         return _mean(right.all(1).astype(float), note)
+
+
+def drawn_kind(captions: Iterable[str]) -> bool:
+    """Whether all are captions of drawn clips."""
+    try:
+        return bool([parse_caption(caption) for caption in captions])
+    except ValueError:
+        return False
 
 
 def caption_words_right(clips: Clips) -> np.ndarray:
@@ -75,7 +88,9 @@ def caption_words_right(clips: Clips) -> np.ndarray:
 
 
 def word_accuracies(clips: Clips) -> dict[str, float]:
-    """The three separate accuracies, for tables; each in [0, 1]."""
+    """The three separate accuracies, for tables; each in [0, 1]. None of captions of another kind."""
+    if not drawn_kind(clips.captions):
+        return {}
     return dict(zip(("shape", "colour", "motion"), caption_words_right(clips).mean(0).tolist(), strict=True))
 
 

@@ -10,23 +10,57 @@ from typing import Any
 import torch
 
 from flc.api import Metric, Score
+from flc.errors import PluginError
 from flc.evaluate.clips import Clips
 from flc.evaluate.metrics import AVERAGE, average, word_accuracies
 from flc.evaluate.sampling import Prompts, Row
 from flc.recipe import versions
 from flc.registry import registry
 
+#: What a table cannot do without; a metric beside these may be broken, and is n/a then.
+NEEDED = (*AVERAGE, "distribution", "diversity")
+
+
+class Broken(Metric):
+    """Stands where a third party's metric does not load."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__()
+        self.summary = cause  # type: ignore[misc]
+
+    def score(self, clips: Clips, reference: Clips) -> Score:
+        return Score(math.nan, None, self.summary)
+
+
+def load(name: str) -> Metric:
+    """A registered metric; `PluginError` when one of `NEEDED` is broken."""
+    try:
+        cls: Any = registry().load("metric", name)
+        return cls()
+    except PluginError as error:
+        if name in NEEDED:
+            raise
+        return Broken(str(error))
+
 
 def metrics() -> dict[str, Metric]:
     """Every registered metric, in the order of the average, then the guards and third parties'."""
     names = registry().names("metric")
-    ordered = [n for n in AVERAGE if n in names] + [n for n in names if n not in AVERAGE]
-    loaded: dict[str, Any] = {name: registry().load("metric", name) for name in ordered}
-    return {name: cls() for name, cls in loaded.items()}
+    return {name: load(name) for name in [*(n for n in AVERAGE if n in names), *(n for n in names if n not in AVERAGE)]}
+
+
+def scored(name: str, metric: Metric, clips: Clips, reference: Clips) -> Score:
+    """A third party's metric that fails is n/a, with the cause as its note; it does not end the run."""
+    try:
+        return metric.score(clips, reference)
+    except Exception as error:
+        if name in NEEDED:
+            raise
+        return Score(math.nan, None, f"failed: {type(error).__name__}: {error}")
 
 
 def score_row(row: Row, clips: Clips, reference: Clips, seconds: float) -> dict[str, Any]:
-    scores: dict[str, Score] = {name: metric.score(clips, reference) for name, metric in metrics().items()}
+    scores = {name: scored(name, metric, clips, reference) for name, metric in metrics().items()}
     return {
         "name": row.name,
         "title": row.title,

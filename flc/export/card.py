@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 
 def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     frames, height, width = declared["size"]
+    dtype, kind = declared.get("dtype", "float32"), declared.get("pipeline", "DiffusionPipeline")
+    precision = "" if dtype == "float32" else f", torch_dtype=torch.{dtype}"
     return f"""import torch
-from diffusers import WanPipeline
+from diffusers import {kind}
 from diffusers.utils import export_to_video
 
-pipe = WanPipeline.from_pretrained("{repository}")
+pipe = {kind}.from_pretrained("{repository}"{precision})
 torch.manual_seed(0)  # the scheduler of an sde student draws from the global generator
 video = pipe(
-    "{declared["example"]}",
+    {json.dumps(declared["example"], ensure_ascii=False)},
     height={height}, width={width}, num_frames={frames},
     num_inference_steps={declared["steps"]}, guidance_scale={declared["guidance"]},
     generator=torch.Generator().manual_seed(0),
 ).frames[0]
-export_to_video(video, "clip.mp4", fps=8)"""
+export_to_video(video, "clip.mp4", fps={declared.get("fps", 16)})"""
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
@@ -45,10 +48,15 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
         if free
         else "- Steps and guidance are the base model's kind: nothing was distilled."
     )
-    ffn = "".join(f" Its feed-forward layers were narrowed to {n} channels." for n in (declared["ffn"] or {}).values())
+    ffn = "".join(
+        f" Its feed-forward layers were narrowed to {n} channels." for n in (declared.get("ffn") or {}).values()
+    )
+    licence = declared["license"]
+    if licence == "other":  # the hub asks for a name then
+        licence += "\nlicense_name: that-of-the-base-model"
     kept = "; ".join(f"{s}: {', '.join(map(str, b))}" for s, b in declared["kept"].items())
     return f"""---
-license: {declared["license"]}
+license: {licence}
 base_model: {base}
 library_name: diffusers
 pipeline_tag: text-to-video

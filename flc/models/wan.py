@@ -138,10 +138,13 @@ class WanAdapter(ModelAdapter):
         said = self.notes.get("size")
         return tuple(said) if said else (81, 480, 832)
 
-    @property
-    def fps(self) -> int:
-        """Frames a second of the model's clips: Wan's own `sample_fps`, 24 for TI2V and 16 for the others."""
-        return 24 if self.image_to_video else 16
+    def fps_of(self, folder: Path) -> int:
+        """What the folder's flc.json says, or Wan's own `sample_fps`: 24 for TI2V and 16 for the others."""
+        notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
+        return int(notes.get("fps") or (24 if self.takes_first_frame(folder) else 16))
+
+    def takes_first_frame(self, folder: Path) -> bool:
+        return bool(read_json(folder / "model_index.json").get("expand_timesteps"))
 
     @property
     def default_guidance(self) -> float:
@@ -258,6 +261,6 @@ class WanAdapter(ModelAdapter):
         pipe: Any = WanPipeline(**components, **extra)
         pipe.save_pretrained(folder, safe_serialization=True)
 
-    def stock_pipeline(self, folder: Path, with_image: bool) -> Any:
+    def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
         cls = WanImageToVideoPipeline if with_image else WanPipeline
-        return read_pipeline(cls, folder)
+        return read_pipeline(cls, folder, **({"torch_dtype": DTYPES[dtype]} if dtype else {}))

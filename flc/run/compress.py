@@ -43,14 +43,21 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     lock = values["out"] / LOCK
     if values.get("recipe"):
         file = read_yaml(values["recipe"])
+        check_preset(given, file, values["recipe"], "leave it out")
     elif lock.exists() and not values.get("dry_run"):
         file = read_yaml(lock)
-        if given.get("preset", file.get("preset")) != file.get("preset"):
-            text = f"--preset {given['preset']}: {lock} says {file.get('preset')}, and holds the stages' lengths"
-            raise UserError(f"{text}: give another --out, or set them with --set")
+        check_preset(given, file, lock, "give another --out")
     else:
         file = {}
     return resolve(file, given, parse_set(values.get("set_") or []))
+
+
+def check_preset(given: dict[str, Any], file: dict[str, Any], path: Path, way_out: str) -> None:
+    """A file that holds the stages' lengths leaves nothing for another preset to decide."""
+    lengths = all(isinstance(file.get(stage), dict) and "iterations" in file[stage] for stage in ("recover", "distill"))
+    if lengths and given.get("preset", file.get("preset")) != file.get("preset"):
+        text = f"--preset {given['preset']}: {path} says {file.get('preset')}, and holds the stages' lengths"
+        raise UserError(f"{text}: {way_out}, or set them with --set")
 
 
 def completed(recipe: Recipe) -> Recipe:

@@ -1,13 +1,14 @@
 """`--dry-run`: the plan, the kept blocks, and what the run would need; nothing is written to --out.
 
-Memory is counted, for one rank and by role: weights, gradients, Adam's moments, masters, averages; activations
-are not. Time is measured: a few iterations of each combination of phases of a stage, times how often it occurs,
-and one call of a network for the table.
+Memory is counted, for one rank and by role: weights, gradients, Adam's moments, masters, averages. Activations are
+not; they are in the peak of the iterations that are timed. Time is measured: a few iterations of each combination of
+phases of a stage, times how often it occurs, and one call of a network for the table.
 """
 
 from __future__ import annotations
 
 import copy
+import resource
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -107,7 +108,24 @@ def dry_run(job: Job, scratch: Path) -> None:
     total += calls * seconds / 60
     table.add_row("evaluate", str(calls), f"{seconds:.2f}", f"{calls * seconds / 60:.1f}", "")
     show(table)
+    others, most = bytes_of_encoders(job) / 1e9, peak(job.adapter.device) / 1e9
+    show(f"beside these, on every rank: text encoder and autoencoder, {others:.2f} GB, and activations; while it timed")
+    show(f"these iterations, this process peaked at {most:.2f} GB of {job.adapter.device.type} memory")
     show(f"about {total:.0f} minutes after encoding and scoring, on {job.adapter.device}; nothing was written")
+
+
+def bytes_of_encoders(job: Job) -> int:
+    """The components that are not compressed, as they lie in the model's folder: they stay on the device all the
+    time."""
+    files = job.model_folder.rglob("*.safetensors")
+    return sum(f.stat().st_size for f in files if f.parent.name != "transformer")
+
+
+def peak(device: torch.device) -> int:
+    """The most memory this process has held so far, in bytes: of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def narrower(budget: Budget, channels: Channels | None) -> Mapping[str, tuple[int, ...]]:

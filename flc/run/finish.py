@@ -32,7 +32,7 @@ from flc.run.job import Job
 from flc.run.stages import STUDENT, clips, load_transformer, read_plan
 from flc.train.nets import RoleNet
 
-EMBEDDED_NAME = "flc tiny-wan (embedded)"
+EMBEDDED_NAME = "flc/tiny-wan"
 
 
 def export(job: Job, scored: Path, distilled: Path) -> Path:
@@ -48,7 +48,8 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         share = job.budget.share(plan["kept"], plan["channels"])
         ffn = plan["channels"] and {stack: len(blocks[0]) for stack, blocks in plan["channels"].items()}
         facts = {"kept": plan["kept"], "pruner": plan["pruner"], "recovery": job.recipe.recovery.name, "share": share,
-                 "ffn": ffn, "size": job.size, "parameters": sum(p.numel() for p in student.parameters()),
+                 "ffn": ffn, "parameters": sum(p.numel() for p in student.parameters()), "size": job.size,
+                 "fps": job.adapter.fps_of(job.model_folder), "dtype": job.recipe.dtype,
                  "base_model": public(job.recipe).model or EMBEDDED_NAME,
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
         write_pipeline(job.adapter, student, schedule, declared | facts, folder)
@@ -175,6 +176,7 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
     # What is not asked for leaves no mark: a table made before there was such an option stays as it is.
     asked = shots(job.asked, o.seeds, r.seed) if o.suite == "shapes" else []
     options |= {"asked": digest(job.asked)} if asked else {}
+    options |= {"begin": r.prepare.clips} if r.data else {}
     options |= {"lpips": o.lpips} if o.lpips else {}
     options |= {"instead_of": o.suite} if o.suite != "shapes" else {}
 
@@ -185,7 +187,7 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
             drawn = list(clips(job, -(-o.clips // o.seeds), r.seed + 7919, r.prepare.clips))
             prompts = make_prompts(drawn, o.seeds, o.given_share if job.adapter.image_to_video else 0.0, r.seed)
         cond = condition(job.adapter, prompts, r.negative_prompt)
-        reference = drawn_reference(job, o.reference)
+        reference, fps = drawn_reference(job, o.reference), job.adapter.fps_of(job.model_folder)
         results, compared = [], {}
         table = table_of()
         calls = sum(entry.steps for entry in table) * -(-len(prompts.seeds) // o.batch)
@@ -199,7 +201,7 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
                 place = folder / "videos" / row.name
                 place.mkdir(parents=True, exist_ok=True)
                 for index in shown(prompts.given, o.videos):
-                    write_video(place / f"{index}.mp4", made.video[index], scale=4 if job.size[1] < 128 else 1)
+                    write_video(place / f"{index}.mp4", made.video[index], fps, 4 if job.size[1] < 128 else 1)
         more: dict[str, Any] = {"instead_of": o.suite} if o.suite != "shapes" else {}
         if compared:
             metric = lpips.load(o.lpips or "", job.adapter.device)
@@ -265,6 +267,7 @@ def report(job: Job) -> Path:
 
     metrics, declared = read_json(job.out / "metrics.json"), read_json(job.out / "pipeline" / NOTES)
     declared["example"] = metrics["prompts"][0]["caption"]
+    declared["pipeline"] = read_json(job.out / "pipeline" / "model_index.json").get("_class_name", "DiffusionPipeline")
     declared["suite"] = metrics.get("suite", "shapes")
     card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(public(job.recipe)))
     (job.out / "pipeline" / "README.md").write_text(card)

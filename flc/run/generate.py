@@ -8,22 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from flc.data.source import write_video
+from flc.data.source import fitted, write_video
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED, NOTES, adapter_for, check, read_json
 from flc.models.quiet import hush
 from flc.run.console import Console
 from flc.run.job import check_device
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def generate(
     folder: Path, prompt: str, image: Path | None, seed: int, steps: int | None, guidance: float | None,
-    height: int | None, width: int | None, frames: int | None, negative: str, device: str, out: Path,
+    height: int | None, width: int | None, frames: int | None, negative: str, device: str, dtype: str | None, out: Path,
 ) -> None:  # fmt: skip
     """`torch.manual_seed(seed)` and a generator of the same seed, as the model card's example has it."""
     folder = EMBEDDED if str(folder) == "tiny-wan" else folder
     check(folder, "PIPELINE")
     check_device(device)
+    if dtype not in (None, *DTYPES):
+        raise UserError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}")
     if out.suffix != ".mp4" or out.is_dir():
         raise UserError(f"--out {out} must be the name of an .mp4 file")
     if not out.parent.is_dir():
@@ -46,15 +50,21 @@ def generate(
         "num_inference_steps": steps or notes.get("steps", 50),
         "guidance_scale": notes.get("guidance", 5.0) if guidance is None else guidance,
     }
-    adapter = adapter_for(folder)
+    adapter, console = adapter_for(folder), Console()
+    if image is not None and not adapter.takes_first_frame(folder):
+        raise UserError(f"--image {image}: {folder} is a text-to-video model and takes no first frame")
+    dtype = dtype or notes.get("dtype")
+    if "sigmas" in notes and settings["num_inference_steps"] != notes["steps"]:
+        console.warn(f"{folder} was trained for {notes['steps']} steps; another number leaves the trained schedule")
     if image is not None:
         settings["image"] = read_image(image, settings["height"], settings["width"])
     hush()
-    pipe = adapter.stock_pipeline(folder, image is not None).to(device)
+    # float32 is what diffusers reads without being told, and what the model card's call says then
+    pipe = adapter.stock_pipeline(folder, image is not None, None if dtype == "float32" else dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
     check_frames(settings["num_frames"], pipe)
     torch.manual_seed(seed)
-    with Console().bar("generate", settings["num_inference_steps"]) as bar:
+    with console.bar("generate", settings["num_inference_steps"]) as bar:
 
         def on_step(pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             bar.advance()
@@ -66,7 +76,7 @@ def generate(
             ).frames[0]
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
-    write_video(out, np.asarray(video), scale=4 if settings["height"] < 128 else 1)
+    write_video(out, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
 
 
 def check_frames(frames: int, pipe: Any) -> None:
@@ -77,9 +87,11 @@ def check_frames(frames: int, pipe: Any) -> None:
 
 
 def read_image(path: Path, height: int, width: int) -> Any:
+    """Scaled to cover the frame and cropped at its centre, as clips are."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(path).convert("RGB").resize((width, height))
+        frame = fitted(Image.open(path).convert("RGB"), height, width)
+        return Image.fromarray((frame * 255).round().astype(np.uint8))
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"--image {path} cannot be read as an image: {error}") from error

@@ -17,13 +17,15 @@ from flc.data.source import read_video
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
 from flc.evaluate.manifest import Asked, check_given, read_manifest
+from flc.evaluate.metrics import drawn_kind
 from flc.evaluate.options import check_options
+from flc.evaluate.suite import Broken, metrics
 from flc.evaluate.vbench_layout import SEEDS, official_prompts
 from flc.models.folder import EMBEDDED, adapter_for, numbers
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
 from flc.recipe import ALGORITHMS, Recipe
-from flc.registry import create, registry
+from flc.registry import create
 from flc.run.console import Console
 from flc.run.folders import nearest_existing
 from flc.train.launch import Ranks
@@ -123,6 +125,27 @@ class Job:
             need += 2 * (4 + 8 + 4) * numbers(self.model_folder / "transformer")
         return need
 
+    def check_metrics(self) -> None:
+        """Those that the table needs, before the first stage; another one that is broken is said, and is n/a."""
+        for name, metric in metrics().items():
+            if isinstance(metric, Broken):
+                self.console.warn(f"{name} will be n/a: {metric.summary}")
+
+    def check_clips(self, listed: list[tuple[Path, str]]) -> None:
+        """What a table of the user's clips cannot say."""
+        o, trained = self.recipe.evaluate, self.recipe.prepare.clips
+        wanted = -(-o.clips // o.seeds) + o.reference
+        if len(listed) < trained + wanted:
+            self.console.warn(
+                f"--data has {len(listed)} clips, {trained} are trained on and the table asks for {wanted} more, so it "
+                f"meets some again: fewer of prepare.clips, evaluate.clips or evaluate.reference hold them apart"
+            )
+        if self.recipe.evaluate.suite == "shapes" and not drawn_kind(caption for _, caption in listed):
+            self.console.warn(
+                "the shapes suite is made for drawn clips, one object on a plain background, and says little of "
+                "others; caption accuracy will be n/a: --set evaluate.suite=vbench or vbench-i2v measures real ones"
+            )
+
     def check(self, stages: Collection[str] = STAGES) -> None:
         """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
         for kind in ALGORITHMS:
@@ -133,8 +156,8 @@ class Job:
         self.check_training(stages)
         hush()  # before the first adapter's import: transformers logs advice while it is imported
         adapter_for(self.model_folder)
-        for name in registry().names("metric"):
-            registry().load("metric", name)  # a broken one would otherwise end the run at its last stage
+        if "evaluate" in stages:
+            self.check_metrics()
         check_options(self.recipe.evaluate, self.console.warn)
         listed = read_captions(Path(self.recipe.data)) if self.recipe.data else []
         need = self.disk_needed(stages)
@@ -146,11 +169,8 @@ class Job:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
         if listed and not READ_DATA.isdisjoint(stages):
             read_video(listed[0][0], *self.size)
-        if {"distill", "evaluate"} <= set(stages) and 0 < len(listed) <= self.recipe.prepare.clips:
-            self.console.warn(
-                f"training sees all {len(listed)} clips of --data, and the table asks for some of them again: "
-                f"--set prepare.clips={max(1, len(listed) * 3 // 4)} holds the rest back"
-            )
+        if listed and {"distill", "evaluate"} <= set(stages):
+            self.check_clips(listed)
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)
 
 
@@ -165,5 +185,8 @@ def check_device(device: str) -> None:
         raise UserError(f"--device {device}: torch sees no GPU on this machine; use --device cpu")
     if kind == "cuda" and (index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: torch sees none on this machine; use --device cpu")
+    if kind not in ("cpu", "cuda"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError, AttributeError) as error:
+            raise UserError(f"--device {device}: torch sees none on this machine; use --device cpu") from error

@@ -242,7 +242,7 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         pruned, full = View(plan["kept"]), View(job.prunable.full)
         objective.bind(Setting(pruned, full, r.steps, r.distill.iterations, schedule, r.distill.given_share))
         source, facts = load_transformer(job, recovered), {}
-        unpruned = original(job, plan)[1]
+        unpruned = None if plan["channels"] is None else job.adapter.transformer
         if objective.trains:
             latents, real = LatentClips(data, job.adapter, r.negative_prompt), (composer, pruned)
             facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, real, unpruned)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def fps(job: Job) -> int:
-    return job.recipe.evaluate.fps or job.adapter.fps
+    return job.recipe.evaluate.fps or job.adapter.fps_of(job.model_folder)
 
 
 def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:

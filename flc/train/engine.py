@@ -78,8 +78,8 @@ def finite(loss: Tensor, norm: Tensor, role: str) -> None:
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not torch.isfinite(value):
             raise NonFinite(
-                f"the {name} of {role!r} is {float(value.detach())}; nothing was updated: lower the learning rate, or "
-                f"resume from the last checkpoint with another --seed"
+                f"the {name} of {role!r} is {float(value.detach())}; nothing was updated: run again with --resume and "
+                f"a lower learning rate, which starts this stage anew"
             )
 
 

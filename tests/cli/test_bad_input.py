@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flc.data.source import write_video
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
-from flc.recipe import resolve
+from flc.recipe import lock_text, resolve
 from flc.registry import registry
 from flc.run.console import Console
 from flc.run.job import Job
@@ -215,6 +217,18 @@ def test_data_with_a_manifest_that_names_a_missing_video(refused, unloaded, plac
     assert "captions.jsonl line 1" in line and "a.mp4 does not exist" in line
 
 
+def test_captions_that_are_no_utf_8(refused, unloaded, place):
+    (place / "clips").mkdir()
+    (place / "clips" / "captions.jsonl").write_bytes('{"file": "a.mp4", "caption": "ein Kätzchen"}'.encode("latin-1"))
+    assert "captions.jsonl cannot be read as UTF-8" in refused("compress", "--out", "run", "--data", "clips")
+
+
+def test_another_preset_than_that_of_a_lock_file(refused, unloaded, place):
+    (place / "old.lock.yaml").write_text(lock_text(resolve({}, {}, {})))
+    line = refused("compress", "--out", "run", "--recipe", "old.lock.yaml", "--preset", "full")
+    assert "old.lock.yaml says quick, and holds the stages' lengths: leave it out" in line
+
+
 def clips_of(folder: Path, frames: int | None) -> Path:
     """A --data folder of one video, or of one that is none."""
     folder.mkdir()
@@ -369,6 +383,8 @@ GENERATE = {
     "weak guidance": (["tiny-wan", "--prompt", "a cat", "--guidance", "0.5"], ["--guidance 0.5 must be 1"]),
     "guidance nan": (["tiny-wan", "--prompt", "a cat", "--guidance", "nan"], ["--guidance nan must be 1"]),
     "no device": (["tiny-wan", "--prompt", "a cat", "--device", "toaster"], ["--device 'toaster'"]),
+    "no such device": (["tiny-wan", "--prompt", "a cat", "--device", "xpu"], ["--device xpu: torch sees none"]),
+    "no dtype": (["tiny-wan", "--prompt", "a cat", "--dtype", "float8"], ["--dtype float8 is not one of float32"]),
 }
 
 
@@ -378,6 +394,15 @@ def test_generate(refused, case):
     line = refused("generate", *arguments)
     for part in expected:
         assert part in line, line
+
+
+def test_generate_gives_no_first_frame_to_a_text_to_video_model(refused, place):
+    shutil.copytree(EMBEDDED, place / "model")
+    index = place / "model" / "model_index.json"
+    index.write_text(index.read_text().replace('"expand_timesteps": true', '"expand_timesteps": false'))
+    Image.new("RGB", (48, 48)).save(place / "i.png")
+    line = refused("generate", "model", "--prompt", "a cat", "--image", "i.png")
+    assert "--image i.png: model is a text-to-video model and takes no first frame" in line
 
 
 def test_generate_keeps_a_clip_that_is_there(refused, place):

@@ -11,6 +11,7 @@ import pytest
 
 from flc.api import Algorithm
 from flc.options import describe
+from flc.recipe import STAGE_OPTIONS
 from flc.registry import HOOKS, registry
 
 EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
@@ -59,6 +60,16 @@ def test_show_prints_options_sources_and_the_citation(flc):
     at = next(i for i, line in enumerate(lines) if line.strip().startswith("samples: int"))
     assert "= 256 clips (>= 2)" in lines[at] and "Source: ours." in lines[at + 1]
     assert "--set pruner.OPTION=VALUE" in out
+
+
+@pytest.mark.parametrize("name", STAGE_OPTIONS)
+def test_show_prints_a_stages_options_with_sources_and_presets(flc, name):
+    code, out, err = flc("show", name)
+    assert code == 0 and err == "" and out.startswith(f"stage {name}: ") and f"--set {name}.OPTION=VALUE" in out
+    for option in STAGE_OPTIONS[name].model_fields:
+        assert f"\n  {option}: " in out
+    assert "not stated" not in out and out.count("Source: ") == len(STAGE_OPTIONS[name].model_fields)
+    assert "(embedded model, quick)" in out
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)

@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from flc.api import Batch, Budget, Query, Sample, Setting, View
+from flc.data.source import drawn_clips
 from flc.draws import StepDraws
 from flc.errors import UserError
+from flc.evaluate.clips import Clips
 from flc.flow import noised
 from flc.models.channels import channel_size
 from flc.models.condition import Condition
@@ -456,3 +459,50 @@ def test_a_head_is_made_from_its_width_and_torchs_generator_alone(kind, name):
             torch.manual_seed(0)
             made.append(role.head(2 * C).state_dict())
         assert made[0] and all(torch.equal(made[0][n], v) for n, v in made[1].items())
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------
+
+
+def clips_of(video: np.ndarray, captions: tuple[str, ...], given: bool) -> Clips:
+    return Clips(video.astype(np.float32), captions, video[:, 0].astype(np.float32), np.full(len(video), given))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[np.ndarray, tuple[str, ...]]:
+    pairs = list(drawn_clips(12, 9, 48, 48, seed=3))
+    return np.stack([v for v, _ in pairs]), tuple(c for _, c in pairs)
+
+
+SPOILT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "drawn": lambda v: v,
+    "still": lambda v: np.repeat(v[:, :1], v.shape[1], 1),
+    "noise": lambda v: np.random.default_rng(0).random(v.shape),
+    "black": np.zeros_like,
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize(("kind", "name"), of_kind("metric"))
+def test_a_metric_is_in_range_repeats_itself_and_leaves_its_clips_alone(kind, name, drawn, spoilt):
+    video, captions = drawn
+    for given in (True, False):
+        clips = clips_of(SPOILT[spoilt](video), captions, given)
+        reference = clips_of(video, captions, False)
+        before = clips.video.copy(), reference.video.copy()
+        one, two = (create(kind, name).score(clips, reference) for _ in range(2))
+        assert 0 <= one.value <= 1 or one.value != one.value, "in [0, 1], or nan where it does not apply"
+        assert one.value == two.value or (one.value != one.value and two.value != two.value)
+        assert one.per_clip is None or len(one.per_clip) == len(clips)
+        assert np.array_equal(clips.video, before[0]) and np.array_equal(reference.video, before[1])
+
+
+# -- model families ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "name"), of_kind("model"))
+def test_a_family_counts_the_blocks_and_channels_of_every_stack_it_names(kind, name):
+    cls = registry().load(kind, name)
+    assert cls.stacks and cls.stacks.keys() == cls.ffn.keys()
+    assert all(isinstance(v, str) and v for v in (*cls.stacks.values(), *cls.ffn.values()))
+    assert not cls.recognises({"_class_name": "NoSuchPipeline"}, {"_class_name": "NoSuchTransformer3DModel"})

@@ -291,6 +291,16 @@ def test_average_is_the_mean_with_and_without_first_frames():
         average(scores)
 
 
+def test_captions_of_another_kind_have_no_caption_accuracy_and_an_average_without_it(drawn, reference):
+    clips = Clips(drawn.video[:4], ("a dog runs", *drawn.captions[1:4]))
+    score = CaptionAccuracy().score(clips, reference)
+    assert math.isnan(score.value) and "do not name" in score.note and word_accuracies(clips) == {}
+    scores = {name: Score(i / 10) for i, name in enumerate(AVERAGE)} | {"caption_accuracy": score}
+    assert average(scores) == pytest.approx(0.3)  # (.1 + ... + .5) / 5
+    with pytest.raises(ValueError, match="caption_accuracy"):
+        average({n: s for n, s in scores.items() if n != "caption_accuracy"})
+
+
 def test_every_score_is_in_range_and_its_mean(drawn, reference):
     frames = drawn.video[:, 0].copy()
     for change in (lambda clip: clip, pure_noise(), np.zeros_like, np.ones_like):

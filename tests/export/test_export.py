@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
 from flc.errors import UserError
@@ -13,7 +15,7 @@ DECLARED = {
     "steps": 4, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "well-guided", "pruner": "elbo",
     "recovery": "bernoulli", "share": 0.7, "size": [17, 48, 48], "parameters": 1_790_000, "license": "apache-2.0",
     "base_model": "some/model", "kept": {"blocks": [0, 1, 4]}, "example": "a red circle moving left",
-    "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0], "guidance": 1.0,
+    "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0], "guidance": 1.0, "fps": 24, "dtype": "float32", "pipeline": "WanPipeline",
 }  # fmt: skip
 
 
@@ -46,4 +48,10 @@ def test_the_card_prints_call_numbers_limits_base_model_and_licence():
 
 
 def test_the_printed_call_is_python():
-    compile(call_example(DECLARED), "card", "exec")
+    for prompt in ("a red circle", 'a sign that says "open"', "two\nlines, a back\\slash and an ü"):
+        tree = ast.parse(call_example(DECLARED | {"example": prompt, "dtype": "bfloat16"}))
+        said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        assert prompt in said and 24 in said
+    text = call_example(DECLARED | {"dtype": "bfloat16"})
+    assert 'WanPipeline.from_pretrained(".", torch_dtype=torch.bfloat16)' in text
+    assert 'WanPipeline.from_pretrained(".")' in call_example(DECLARED)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from flc.api import Budget, Query, Sample, View
+from flc.api import Budget, Sample, View
 from flc.draws import StepDraws
 from flc.models.channels import channel_size, narrowed
 from flc.models.prunable import Prunable
@@ -68,8 +68,7 @@ def test_a_channel_is_its_row_its_bias_and_its_column(model):
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])
 def test_channels_are_ranked_by_their_whole_group(model, sample, importance):
-    """Against the formulas, over row, bias and column; Torch-Pruning divides by the largest or by the mean, which ranks
-    alike. The Taylor gradient is that of the sum over clips."""
+    """Against the formulas over row and column, divided by their mean; the gradient is that of the sum over clips."""
     pruner, s, block = create("pruner", "width", {"importance": importance}), sample, 3
 
     def loss(sample, v):
@@ -78,19 +77,14 @@ def test_channels_are_ranked_by_their_whole_group(model, sample, importance):
     with model.gradients([s, s], loss):
         ffn = model.feed_forward("blocks", block)
         found = pruner.importance(ffn)
-        row, bias, column = ffn.net[0].proj.weight, ffn.net[0].proj.bias, ffn.net[2].weight
+        row, column = ffn.net[0].proj.weight, ffn.net[2].weight
         if importance == "taylor":
-            parts = (row * row.grad).abs().sum(1), (column * column.grad).abs().sum(0)
+            parts = (row * row.grad).abs().sum(1) + (column * column.grad).abs().sum(0)
         else:
-            parts = row.norm(dim=1), column.norm(dim=0)
-        expected = torch.stack(parts).detach().double()
-        assert bias.grad.abs().max() > 0
+            parts = row.pow(2).sum(1) + column.pow(2).sum(0)
+        expected = (parts / parts.mean()).detach()
     assert all(p.grad is None and not p.requires_grad for p in model.transformer.parameters())
-    found = found.double()
-    assert found.shape == (32,)
-    together = torch.stack([expected.mean(0), expected.sum(0)]).mean(0)
-    assert torch.corrcoef(torch.stack([found, together]))[0, 1] > 0.99
-    assert found.argsort()[:8].sort().values.tolist() == together.argsort()[:8].sort().values.tolist()
+    assert torch.allclose(found, expected, rtol=1e-5)  # float32 sums
 
 
 def test_a_channel_that_does_nothing_goes_first(model, sample):
@@ -139,4 +133,3 @@ def test_the_unpruned_side_of_the_teacher_is_the_network_before_it_was_narrowed(
         assert torch.allclose(v[query], exact, atol=1e-5), query  # float32 sums of another batch size
     composed = teacher(x, t, cond, StepDraws(0, "s", 0))
     assert torch.equal(composed, create("teacher", name).compose(v, StepDraws(0, "s", 0)))
-    assert Query("unpruned") in v or name == "weak" or name == "cfg"

@@ -98,7 +98,7 @@ def test_flc_generate_has_the_pipelines_frames_and_writes_them(student, adapter,
     )
     _, folder = student
     out = tmp_path / "clip.mp4"
-    command.generate(folder, PROMPT, None, 7, 4, 1.0, 48, 48, 9, "", "cpu", out)
+    command.generate(folder, PROMPT, None, 7, 4, 1.0, 48, 48, 9, "", "cpu", None, out)
     frames = stock(folder, adapter)
     assert np.array_equal(held[0], frames)  # the same pipeline, seed and process: bit for bit
     shown = read_video(out, 9, 192, 192)  # small clips are written four times as large
