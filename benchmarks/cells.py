@@ -39,8 +39,8 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """`scales/NAME.yaml`: a recipe, options of algorithms by kind and name, and how `flc` is started; `over` is laid
-    over the recipe: where this machine has the weights and clips."""
+    """`scales/NAME.yaml`: a recipe, options of algorithms by kind and name, how `flc` is started, and how often times
+    are taken (`timing`); `over` is laid over the recipe: where this machine has the weights and clips."""
 
     name: str
     over: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Scale:
         return yaml.safe_load((SCALES / f"{self.name}.yaml").read_text())
 
     def base(self) -> dict[str, Any]:
-        own = {key: value for key, value in self.read().items() if key not in ("algorithms", "launch")}
+        own = {key: value for key, value in self.read().items() if key not in ("algorithms", "launch", "timing")}
         return merge(own, self.over)
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
@@ -155,9 +155,11 @@ class Runs:
         return found
 
     def commits(self, cells: list[Cell], seeds: list[int]) -> list[str]:
-        """Under which commits these cells were run."""
-        files = {self.path(c, s) / COMMIT for c in cells for s in seeds}
-        return sorted({file.read_text().strip() for file in files if file.exists()})
+        """Under which commits these cells, and the stages they share, were run."""
+        folders = {self.path(c, s) for c in cells for s in seeds}
+        folders |= {self.folder / f"stem-{stem_of(c.at(self.scale, s))}" for c in cells for s in seeds}
+        files = [folder / COMMIT for folder in folders if (folder / COMMIT).exists()]
+        return sorted({line for file in files for line in file.read_text().split()})
 
     def row(self, cell: Cell, seed: int, name: str = "") -> dict[str, Any]:
         """The counting row of a finished cell, or {"error": ...} of a failed one."""
@@ -174,7 +176,8 @@ def begin(out: Path, recipe: Recipe) -> None:
     """A run's folder, with its recipe and the commit that it runs under."""
     out.mkdir(parents=True, exist_ok=True)
     (out / LOCK).write_text(lock_text(recipe))
-    (out / COMMIT).write_text(commit() + "\n")
+    with open(out / COMMIT, "a") as commits:  # a run that goes on may do so under another one
+        commits.write(commit() + "\n")
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

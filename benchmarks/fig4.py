@@ -22,10 +22,11 @@ CELLS = [CELL]
 
 def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
     plans = [read_json(path) for s in seeds if (path := runs.path(CELL, s) / "score" / "plan.json").exists()]
-    stacks = plans[0]["scores"] if plans else {}
+    stacks = plans[0]["scores"]
     errors = {s: [spread([p["scores"][s][i] for p in plans]) for i in range(len(stacks[s]))] for s in stacks}
     kept = {s: [sum(i in p["kept"][s] for p in plans) for i in range(len(stacks[s]))] for s in stacks}
     return {
+        "plans": len(plans),
         "error_without": errors,
         "kept_in_seeds": kept,
         "error_with_all": spread([p["details"]["baseline"] for p in plans]),
@@ -36,7 +37,7 @@ def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
     stacks = values["error_without"]
     drawing, (panels,) = figure.axes(7, 3.6, max(1, len(stacks)))
     for axes, (stack, errors) in zip(panels, stacks.items(), strict=False):
-        always = [count == len(values["seeds"]) for count in values["kept_in_seeds"][stack]]
+        always = [count == values["plans"] for count in values["kept_in_seeds"][stack]]
         colours = ["tab:blue" if yes else "tab:orange" for yes in always]
         axes.bar(range(len(errors)), [e["mean"] for e in errors], yerr=[e["spread"] for e in errors], color=colours)
         axes.axhline(values["error_with_all"]["mean"], color="black", linestyle="--", linewidth=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import RESULTS, write
-from benchmarks.table import arguments, scale_of
+from benchmarks.table import arguments, plan, scale_of
 
 
 def axes(width: float = 7.0, height: float = 4.2, columns: int = 1) -> tuple[Any, Any]:
@@ -39,16 +39,16 @@ def main(
     args = arguments(description)
     runs = Runs(args.runs, scale_of(args), args.jobs)
     if args.list or args.dry_run:
-        missing = runs.missing(cells, args.seeds)
-        print("\n".join(f"{cell.label}, seed {seed}" for cell, seed in missing) or "nothing is missing")
-        return 0
+        return plan(runs, cells, args)
     runs.run(cells, args.seeds)
-    name = name if args.scale == "tiny" else f"{name}_{args.scale}"
     errors = {f"{c.label}, seed {s}": r["error"] for c in cells for s in args.seeds if "error" in (r := runs.row(c, s))}
+    for label, error in errors.items():
+        print(f"{label} failed: {error}")
+    if len(errors) == len(cells) * len(args.seeds):
+        return 1  # nothing to draw
+    name = name if args.scale == "tiny" else f"{name}_{args.scale}"
     about = {"scale": args.scale, "seeds": args.seeds, "runs_of": runs.commits(cells, args.seeds)}
     values = about | measure(runs, args.seeds) | ({"errors": errors} if errors else {})
     write(name, f"python -m benchmarks.{name.partition('_')[0]} --scale {args.scale}", values)
     draw(values, runs, RESULTS / f"{name}.png")
-    for label, error in errors.items():
-        print(f"{label} failed: {error}")
     return int(bool(errors))

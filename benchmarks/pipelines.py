@@ -51,38 +51,63 @@ class Stock:
             raise UserError(f"--pipelines {contestant.name}: {contestant.folder} is no folder")
         hush()
         self.contestant, self.device, self.folder = contestant, torch.device(device), contestant.folder
-        self.precision = getattr(torch, dtype)
+        self.dtype, self.precision = dtype, getattr(torch, dtype)
         self.notes = read_json(self.folder / NOTES) if (self.folder / NOTES).exists() else {}
         self.loaded: dict[bool, Any] = {}
 
     def pipe(self, with_image: bool) -> Any:
+        """The pipeline for this kind of prompt; the second kind shares the first one's components."""
         if with_image not in self.loaded:
-            try:
-                found = adapter_for(self.folder).stock_pipeline(self.folder, with_image)
-            except UserError:  # a family without adapter comes as its model_index.json has it
-                found = self._of_any_family()
-            takes = "image" in inspect.signature(found.__call__).parameters
-            if with_image and not takes:
+            if self.folder_takes_images is False and with_image:
+                raise UserError(f"{self.folder} takes no first frame")
+            found = self._read(with_image)
+            takes = inspect.signature(found.__call__).parameters
+            if with_image and "image" not in takes:
                 raise UserError(f"{self.folder}: {type(found).__name__} takes no first frame")
-            if not with_image and takes and inspect.signature(found.__call__).parameters["image"].default is not None:
+            if not with_image and "image" in takes and takes["image"].default is not None:
                 raise UserError(f"{self.folder}: {type(found).__name__} needs a first frame")
+            if self.contestant.guidance is not None and "guidance_scale" not in takes:
+                raise UserError(f"{self.folder}: {type(found).__name__} takes no guidance: leave it out")
             found.set_progress_bar_config(disable=True)
-            self.loaded[with_image] = found.to(self.device, self.precision)
+            self.loaded[with_image] = found.to(self.device)
         return self.loaded[with_image]
 
-    def _of_any_family(self) -> Any:
+    @property
+    def folder_takes_images(self) -> bool | None:
+        """Where an adapter of ours knows the family; None of another one."""
+        try:
+            return adapter_for(self.folder).takes_first_frame(self.folder)
+        except UserError:
+            return None
+
+    def _read(self, with_image: bool) -> Any:
+        """Weights in the contestant's precision; components that diffusers keeps in float32 stay so."""
         from diffusers import DiffusionPipeline
 
+        if self.loaded:
+            other = next(iter(self.loaded.values()))
+            if self.folder_takes_images:
+                return adapter_for(self.folder).stock_class(with_image).from_pipe(other)
+            return other
         try:
-            return DiffusionPipeline.from_pretrained(self.folder, local_files_only=True)
+            if self.folder_takes_images is not None:
+                return adapter_for(self.folder).stock_pipeline(self.folder, with_image, self.dtype)
+            return DiffusionPipeline.from_pretrained(self.folder, torch_dtype=self.precision, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"{self.folder} does not load: {str(error).splitlines()[0]}") from error
 
     @property
     def parameters(self) -> int:
-        pipe = next(iter(self.loaded.values()))
+        pipe = next(iter(self.loaded.values()), None) or self._read(bool(self.folder_takes_images))
         networks = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
         return sum(p.numel() for network in networks if network is not None for p in network.parameters())
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of its clips: what its folder or our adapter says, or 8."""
+        if self.folder_takes_images is None:
+            return int(self.notes.get("fps", 8))
+        return adapter_for(self.folder).fps_of(self.folder)
 
     def takes(self, with_image: bool) -> Any:
         """The parameters of its call; image-to-video without text (SVD) takes no prompt and another guidance."""

@@ -55,7 +55,7 @@ def add_times(results: dict[str, Any], pipelines: dict[str, Path], scale: Scale)
     """Seconds a clip and, round by round, the ratio to the teacher's."""
     there = {label: path for label, path in pipelines.items() if "average" in results[label] and path.exists()}
     where = {name: scale.base()[name] for name in ("device", "dtype") if name in scale.base()}
-    timed = interleaved(there, **where)
+    timed = interleaved(there, **where, **scale.read().get("timing", {}))
     for label, seconds in timed.items():
         results[label]["seconds"] = spread(seconds)
         if "teacher" in timed:
@@ -134,18 +134,22 @@ def scale_of(args: argparse.Namespace) -> Scale:
     return Scale(args.scale, over, args.launch)
 
 
+def plan(runs: Runs, cells: list[Cell], args: argparse.Namespace) -> int:
+    """`--list`: which runs are missing. `--dry-run`: what each cell would need; 1 when one cannot be."""
+    if args.list:
+        print("\n".join(f"{cell.label}, seed {seed}" for cell, seed in runs.missing(cells, args.seeds)))
+        return 0
+    said = runs.dry(cells, args.seeds[0])
+    print("\n".join(f"## {label}\n{text}" for label, text in said.items()))
+    return int(any(text.startswith("failed") for text in said.values()))
+
+
 def main(table: Table, description: str | None) -> int:
     """The command of a table's module. 1 when a cell failed (the table says why)."""
     args = arguments(description)
     runs = Runs(args.runs, scale_of(args), args.jobs)
-    if args.dry_run:
-        said = runs.dry(table.cells, args.seeds[0])
-        print("\n".join(f"## {label}\n{text}" for label, text in said.items()))
-        return int(any(text.startswith("failed") for text in said.values()))
-    if args.list:
-        for cell, seed in runs.missing(table.cells, args.seeds):
-            print(f"{cell.label}, seed {seed}")
-        return 0
+    if args.list or args.dry_run:
+        return plan(runs, table.cells, args)
     values = measure(table, runs, args.seeds)
     name = table.name if args.scale == "tiny" else f"{table.name}_{args.scale}"
     write(name, f"python -m benchmarks.{table.name} --scale {args.scale}", values)

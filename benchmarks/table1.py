@@ -4,7 +4,7 @@
     python -m benchmarks.table1 --scale wan-14b --manifest prompts.jsonl --suite vbench-i2v --vbench-python PY \\
         --pipelines cogvideox=CogVideoX-5b-I2V svd=... wan=... ours=OUT/pipeline
 
-Without `--pipelines` the rows are the embedded model at its own guided steps and the flagship's students, one a seed.
+Without `--pipelines` the rows are the scale's model at its own guided steps and the flagship's students, one a seed.
 Each pipeline is called one clip at a time, with the same prompts, first frames and seeds, at the steps and guidance
 that its folder or its class declares. A pipeline that takes no first frame fails on a prompt with one, and says so. The
 paper took its rows from VBench's website; they stand in a table of their own.
@@ -13,6 +13,7 @@ paper took its rows from VBench's website; they stand in a table of their own.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,16 +24,17 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from benchmarks.cells import Runs
+from benchmarks.cells import Runs, digest
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.pipelines import Contestant, Stock, clips
-from benchmarks.table import PAPER, SCORES, add_arguments, pair, picture, scale_of
+from benchmarks.table import PAPER, SCORES, add_arguments, pair, picture, plan, scale_of
 from benchmarks.table2 import TABLE
 from flc.data.source import drawn_clips, write_video
 from flc.errors import UserError
 from flc.evaluate import vbench
 from flc.evaluate.clips import Clips
 from flc.evaluate.manifest import Asked, Shot, clip_seed, read_manifest, shots
+from flc.evaluate.manifest import digest as digest_of
 from flc.evaluate.metrics import average
 from flc.evaluate.suite import metrics
 from flc.evaluate.vbench_layout import SEEDS, expected, file_name
@@ -77,13 +79,17 @@ def under_vbench(
     stock: Stock, asked: Sequence[Asked], size: tuple[int, int, int], suite: str, folder: Path, python: Path | None
 ) -> dict[str, Any]:
     """The videos in VBench's layout; then its values, where it runs or its JSON lies in `folder/results` already."""
-    todo = shots(asked, SEEDS, 0)
+    todo, fps = shots(asked, SEEDS, 0), stock.fps
     vbench.describe_videos(folder, asked, todo, suite)
-    taken = []
+    times = folder / "seconds.json"
+    taken: list[float] = json.loads(times.read_text()) if times.exists() else []
     for shot in vbench.missing(folder, todo):
         video, seconds = stock.clip(shot, size)
         taken.append(seconds)
-        write_video(folder / vbench.VIDEOS / file_name(shot.prompt, shot.number), video)
+        partial = folder / ".new.mp4"
+        write_video(partial, video, fps)
+        partial.replace(folder / vbench.VIDEOS / file_name(shot.prompt, shot.number))  # whole or not at all
+        times.write_text(json.dumps(taken))
     wanted = expected(asked, suite)
     lacking = [d for d in wanted if d not in vbench.read_results(folder / vbench.RESULTS)]
     wrong = vbench.run(python, suite, folder, str(stock.device), lacking) if lacking and python else ""
@@ -91,8 +97,16 @@ def under_vbench(
     if not wanted.keys() <= found.keys():
         raise UserError(f"VBench's values are missing ({wrong or 'give --vbench-python'}); the videos are in {folder}")
     scores = {d: found[d].value for d in wanted}
-    mean = sum(scores.values()) / len(scores)
-    return {"average": mean, "scores": scores} | ({"seconds": sum(taken) / len(taken)} if taken else {})
+    return {"average": sum(scores.values()) / len(scores), "scores": scores, "seconds": sum(taken) / len(taken)}
+
+
+def place_of(
+    contestant: Contestant, size: tuple[int, int, int], asked: Sequence[Asked], args: argparse.Namespace
+) -> Path:
+    """A folder that other weights, steps, guidance, sizes or prompts do not share."""
+    weights = [[f.name, f.stat().st_size, f.stat().st_mtime] for f in sorted(contestant.folder.rglob("*.safetensors"))]
+    mark = digest([weights, contestant.steps, contestant.guidance, size, digest_of(asked)])
+    return args.runs / args.scale / "table1" / args.suite / f"{contestant.name}-{mark}"
 
 
 def collected(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -104,26 +118,26 @@ def collected(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def measured(name: str, folders: Sequence[tuple[Contestant, int]], args: argparse.Namespace) -> dict[str, Any]:
-    """One row; `folders` says which folder stands for which seed."""
-    rows, about = [], {}
-    device, dtype = (scale_of(args).base().get(k, v) for k, v in (("device", "cpu"), ("dtype", "float32")))
+def measured(folders: Sequence[tuple[Contestant, int]], args: argparse.Namespace) -> dict[str, Any]:
+    """One row; `folders` says which folder stands for which seed. A pipeline may fail in any way: the row says it.
+
+    VBench's suites have five seeds of their own a prompt, so that a row is of one folder there, the first.
+    """
+    base, rows, about = scale_of(args).base(), [], {}
     try:
-        for contestant, seed in folders:
-            stock = Stock(contestant, device, dtype)
+        for contestant, seed in folders if args.suite == "shapes" else folders[:1]:
+            stock = Stock(contestant, base.get("device", "cpu"), base.get("dtype", "float32"))
             if args.suite == "shapes":
                 with tempfile.TemporaryDirectory() as scratch:
                     rows.append(under_shapes(stock, seed, Path(scratch)))
             else:
-                place = args.runs / args.scale / "table1" / args.suite / name
-                size = tuple(scale_of(args).base()[k] for k in ("frames", "height", "width"))
-                rows.append(
-                    under_vbench(stock, read_manifest(args.manifest), size, args.suite, place, args.vbench_python)
-                )
-            kind = bool(stock.loaded.get(True))
-            about = {"parameters": stock.parameters} | stock.settings(kind)
-    except UserError as error:
-        return {"error": str(error)}
+                size, asked = tuple(base[k] for k in ("frames", "height", "width")), read_manifest(args.manifest)
+                place = place_of(contestant, size, asked, args)
+                rows.append(under_vbench(stock, asked, size, args.suite, place, args.vbench_python))
+            about = {"parameters": stock.parameters} | stock.settings(bool(stock.folder_takes_images))
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return {"error": lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"}
     return collected(rows) | about
 
 
@@ -156,6 +170,15 @@ def markdown(values: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check(args: argparse.Namespace) -> None:
+    if args.suite == "shapes" and args.scale != "tiny":
+        raise UserError(f"--scale {args.scale} is not of drawn clips: give --suite vbench or vbench-i2v")
+    if args.suite != "shapes" and args.scale == "tiny":
+        raise UserError(f"--suite {args.suite} needs the --scale of real clips: wan-1.3b, wan-14b or hunyuan-13b")
+    if args.suite != "shapes" and not args.manifest:
+        raise UserError(f"--suite {args.suite} needs --manifest, JSON lines of prompts (and images)")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
@@ -166,24 +189,24 @@ def main() -> int:
     args = parser.parse_args()
     try:
         chosen = [Contestant.read(text) for text in args.pipelines]
-        if args.suite != "shapes" and not args.manifest:
-            raise UserError(f"--suite {args.suite} needs --manifest, JSON lines of prompts (and images)")
+        check(args)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     runs = Runs(args.runs, scale_of(args), args.jobs)
-    if args.list:
-        print("\n".join(f"{c.label}, seed {s}" for c, s in ([] if chosen else runs.missing(CELLS, args.seeds))))
-        return 0
+    if args.list or args.dry_run:
+        return plan(runs, [] if chosen else CELLS, args)
     if chosen:
         folders = {c.name: [(c, s) for s in args.seeds] for c in chosen}
     else:
         runs.run(CELLS, args.seeds)
         folders = {
-            "tiny-wan (teacher)": [(Contestant("teacher", EMBEDDED), s) for s in args.seeds],
+            "teacher": [
+                (Contestant("teacher", Path(runs.scale.base().get("model") or EMBEDDED)), s) for s in args.seeds
+            ],
             "fastlightgen": [(Contestant("ours", runs.path(OURS, s) / "pipeline"), s) for s in args.seeds],
         }
-    rows = {name: measured(name, pairs, args) for name, pairs in folders.items()}
+    rows = {name: measured(pairs, args) for name, pairs in folders.items()}
     values = {
         "suite": args.suite,
         "seeds": args.seeds,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import math
 import random
@@ -23,7 +24,7 @@ from typing import Any
 
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import RESULTS, write
-from benchmarks.table import add_arguments, scale_of
+from benchmarks.table import add_arguments, plan, scale_of
 from benchmarks.table2 import TABLE
 from flc.errors import UserError
 from flc.models.folder import read_json
@@ -72,7 +73,10 @@ def write_page(pairs: Sequence[dict[str, Any]], page: Path, key: Path, lot: rand
         }
         shown.append({"id": str(number), "caption": pair["caption"], **clips})
         secret[str(number)] = {"rival": pair["rival"], "ours": "left" if left == "ours" else "right"}
-    study = f"{lot.getrandbits(64):016x}"
+    bytes_of_all = b"".join(pair[who].read_bytes() for pair in pairs for who in ("ours", "theirs"))
+    study = hashlib.sha256(bytes_of_all + json.dumps(secret).encode()).hexdigest()[
+        :16
+    ]  # of these clips, on these sides
     data = json.dumps({"study": study, "questions": QUESTIONS, "pairs": shown}).replace("</", "<\\/")
     page.write_text(PAGE.read_text().replace("/*DATA*/null", data))
     key.write_text(json.dumps({"study": study, "pairs": secret}, indent=1) + "\n")
@@ -87,9 +91,12 @@ def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def score(files: Sequence[Path], key: dict[str, Any]) -> dict[str, Any]:
-    """How often ours was preferred to each rival, by question; of one voter's answers to a pair the last counts."""
+    """How often ours was preferred to each rival, by question; of one voter's ballots the last saved counts."""
+    ballots = {}
+    for file in sorted(files, key=lambda file: read_json(file).get("saved", 0)):
+        ballots[read_json(file).get("voter", str(file))] = file
     tally: dict[str, dict[str, list[float]]] = {}
-    for file in files:
+    for file in ballots.values():
         ballot = read_json(file)
         if ballot.get("study") != key["study"]:
             raise UserError(
@@ -104,13 +111,14 @@ def score(files: Sequence[Path], key: dict[str, Any]) -> dict[str, Any]:
                     raise UserError(f"{file}: pair {name} has the vote {question}={choice}: left, right or tie")
                 value = 0.5 if choice == "tie" else float(choice == pair["ours"])
                 tally.setdefault(pair["rival"], {}).setdefault(question, []).append(value)
-    return {
+    rows = {
         rival: {
             question: {"preferred": sum(v) / len(v), "interval": wilson(sum(v), len(v)), "votes": len(v)}
             for question, v in sorted(by_question.items())
         }
         for rival, by_question in tally.items()
     }
+    return {"rows": rows, "voters": len(ballots)}
 
 
 def markdown(rows: dict[str, Any]) -> str:
@@ -127,36 +135,39 @@ def markdown(rows: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def count(name: str, votes: Sequence[Path], key: Path) -> int:
+    try:
+        found = score(votes, read_json(key))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write(name, f"python -m benchmarks.{name.partition('_')[0]} --votes ...", found)
+    (RESULTS / f"{name}.md").write_text(markdown(found["rows"]))
+    print(markdown(found["rows"]))
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=24)
-    parser.add_argument("--page", type=Path, default=RESULTS / "table3.html")
-    parser.add_argument("--key", type=Path, default=RESULTS / "table3_key.json")
     parser.add_argument("--votes", type=Path, nargs="*", default=[], help="files that the page saved")
     args = parser.parse_args()
+    name = "table3" if args.scale == "tiny" else f"table3_{args.scale}"
+    page, key = RESULTS / f"{name}.html", RESULTS / f"{name}_key.json"
     if args.votes:
-        try:
-            rows = score(args.votes, read_json(args.key))
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 2
-        write("table3", "python -m benchmarks.table3 --votes ...", {"rows": rows, "voters": len(args.votes)})
-        (RESULTS / "table3.md").write_text(markdown(rows))
-        print(markdown(rows))
-        return 0
+        return count(name, args.votes, key)
     runs = Runs(args.runs, scale_of(args), args.jobs)
-    if args.list:
-        print("\n".join(f"{cell.label}, seed {seed}" for cell, seed in runs.missing(CELLS, args.seeds)))
-        return 0
+    if args.list or args.dry_run:
+        return plan(runs, CELLS, args)
     runs.run(CELLS, args.seeds)
     lot = random.Random(0)
     pairs = make_pairs(runs, args.seeds, args.pairs, lot)
     if not pairs:
         print("no clips to compare: the cells failed, see their log.txt", file=sys.stderr)
         return 1
-    write_page(pairs, args.page, args.key, lot)
-    print(f"{args.page}: {len(pairs)} pairs; votes are scored with --votes FILE")
+    write_page(pairs, page, key, lot)
+    print(f"{page}: {len(pairs)} pairs; votes are scored with --votes FILE")
     return 0
 
 

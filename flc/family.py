@@ -151,6 +151,10 @@ class ModelAdapter(Configured, ABC):
         """A stock pipeline folder with another transformer and scheduler."""
 
     @abstractmethod
+    def stock_class(self, with_image: bool) -> type:
+        """The class of such a pipeline."""
+
+    @abstractmethod
     def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
         """The stock pipeline of a folder, for text-to-video or with a given first frame; `dtype` as diffusers'
         `torch_dtype`."""

@@ -262,5 +262,7 @@ class WanAdapter(ModelAdapter):
         pipe.save_pretrained(folder, safe_serialization=True)
 
     def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
-        cls = WanImageToVideoPipeline if with_image else WanPipeline
-        return read_pipeline(cls, folder, **({"torch_dtype": DTYPES[dtype]} if dtype else {}))
+        return read_pipeline(self.stock_class(with_image), folder, **({"torch_dtype": DTYPES[dtype]} if dtype else {}))
+
+    def stock_class(self, with_image: bool) -> type:
+        return WanImageToVideoPipeline if with_image else WanPipeline

@@ -101,7 +101,7 @@ def dry_run(job: Job, scratch: Path) -> None:
         teacher = (job.algorithm("teacher"), pruned) if kind == "distiller" else None
         trains = objective.trains and stage.iterations
         seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations if trains else 0.0
-        memory, minutes = bytes_of_stage(job, objective, channels), seconds * stage.iterations / 60
+        memory, minutes = bytes_of_stage(job, objective, channels, teacher is not None), seconds * stage.iterations / 60
         total += minutes
         table.add_row(name, str(stage.iterations), f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
     calls, seconds = evaluation(job, data)
@@ -136,16 +136,31 @@ def narrower(budget: Budget, channels: Channels | None) -> Mapping[str, tuple[in
     return {s: tuple(w - gone[s] for w in blocks) for s, blocks in budget.weights.items()}
 
 
-def bytes_of_stage(job: Job, objective: Objective, channels: Channels | None = None) -> int:
-    """On one rank: the frozen networks (the original, and what was narrowed from it), and every role's own."""
+def frozen_networks(
+    objective: Objective, counts: tuple[int, int], narrowed: bool, taught: bool
+) -> list[tuple[int, bool]]:
+    """Parameters of the networks that a stage holds beside its trained copies, and whether ZeRO-3 shards them: those
+    that a role or the teacher evaluates, unless gradients pass through them. `counts`: of the original, and of what
+    was narrowed from it."""
+    roles = objective.roles().values()
+    passes, frozen = any(r.passes for r in roles), any(r.train == "frozen" for r in roles)
+    lora = any(r.train == "lora" for r in roles)
+    if not narrowed:
+        return [(counts[0], (taught or frozen or lora) and not passes)]
+    return [(counts[0], (taught or frozen) and not passes), (counts[1], taught or lora)]
+
+
+def bytes_of_stage(job: Job, objective: Objective, channels: Channels | None, taught: bool) -> int:
+    """On one rank: frozen networks, and every role's own. (A GPU holds nothing else: the model's own transformer is
+    parked while another one is distilled.)"""
     zero = job.zero if job.recipe.engine == "deepspeed" else 0
     sharing, weights, width = Sharing(zero, job.ranks.world), narrower(job.budget, channels), job.adapter.dtype.itemsize
     whole = sum(p.numel() for p in job.adapter.transformer.parameters())
     rest = whole - kept_parameters(job.budget.weights, View())
+    counts = (whole, rest + kept_parameters(weights, View()))
+    networks = frozen_networks(objective, counts, channels is not None, taught)
+    memory = sum(width * count // (sharing.ranks(3) if sharded else 1) for count, sharded in networks)
     roles = objective.roles()
-    memory = width * whole // (1 if any(role.passes for role in roles.values()) else sharing.ranks(3))
-    if channels is not None:
-        memory += width * (rest + kept_parameters(weights, View())) // sharing.ranks(3)
     for role in roles.values():
         if role.train == "head":
             count = head_parameters(job, role)

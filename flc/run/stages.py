@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,16 @@ def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
     return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
 
 
+@contextmanager
+def parked(job: Job, idle: bool) -> Iterator[None]:
+    """While the model's own transformer has nothing to do it leaves the device to those that train."""
+    if idle:
+        job.adapter.transformer.to("cpu")
+    yield
+    if idle:
+        job.adapter.transformer.to(job.adapter.device)
+
+
 def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
     """Stage III: the pruned network as a few-step generator. `transformer/`, `student.json`."""
     from flc.train.stage import train_stage
@@ -245,7 +257,8 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         unpruned = None if plan["channels"] is None else job.adapter.transformer
         if objective.trains:
             latents, real = LatentClips(data, job.adapter, r.negative_prompt), (composer, pruned)
-            facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, real, unpruned)
+            with parked(job, unpruned is None):
+                facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, real, unpruned)
             if unpruned is not None and r.engine == "deepspeed" and job.zero == 3:
                 job.forget_model()
         elif job.ranks.leader:

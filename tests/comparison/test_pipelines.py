@@ -85,20 +85,43 @@ def test_a_row_that_fails_says_why_and_the_table_is_finished(tmp_path, monkeypat
     assert text in capsys.readouterr().out
 
 
-def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json(tmp_path, stock, image):
-    from flc.evaluate.manifest import Asked
-
-    asked = [Asked("a red circle moving left", image)]
-    with pytest.raises(UserError, match="the videos are in"):
-        table1.under_vbench(stock, asked, SIZE, "vbench-i2v", tmp_path, None)
-    assert len(list((tmp_path / "videos").glob("a red circle moving left-[0-4].mp4"))) == 5
+def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json_when_they_are_run_again(
+    tmp_path, image, monkeypatch, capsys
+):
+    """The whole command, twice: without VBench the row says what is missing; with its JSON the values stand there."""
+    (tmp_path / "prompts.jsonl").write_text(
+        json.dumps({"prompt": "a red circle moving left", "image": image.name}) + "\n"
+    )
+    (tmp_path / "small.yaml").write_text("frames: 5\nheight: 48\nwidth: 48\n")
+    monkeypatch.setattr("benchmarks.cells.SCALES", tmp_path)
+    monkeypatch.setattr(table1, "RESULTS", tmp_path)
+    written = {}
+    monkeypatch.setattr(table1, "write", lambda name, script, values: written.update(values))
+    command = ["table1", "--scale", "small", "--suite", "vbench-i2v", "--manifest", str(tmp_path / "prompts.jsonl"),
+               "--runs", str(tmp_path / "runs"), "--pipelines", f"ours={EMBEDDED},steps=1,guidance=1"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    assert table1.main() == 1 and "give --vbench-python" in written["rows"]["ours"]["error"]
+    (place,) = (tmp_path / "runs" / "small" / "table1" / "vbench-i2v").iterdir()
+    videos = sorted((place / "videos").glob("a red circle moving left-[0-4].mp4"))
+    assert len(videos) == 5
+    made = [video.stat().st_mtime_ns for video in videos]
     names = ("i2v_subject", "subject_consistency", "motion_smoothness", "dynamic_degree", "aesthetic_quality",
              "imaging_quality", "temporal_flickering")  # fmt: skip
     found = {name: [0.1 * i, [{"video_path": "x", "video_results": 0.1 * i}] * 5] for i, name in enumerate(names)}
-    (tmp_path / "results").mkdir(exist_ok=True)
-    (tmp_path / "results" / "x_eval_results.json").write_text(json.dumps(found))
-    row = table1.under_vbench(stock, asked, SIZE, "vbench-i2v", tmp_path, None)
-    assert row["average"] == pytest.approx(0.3) and row["scores"]["imaging_quality"] == pytest.approx(0.5)
+    (place / "results").mkdir(exist_ok=True)
+    (place / "results" / "x_eval_results.json").write_text(json.dumps(found))
+    assert table1.main() == 0
+    row = written["rows"]["ours"]
+    assert row["average"] == {"mean": pytest.approx(0.3), "spread": 0.0, "n": 1}
+    assert row["scores"]["imaging_quality"]["mean"] == pytest.approx(0.5) and row["seconds"]["mean"] > 0
+    assert [video.stat().st_mtime_ns for video in videos] == made, "clips that are there are not made again"
+
+
+def test_a_suite_that_does_not_fit_the_scale_is_refused(monkeypatch, capsys):
+    for arguments, says in ((["--suite", "vbench"], "needs the --scale"), (["--scale", "wan-14b"], "drawn clips"),
+                            (["--scale", "wan-14b", "--suite", "vbench"], "needs --manifest")):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["table1", *arguments])
+        assert table1.main() == 2 and says in capsys.readouterr().err
 
 
 def test_times_are_taken_in_turn_round_after_round(tmp_path, monkeypatch):

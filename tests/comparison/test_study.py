@@ -9,6 +9,7 @@ import re
 import pytest
 
 from benchmarks import table3
+from benchmarks.cells import Runs, Scale
 from flc.errors import UserError
 
 
@@ -47,8 +48,8 @@ def test_the_page_names_no_method_and_the_key_says_which_side_is_ours(study):
     assert data["study"] == key["study"] and "src=" not in page and "http" not in page
 
 
-def ballot(path, key, votes):
-    path.write_text(json.dumps({"study": key["study"], "votes": votes}))
+def ballot(path, key, votes, voter=None, saved=0):
+    path.write_text(json.dumps({"study": key["study"], "voter": voter or path.name, "saved": saved, "votes": votes}))
     return path
 
 
@@ -61,11 +62,57 @@ def test_votes_count_for_ours_against_each_rival_and_a_tie_counts_half(study, tm
     lost = {"vision": other[ours[against["lcm"][0]]]}
     votes = {against["dmd2"][0]: {"action": "tie", "vision": "tie"}, against["lcm"][0]: lost}
     second = ballot(tmp_path / "2.json", key, votes)
-    found = table3.score([first, second], key)
+    counted = table3.score([first, second], key)
+    found = counted["rows"]
+    assert counted["voters"] == 2
     assert found["dmd2"]["action"]["preferred"] == pytest.approx(3.5 / 4) and found["dmd2"]["action"]["votes"] == 4
     assert found["dmd2"]["vision"]["preferred"] == 0.5
     assert found["lcm"]["vision"]["preferred"] == 0.0
     assert "| dmd2 | action | 0.88 |" in table3.markdown(found)
+
+
+def test_of_one_voters_ballots_the_last_saved_counts(study, tmp_path):
+    _, key = study
+    ours, rival = key["pairs"]["0"]["ours"], key["pairs"]["0"]["rival"]
+    late = ballot(tmp_path / "late.json", key, {"0": {"action": ours}}, voter="a", saved=2)
+    early = ballot(tmp_path / "early.json", key, {"0": {"action": "tie"}}, voter="a", saved=1)
+    counted = table3.score([late, early], key)
+    assert counted["voters"] == 1 and counted["rows"][rival]["action"] == {
+        "preferred": 1.0, "interval": table3.wilson(1, 1), "votes": 1,
+    }  # fmt: skip
+
+
+def test_other_clips_or_sides_make_another_study(tmp_path):
+    def made(content: bytes, seed: int) -> str:
+        (tmp_path / "o.mp4").write_bytes(content)
+        (tmp_path / "t.mp4").write_bytes(b"theirs")
+        pairs = [{"caption": "a", "rival": "lcm", "ours": tmp_path / "o.mp4", "theirs": tmp_path / "t.mp4"}] * 8
+        table3.write_page(pairs, tmp_path / "p.html", tmp_path / "k.json", random.Random(seed))
+        return json.loads((tmp_path / "k.json").read_text())["study"]
+
+    assert made(b"one", 0) == made(b"one", 0)
+    assert len({made(b"one", 0), made(b"two", 0), made(b"one", 1)}) == 3
+
+
+def test_pairs_are_of_one_prompt_and_seed_and_rivals_take_turns(tmp_path):
+    runs = Runs(tmp_path, Scale("tiny"), 1)
+    for seed in (0, 1):
+        for cell in [*table3.CELLS[:3], table3.OURS]:
+            out = runs.path(cell, seed)
+            (out / "evaluate" / "videos" / cell.row).mkdir(parents=True)
+            for index in (0, 3, 5):
+                (out / "evaluate" / "videos" / cell.row / f"{index}.mp4").write_bytes(b"")
+            (out / "metrics.json").write_text(json.dumps({"prompts": [{"caption": f"{seed}-{i}"} for i in range(6)]}))
+    pairs = table3.make_pairs(runs, [0, 1], 12, random.Random(0))
+    assert len(pairs) == 12 and sorted({p["rival"] for p in pairs}) == sorted(c.label for c in table3.CELLS[:3])
+    for pair in pairs:
+        seed, index = pair["caption"].split("-")
+        rival = next(c for c in table3.CELLS if c.label == pair["rival"])
+        assert pair["ours"].stem == pair["theirs"].stem == index
+        assert pair["ours"].is_relative_to(runs.path(table3.OURS, int(seed)))
+        assert pair["theirs"].is_relative_to(runs.path(rival, int(seed)))
+    counts = [sum(p["rival"] == c.label for p in pairs) for c in table3.CELLS[:3]]
+    assert counts == [4, 4, 4]
 
 
 def test_the_interval_is_wilsons():

@@ -13,7 +13,7 @@ from flc.api import Optim, Role
 from flc.models.folder import EMBEDDED
 from flc.recipe import Recipe
 from flc.run.console import Console
-from flc.run.estimate import Sharing, bytes_of_role, head_parameters
+from flc.run.estimate import Sharing, bytes_of_role, frozen_networks, head_parameters
 from flc.run.job import Job
 from flc.train.launch import Ranks
 
@@ -57,3 +57,24 @@ def test_disk_holds_the_stages_and_two_checkpoints(tmp_path):
     count = sum(v.numel() for v in load_file(EMBEDDED / "transformer" / "diffusion_pytorch_model.safetensors").values())
     assert job.disk_needed(["score", "evaluate"]) == 3 * files
     assert job.disk_needed(["recover"]) == 3 * files + 2 * 16 * count
+
+
+FULL, FROZEN, PASSED, LORA = Role("full", optim=TRAINED), Role("frozen"), Role("frozen", passes=True), Role("lora")
+
+
+@pytest.mark.parametrize(
+    ("roles", "narrowed", "taught", "expected"),
+    [
+        ([FULL, FROZEN], False, False, [(100, True)]),  # recovery against the original
+        ([FULL], False, False, [(100, False)]),  # plain recovery: the original stands by, whole
+        ([FULL], False, True, [(100, True)]),  # the teacher
+        ([FULL, PASSED], False, True, [(100, False)]),  # a GAN on its features
+        ([FULL, FROZEN], True, False, [(100, True), (60, False)]),  # what was narrowed is copied, and stands by
+        ([FULL], True, True, [(100, True), (60, True)]),  # both sides of the teacher
+        ([FULL, PASSED], True, True, [(100, False), (60, True)]),
+        ([FULL, LORA], True, False, [(100, False), (60, True)]),
+    ],
+)
+def test_which_frozen_networks_a_stage_holds_and_which_are_sharded(roles, narrowed, taught, expected):
+    objective: Any = SimpleNamespace(roles=lambda: dict(enumerate(roles)))
+    assert frozen_networks(objective, (100, 60), narrowed, taught) == expected
