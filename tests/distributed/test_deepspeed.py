@@ -25,13 +25,14 @@ from flc.draws import StepDraws
 from flc.errors import Interrupted, NonFinite
 from flc.flow import noised
 from flc.losses import flow_matching
+from flc.models.channels import narrowed
 from flc.models.condition import Condition
 from flc.models.text_padding import BiasedCrossAttention
 from flc.models.wan import WanAdapter
 from flc.registry import create
 from flc.train.engine import PlainEngine
 from flc.train.loop import STOP, LoopOptions, checkpoint_path, train
-from flc.train.nets import TEACHER, build, connect
+from flc.train.nets import TEACHER, UNPRUNED, build, connect
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -67,6 +68,10 @@ DMD = {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2, "fake_warmup": 1, "betas": (0.5,
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bernoulli": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "alpha": 0.5, "drift_every": 2}),
     "dmd": ("distiller", "dmd", DMD),
+    # feed-forward layers of 17 of 33 channels: the unpruned network is one of its own
+    "bernoulli-narrow": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
+    "dmd-narrow": ("distiller", "dmd", DMD),
+    "sft": ("recovery", "sft", {"lr": 1e-3, "warmup": 2}),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
     # at the default weight, .03, one of the generator's weights has a gradient that is rounding: 5 % of a step apart
     "dmd2": ("distiller", "dmd2", DMD | {"gan": 0.5}),
@@ -99,13 +104,16 @@ class Miniature:
         adapter: Any = WanAdapter()
         adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
         adapter.device, adapter.processor, self.local = torch.device("cpu"), BiasedCrossAttention(), BATCH // world
-        source = adapter.prepare(tiny())
+        source, unpruned = adapter.prepare(tiny()), None
+        if case.endswith("narrow"):
+            unpruned = source
+            source = narrowed(adapter, source, {"blocks": [tuple(range(0, 33, 2))] * 3})
         self.objective: Any = create(kind, name, options) if name else Scripted()  # type: ignore[arg-type]
         schedule = adapter.schedule(2, 5.0, "sde")
         self.objective.bind(Setting(PRUNED, FULL, 2, STEPS, schedule))
         roles = self.objective.roles()
-        modules = build(adapter, source, roles)
-        everything = modules | {TEACHER: source}
+        modules = build(adapter, source, roles, 0, unpruned)
+        everything = modules | {TEACHER: source} | ({UNPRUNED: unpruned} if unpruned is not None else {})
         self.engine: Any = PlainEngine(everything, roles)
         if zero:
             from flc.train.deepspeed import DeepSpeedEngine
