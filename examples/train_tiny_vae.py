@@ -193,8 +193,8 @@ def measure(vae: AutoencoderKLWan, rng: np.random.Generator) -> dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--decoder-steps", type=int, default=900)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
