@@ -256,13 +256,15 @@ class Pruner(Configured, ABC):
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW's settings for one role. `lr_scale` multiplies the stage's learning rate."""
+    """AdamW's settings for one role; with `matrices`, Muon's rate, Muon moves the weight matrices of the blocks in its
+    place (the plain engine only)."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     clip: float = 1.0
     warmup: int = 0
+    matrices: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 class MatchingOptions(Base):
     lr: float = option(2e-6, "generator's learning rate", "ours, Self-Forcing's", gt=0)
     fake_lr: float | None = option(None, "fake's learning rate; default lr / 5", "ours, Self-Forcing's ratio", gt=0)
+    matrices: float = option(
+        0.0, "Muon's rate for the generator's block matrices, in AdamW's place; 0: AdamW for all", "ours", ge=0
+    )
+    fake_matrices: float = option(0.0, "Muon's rate for a full fake's; 0: AdamW for all", "ours", ge=0)
     ratio: int = option(5, "fake updates per generator update", "ours, Self-Forcing's", ge=1)
     fake_warmup: int = option(0, "iterations before the generator moves at all", "ours", ge=0)
     betas: Betas = option((0.0, 0.999), "Adam's betas, all networks", "ours, Self-Forcing's")
@@ -72,9 +76,9 @@ class DistributionMatching(StepDistiller):
     def shift(self) -> float | None:
         return self.options.shift
 
-    def optim(self, lr: float) -> Optim:
+    def optim(self, lr: float, matrices: float = 0.0) -> Optim:
         o = self.options
-        return Optim(lr, betas=o.betas, weight_decay=o.weight_decay, clip=o.clip)
+        return Optim(lr, betas=o.betas, weight_decay=o.weight_decay, clip=o.clip, matrices=matrices)
 
     def roles(self) -> Mapping[str, Role]:
         """Student and fake; both start from the pruned network."""
@@ -82,8 +86,8 @@ class DistributionMatching(StepDistiller):
         start = self.fake_start()
         view = start if o.fake == "full" else View(start.kept, adapter=1.0)
         return {
-            "student": Role("full", self.setting.pruned, self.optim(o.lr), ema=o.ema),
-            "fake": Role(o.fake, view, self.optim(o.fake_lr or o.lr / 5), rank=o.rank),
+            "student": Role("full", self.setting.pruned, self.optim(o.lr, o.matrices), ema=o.ema),
+            "fake": Role(o.fake, view, self.optim(o.fake_lr or o.lr / 5, o.fake_matrices), rank=o.rank),
         }
 
     def fake_start(self) -> View:

@@ -79,6 +79,10 @@ def settings(module: nn.Module, optim: Optim | None, zero: int, local_batch: int
     dtypes = {p.dtype for p in module.parameters()}
     if torch.float16 in dtypes:
         raise UserError("--engine deepspeed trains in float32 or bfloat16: float16 would need loss scaling")
+    if optim is not None and optim.matrices:
+        raise UserError(
+            "--engine deepspeed has AdamW only: set the options named `matrices` to 0, or use --engine plain"
+        )
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": local_batch,
         "gradient_accumulation_steps": 1,

@@ -107,16 +107,28 @@ class PlainEngine:
         self.modules, self.roles = modules, roles
         self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
         self.masters = {n: {k: master(p) for k, p in ps.items()} for n, ps in self.parameters.items()}
-        self.optimizers = {n: self._adamw(n) for n in self.parameters}
+        self.optimizers = {n: self._optimizers(n) for n in self.parameters}
         self.averages = {n: Averaged(m, roles[n].ema) for n, m in self.masters.items() if roles[n].ema}
         for name in self.parameters:
             self.averages |= {f: Averaged(self.masters[name], roles[f].ema) for f in followers(name, roles)}
 
-    def _adamw(self, name: str) -> torch.optim.AdamW:
-        o = self.roles[name].optim
+    def _optimizers(self, name: str) -> list[tuple[torch.optim.Optimizer, list[str]]]:
+        """AdamW, and Muon for the blocks' matrices where the role asks for it; each with its parameters' names."""
+        o, masters = self.roles[name].optim, self.masters[name]
         assert o is not None
-        parameters = list(self.masters[name].values())
-        return torch.optim.AdamW(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+        matrices = [n for n, p in masters.items() if o.matrices and p.ndim == 2 and "blocks." in n]
+        others = [n for n in masters if n not in set(matrices)]
+        out: list[tuple[torch.optim.Optimizer, list[str]]] = []
+        if others:
+            values = [masters[n] for n in others]
+            out.append((torch.optim.AdamW(values, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay), others))
+        if matrices:
+            values = [masters[n] for n in matrices]
+            out.append((torch.optim.Muon(values, lr=o.matrices, weight_decay=o.weight_decay), matrices))
+        for optimizer, _ in out:
+            for group in optimizer.param_groups:
+                group["peak"] = group["lr"]
+        return out
 
     def call(self, role: str) -> nn.Module:
         return self.modules[role]
@@ -128,15 +140,16 @@ class PlainEngine:
 
     def step(self, role: str, loss: Tensor, lr_factor: float = 1.0) -> float:
         loss.backward()
-        o, optimizer, masters = self.roles[role].optim, self.optimizers[role], self.masters[role]
+        o, masters = self.roles[role].optim, self.masters[role]
         assert o is not None
         for name, p in self.parameters[role].items():
             masters[name].grad = torch.zeros_like(masters[name]) if p.grad is None else p.grad.float()
         norm = torch.nn.utils.clip_grad_norm_(masters.values(), o.clip)
         finite(loss, norm, role)
-        for group in optimizer.param_groups:
-            group["lr"] = o.lr * lr_factor
-        optimizer.step()
+        for optimizer, _ in self.optimizers[role]:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * lr_factor
+            optimizer.step()
         self._publish(role)
         for name, p in self.parameters[role].items():
             masters[name].grad = p.grad = None
@@ -163,11 +176,11 @@ class PlainEngine:
     # -- checkpoints: safetensors only ----------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        for name, parameters in self.parameters.items():
+        for name in self.parameters:
             flat = {f"weight.{n}": p.detach() for n, p in self.masters[name].items()}
-            names = list(parameters)
-            for i, state in self.optimizers[name].state_dict()["state"].items():
-                flat |= {f"adam.{key}.{names[i]}": value for key, value in state.items()}
+            for optimizer, names in self.optimizers[name]:
+                for i, state in optimizer.state_dict()["state"].items():
+                    flat |= {f"optim.{key}.{names[i]}": value for key, value in state.items()}
             counts = {}
             for average in (a for a in (name, *followers(name, self.roles)) if a in self.averages):
                 flat |= {f"ema.{average}.{n}": v for n, v in self.averages[average].values.items()}
@@ -187,15 +200,8 @@ class PlainEngine:
                 for n, p in self.masters[name].items():
                     p.copy_(flat[f"weight.{n}"])
             self._publish(name)
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in flat.items():
-                kind, _, rest = key.partition(".")
-                if kind == "adam":
-                    field, _, n = rest.partition(".")
-                    # torch keeps the step count off the accelerator
-                    state.setdefault(names.index(n), {})[field] = value.cpu() if field == "step" else value
-            groups = self.optimizers[name].state_dict()["param_groups"]
-            self.optimizers[name].load_state_dict({"state": state, "param_groups": groups})
+            for optimizer, held in self.optimizers[name]:
+                self._restore(optimizer, held, flat)
             with safe_open(path, "pt") as file:
                 counts = json.loads(file.metadata()["counts"])
             for average, count in counts.items():
@@ -203,6 +209,17 @@ class PlainEngine:
                 self.averages[average].count = count
                 if average != name:
                     self._lead(average)
+
+    def _restore(self, optimizer: torch.optim.Optimizer, names: list[str], flat: Mapping[str, Tensor]) -> None:
+        """An optimizer's state from a checkpoint's `optim.FIELD.NAME`."""
+        index, state = {n: i for i, n in enumerate(names)}, dict[int, dict[str, Tensor]]()
+        for key, value in flat.items():
+            kind, _, rest = key.partition(".")
+            field, _, n = rest.partition(".")
+            if kind == "optim" and n in index:
+                # torch keeps the step count off the accelerator
+                state.setdefault(index[n], {})[field] = value.cpu() if field == "step" else value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def export(self, role: str) -> dict[str, Tensor]:
         """Full state dict of the role's module, averaged where it keeps an average."""

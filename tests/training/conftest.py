@@ -68,7 +68,9 @@ DMD = {"lr": 1e-3, "ratio": 2, "fake_warmup": 1}
 CASES = {
     "bernoulli": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
     "bernoulli-data": ("recovery", "bernoulli", {"lr": 1e-3, "alpha": 0.5, "anchor": "shared", "draw": "set"}),
+    "bernoulli-muon": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2, "matrices": 0.01}),
     "dmd": ("distiller", "dmd", DMD),
+    "dmd-muon": ("distiller", "dmd", DMD | {"matrices": 0.01, "fake_matrices": 0.02}),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 4}),
     "dmd-unpruned-fake": ("distiller", "dmd", DMD | {"fake_init": "unpruned", "normalise": False}),
     "dmd2": ("distiller", "dmd2", DMD | {"regression": 0.25, "regression_steps": 2}),

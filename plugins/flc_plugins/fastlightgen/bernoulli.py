@@ -34,6 +34,9 @@ class BernoulliRecovery(RecoveryTrainer):
             "frozen", "target: the incoming network, or the trained one itself", "ours; the paper's is shared"
         )
         lr: float = option(1e-5, "learning rate", "paper", gt=0)
+        matrices: float = option(
+            0.0, "Muon's rate for the blocks' weight matrices, in AdamW's place; 0: AdamW for all", "ours", ge=0
+        )
         shift: float = option(3.0, "timestep shift of the training times", "ours", gt=0)
         betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
         weight_decay: float = option(0.01, "AdamW's", "ours", ge=0)
@@ -44,7 +47,7 @@ class BernoulliRecovery(RecoveryTrainer):
 
     def roles(self) -> Mapping[str, Role]:
         o = self.options
-        optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup)
+        optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup, o.matrices)
         return {"student": Role("full", self.setting.full, optim, ema=o.ema), "original": Role("frozen")}
 
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
