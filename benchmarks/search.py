@@ -18,7 +18,7 @@ from benchmarks.table2 import TABLE
 
 SEED = 100
 FACTORS = (1 / 3, 1.0, 3.0)
-COUPLED = ("lr", "fake_lr", "gan_lr")
+COUPLED = ("lr", "fake_lr", "gan_lr", "matrices", "fake_matrices")
 
 
 def variants(cell: Cell, scale: Scale) -> list[Cell]:

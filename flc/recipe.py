@@ -119,6 +119,9 @@ class Recipe(Options):
 PLACES = ("model", "data")
 EVALUATE_PLACES = ("manifest", "vbench_python", "vbench_data", "lpips")
 
+#: Options of presets that only the plain engine has.
+MUON = ("matrices", "fake_matrices")
+
 ALGORITHMS: tuple[Kind, ...] = ("pruner", "recovery", "distiller", "teacher")
 
 
@@ -160,6 +163,11 @@ def preset_values(embedded: bool, name: str) -> dict[str, Any]:
     return read_yaml(PRESETS / f"{'tiny' if embedded else 'large'}-{name}.yaml")
 
 
+def without(names: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+    """A nested mapping without these keys, at any depth."""
+    return {k: without(names, v) if isinstance(v, dict) else v for k, v in values.items() if k not in names}
+
+
 def resolve(file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[str, Any]]) -> Recipe:
     """The recipe of a run. A lock file names every value, so presets change nothing under it."""
     given = merge(merge(file, flags), sets)
@@ -168,6 +176,8 @@ def resolve(file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[st
     if name in ("quick", "full"):
         preset = preset_values(given.get("model") is None, name)
         per_algorithm = preset.pop("algorithms", {})
+        if given.get("engine") == "deepspeed":  # it has no Muon
+            per_algorithm = without(MUON, per_algorithm)
         values = merge(values, preset)
         for kind in ALGORITHMS:
             chosen = merge({kind: values[kind]}, {kind: given[kind]} if kind in given else {})[kind]

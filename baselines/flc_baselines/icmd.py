@@ -15,6 +15,7 @@ it. Known to us from notes about the paper; the port to a transformer is ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -78,6 +79,9 @@ class IcmdPruner(Pruner):
 class IcmdRecovery(RecoveryTrainer):
     class Options(Base):
         lr: float = option(1e-5, "learning rate of student and heads", "ours", gt=0)
+        matrices: float = option(
+            0.0, "Muon's rate for the blocks' weight matrices, in AdamW's place; 0: AdamW for all", "ours", ge=0
+        )
         distil: float = option(0.1, "weight of L_ICD", "paper", ge=0)
         adversarial: float = option(1.0, "weight of L_gen", "paper", ge=0)
         depths: Depths = option((0.5, 1.0), "shares of the original's depth that the heads look at", "ours")
@@ -92,7 +96,7 @@ class IcmdRecovery(RecoveryTrainer):
         # no decay: blocks that are still to go get no gradient and stay as they are
         optim = Optim(o.lr, o.betas, 0.0, o.clip, o.warmup)
         roles = {
-            "student": Role("full", self.setting.full, optim, ema=o.ema),
+            "student": Role("full", self.setting.full, replace(optim, matrices=o.matrices), ema=o.ema),
             "original": Role("frozen", self.setting.full, passes=True),
         }
         if o.adversarial:

@@ -27,6 +27,9 @@ class LcmDistiller(StepDistiller):
 
     class Options(Base):
         lr: float = option(1e-6, "learning rate", "ours, FastVideo's", gt=0)
+        matrices: float = option(
+            0.0, "Muon's rate for the blocks' weight matrices, in AdamW's place; 0: AdamW for all", "ours", ge=0
+        )
         grid: int = option(50, "times N of the solver's grid", "ours, FastVideo's", ge=2)
         target: Literal["ema", "stop-gradient"] = option("ema", "what the student is compared with", "LCM")
         target_decay: float = option(0.95, "decay of the target's moving average", "LCM", ge=0, lt=1)
@@ -43,7 +46,7 @@ class LcmDistiller(StepDistiller):
 
     def roles(self) -> Mapping[str, Role]:
         o = self.options
-        optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup)
+        optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup, o.matrices)
         roles = {"student": Role("full", self.setting.pruned, optim, ema=o.ema)}
         if o.target == "ema":
             roles["target"] = Role("follow", of="student", ema=o.target_decay)

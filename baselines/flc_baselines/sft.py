@@ -19,6 +19,9 @@ from flc.losses import flow_matching
 class PlainRecovery(RecoveryTrainer):
     class Options(Base):
         lr: float = option(1e-5, "learning rate", "ours, FastLightGen's", gt=0)
+        matrices: float = option(
+            0.0, "Muon's rate for the blocks' weight matrices, in AdamW's place; 0: AdamW for all", "ours", ge=0
+        )
         shift: float = option(3.0, "timestep shift of the training times", "ours", gt=0)
         betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
@@ -27,7 +30,11 @@ class PlainRecovery(RecoveryTrainer):
 
     def roles(self) -> Mapping[str, Role]:
         o = self.options
-        return {"student": Role("full", self.setting.full, Optim(o.lr, o.betas, 0.0, o.clip, o.warmup), ema=o.ema)}
+        return {
+            "student": Role(
+                "full", self.setting.full, Optim(o.lr, o.betas, 0.0, o.clip, o.warmup, o.matrices), ema=o.ema
+            )
+        }
 
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
         x0, cond = batch.x0, batch.cond

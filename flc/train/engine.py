@@ -113,10 +113,11 @@ class PlainEngine:
             self.averages |= {f: Averaged(self.masters[name], roles[f].ema) for f in followers(name, roles)}
 
     def _optimizers(self, name: str) -> list[tuple[torch.optim.Optimizer, list[str]]]:
-        """AdamW, and Muon for the blocks' matrices where the role asks for it; each with its parameters' names."""
+        """AdamW, and Muon for the blocks' matrices (not an adapter's, too thin) where the role asks for it; each with
+        its parameters' names."""
         o, masters = self.roles[name].optim, self.masters[name]
         assert o is not None
-        matrices = [n for n, p in masters.items() if o.matrices and p.ndim == 2 and "blocks." in n]
+        matrices = [n for n, p in masters.items() if o.matrices and p.ndim == 2 and "blocks." in n and "lora_" not in n]
         others = [n for n in masters if n not in set(matrices)]
         out: list[tuple[torch.optim.Optimizer, list[str]]] = []
         if others:

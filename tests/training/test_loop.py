@@ -138,6 +138,26 @@ def test_a_skipped_block_decays_as_one_with_zero_gradient(miniature, tmp_path):
         assert torch.allclose(after[name], before * (1 - 1e-2 * 0.01) ** 2, rtol=1e-6), name  # lr x weight decay
 
 
+def test_muon_moves_the_blocks_matrices_and_adamw_the_rest(miniature, tmp_path):
+    """Of the first step: AdamW's is lr times the gradient's sign; Muon's has a largest singular value of about its rate
+    times the square root of rows over columns (its iteration leaves them between .7 and 1.2). The sign of a 24 x 24
+    gradient has one of up to 24."""
+    m = miniature("bernoulli-muon", alpha=0.5, p=0.0, warmup=0, weight_decay=0.0, lr=1e-3, matrices=0.01)
+    before = {n: p.detach().clone() for n, p in m.engine.parameters["student"].items()}
+    m.run(tmp_path, 1)
+    kinds = {"muon": 0, "adamw": 0}
+    for name, p in m.engine.parameters["student"].items():
+        moved = before[name] - p.detach()
+        if name.startswith("blocks.") and p.ndim == 2:
+            kinds["muon"] += 1
+            size = torch.linalg.svdvals(moved) / (0.01 * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+            assert 0.7 < float(size.max()) < 1.3, name
+        else:
+            kinds["adamw"] += 1
+            assert float(moved.abs().max()) <= 1.01e-3, name
+    assert min(kinds.values()) > 10
+
+
 def test_log_of_the_drift(miniature, tmp_path):
     log = miniature("bernoulli").run(tmp_path, 3)
     assert log[0]["student/drift"] == 0.0, "the trained network starts as the original"

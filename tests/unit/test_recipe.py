@@ -27,6 +27,16 @@ def test_each_source_overrides_the_ones_before_it():
     assert over.recover.iterations == resolve({}, {"preset": "full"}, {}).recover.iterations, "the rest is the preset's"
 
 
+def test_deepspeed_takes_no_rate_of_muon_from_a_preset():
+    plain, sharded = (completed(resolve({}, {"engine": engine}, {})) for engine in ("plain", "deepspeed"))
+    for kind, names in (("recovery", ["matrices"]), ("distiller", ["matrices", "fake_matrices"])):
+        ours, theirs = (getattr(recipe, kind).options for recipe in (plain, sharded))
+        assert all(ours[name] > 0 and theirs[name] == 0 for name in names)
+        assert ours["lr"] == theirs["lr"]
+    asked = resolve({}, {"engine": "deepspeed"}, {"recovery": {"matrices": "0.5"}})
+    assert completed(asked).recovery.options["matrices"] == 0.5, "who asks for it is told that it cannot be"
+
+
 def test_choosing_another_algorithm_drops_the_first_ones_options():
     file = {"pruner": {"name": "elbo", "samples": 16}}
     assert resolve(file, {}, {}).pruner.options == {"samples": 16}
