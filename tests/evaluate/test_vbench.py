@@ -182,11 +182,19 @@ def test_videos_are_written_once_and_a_cut_off_row_goes_on(adapter, asked, tmp_p
     assert (first != second).any(), "another seed"
 
 
-def test_videos_have_the_models_frame_rate(tmp_path, adapter):
+@pytest.mark.parametrize(
+    ("expand", "notes", "rate"),
+    [(True, None, 24), (False, None, 16), (True, {"fps": 8}, 8)],
+    ids=["TI2V's own", "Wan's own", "the folder's"],
+)
+def test_videos_have_the_models_frame_rate(tmp_path, adapter, expand, notes, rate):
     import av
 
     from flc.data.source import write_video
 
-    write_video(tmp_path / "clip.mp4", np.zeros((5, 32, 32, 3), np.float32), adapter.fps)
+    (tmp_path / "model_index.json").write_text(json.dumps({"expand_timesteps": expand}))
+    if notes:
+        (tmp_path / "flc.json").write_text(json.dumps(notes))
+    write_video(tmp_path / "clip.mp4", np.zeros((5, 32, 32, 3), np.float32), adapter.fps_of(tmp_path))
     with av.open(str(tmp_path / "clip.mp4")) as container:
-        assert container.streams.video[0].average_rate == 24, "TI2V's own"
+        assert container.streams.video[0].average_rate == rate

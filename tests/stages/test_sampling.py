@@ -94,7 +94,7 @@ def test_flc_generate_has_the_pipelines_frames_and_writes_them(student, adapter,
 
     held, write = [], command.write_video
     monkeypatch.setattr(
-        command, "write_video", lambda path, video, **more: (held.append(video), write(path, video, **more))
+        command, "write_video", lambda path, video, *more: (held.append(video), write(path, video, *more))
     )
     _, folder = student
     out = tmp_path / "clip.mp4"
