@@ -78,7 +78,7 @@ def section() -> str:
         f" scores ({stage1['identical_scores']}), {stage1['time_ratio_naive_over_sweep']:.2f} times as fast.",
         "",
         "The 4-step student of seed 0 elsewhere (`--preset quick`). Other numbers of steps are asked of the folder's"
-        " scheduler, as a stock call does, which leaves the trained schedule; the last rows have a schedule of their own:",
+        " scheduler, as a stock call does, which leaves the trained schedule; the last rows have one of their own:",
         "",
         "| | average | caption | sharpness | distribution | diversity |",
         "|---|---|---|---|---|---|",
