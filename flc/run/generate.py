@@ -54,6 +54,8 @@ def generate(
     if image is not None and not adapter.takes_first_frame(folder):
         raise UserError(f"--image {image}: {folder} is a text-to-video model and takes no first frame")
     dtype = dtype or notes.get("dtype")
+    if "sigmas" in notes and settings["num_inference_steps"] == 1 != notes["steps"]:
+        raise UserError(f"--steps 1: the schedule of {folder} has {notes['steps']} steps and makes nothing of one")
     if "sigmas" in notes and settings["num_inference_steps"] != notes["steps"]:
         console.warn(f"{folder} was trained for {notes['steps']} steps; another number leaves the trained schedule")
     if image is not None:

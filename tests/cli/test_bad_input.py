@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import subprocess
 import sys
@@ -434,3 +435,11 @@ def test_in_a_process_of_its_own(place, arguments):
     assert ran.returncode == 2 and ran.stdout == ""
     assert len(ran.stderr.splitlines()) == 1 and ran.stderr.startswith("flc: error: "), ran.stderr
     assert not (place / "run").exists()
+
+
+def test_one_step_of_a_schedule_of_several_is_refused(refused, place):
+    shutil.copytree(EMBEDDED, place / "model")
+    notes = {"size": [17, 48, 48], "steps": 4, "guidance": 1.0, "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0]}
+    (place / "model" / "flc.json").write_text(json.dumps(notes))
+    line = refused("generate", "model", "--prompt", "a cat", "--steps", "1")
+    assert "--steps 1: the schedule of model has 4 steps and makes nothing of one" in line
