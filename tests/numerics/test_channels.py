@@ -8,13 +8,13 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from flc.api import Budget, Sample, View
+from flc.api import Batch, Budget, Role, Sample, Setting, View
 from flc.draws import StepDraws
 from flc.models.channels import channel_size, narrowed
 from flc.models.prunable import Prunable
 from flc.models.view import removed
 from flc.registry import create
-from flc.train.nets import RoleNet, Teacher
+from flc.train.nets import RoleNet, Teacher, build, connect
 
 FULL = {"blocks": (0, 1, 2, 3, 4)}
 
@@ -133,3 +133,32 @@ def test_the_unpruned_side_of_the_teacher_is_the_network_before_it_was_narrowed(
         assert torch.allclose(v[query], exact, atol=1e-5), query  # float32 sums of another batch size
     composed = teacher(x, t, cond, StepDraws(0, "s", 0))
     assert torch.equal(composed, create("teacher", name).compose(v, StepDraws(0, "s", 0)))
+
+
+def test_frozen_roles_hold_the_network_before_it_was_narrowed_and_all_others_the_narrowed_one(adapter, model):
+    whole, thin = model.transformer, narrowed(adapter, model.transformer, some(8))
+    roles = {"student": Role("full", View(FULL)), "original": Role("frozen"), "fake": Role("lora", rank=2)}
+    made = build(adapter, thin, roles, 0, whole)
+    assert made["original"] is whole and made["fake"] is thin
+    assert made["student"].config.ffn_dim == 8 and made["student"] is not thin
+    assert build(adapter, whole, {"original": Role("frozen")})["original"] is whole
+
+
+def test_recovery_learns_what_the_network_said_before_it_was_narrowed(adapter, model, sample):
+    """The loss against the velocities of both networks written out; nothing is skipped, so that narrowing alone is
+    to be undone."""
+    whole, thin = model.transformer, narrowed(adapter, model.transformer, some(8))
+    objective = create("recovery", "bernoulli", {"p": 0.0}).bind(Setting(View(FULL), View(FULL), 4, 10))
+    roles = objective.roles()
+    modules = build(adapter, thin, roles, 0, whole)
+    nets = connect(adapter, modules, roles, modules.__getitem__, None)
+    batch, rng = Batch(sample.x0, sample.cond), StepDraws(0, "s", 1)
+    with torch.no_grad():
+        found = float(objective.loss("student", nets, batch, 1, rng).value)
+        rng = StepDraws(0, "s", 1)
+        x1, u = rng.normal(sample.x0), rng.uniform(4)
+        drawn = Sample(sample.x0, x1, 3 * u / (1 + 2 * u), sample.cond)
+        v_thin, v_whole = (Prunable(adapter, m).velocity(drawn) for m in (thin, whole))
+        free = sample.cond.free(sample.x0).expand_as(v_thin)
+        squared = ((v_thin - v_whole) ** 2 * free).sum((1, 2, 3, 4)) / free.sum((1, 2, 3, 4))
+    assert found == pytest.approx(float(squared.mean()), rel=1e-4) and found > 1e-4  # float32 sums
