@@ -26,8 +26,8 @@ def write(name: str, script: str, values: dict[str, Any]) -> Path:
     from flc.evaluate.suite import hardware
     from flc.recipe import versions
 
-    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     head = {"script": script, "commit": commit(), "hardware": hardware(), "versions": versions()}
     path.write_text(json.dumps(head | values, indent=1) + "\n")
     return path

@@ -2,7 +2,8 @@
 
     python -m benchmarks.quality --preset quick [--seeds 0 1 2] [--runs DIR]
 
-Each seed is one `flc compress`; a seed whose metrics are there already is not run again.
+Each seed is one `flc compress`; its rows are kept in `results/quality/`, and a seed whose rows are there, of the same
+recipe, is not run again.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import spread, write
+from benchmarks.cells import digest
+from benchmarks.common import RESULTS, spread, write
 from flc.cli import main as flc
+from flc.recipe import resolve
+from flc.run.compress import completed
 
 
 def run(arguments: list[str]) -> None:
@@ -41,6 +45,22 @@ def aggregate(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def rows_of(preset: str, seed: int, clips: int, out: Path) -> dict[str, Any]:
+    """The rows of one seed, with the commit that made them; run in `out` where they are not kept yet."""
+    recipe = completed(resolve({"preset": preset, "seed": seed, "evaluate": {"clips": clips}}, {}, {}))
+    asked, kept = digest(recipe.model_dump(mode="json")), RESULTS / "quality" / f"{preset}-{seed}.json"
+    if kept.exists() and (document := json.loads(kept.read_text()))["recipe"] == asked:
+        return document
+    extra = ["--resume"] if out.exists() else []  # a whole run has nothing to do; one of another recipe is refused
+    run(["compress", "--preset", preset, "--seed", str(seed), "--out", str(out),
+         "--set", f"evaluate.clips={clips}", *extra])  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    return json.loads(write(
+        f"quality/{preset}-{seed}", f"python -m benchmarks.quality --preset {preset} --seeds {seed}",
+        {"recipe": asked, "seed": seed, "clips": metrics["clips"], "rows": metrics["rows"]},
+    ).read_text())  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", choices=("quick", "full"), default="quick")
@@ -48,16 +68,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
     parser.add_argument("--clips", type=int, default=192, help="a row and seed; more than the presets': less chance")
     args = parser.parse_args()
-    documents = []
-    for seed in args.seeds:
-        out = args.runs / f"{args.preset}-{seed}"
-        if not (out / "metrics.json").exists():
-            extra = ["--resume"] if out.exists() else []
-            run(["compress", "--preset", args.preset, "--seed", str(seed), "--out", str(out),
-                 "--set", f"evaluate.clips={args.clips}", *extra])  # fmt: skip
-        documents.append(json.loads((out / "metrics.json").read_text()))
-    values = {"preset": args.preset, "seeds": args.seeds, "clips": documents[0]["clips"], "rows": aggregate(documents)}
-    print(write(f"quality_{args.preset}", f"python -m benchmarks.quality --preset {args.preset}", values))
+    documents = [rows_of(args.preset, s, args.clips, args.runs / f"{args.preset}-{s}") for s in args.seeds]
+    values = {"preset": args.preset, "seeds": args.seeds, "clips": args.clips, "rows": aggregate(documents)}
+    runs_of = {"runs_of": sorted({d["commit"] for d in documents})}
+    print(write(f"quality_{args.preset}", f"python -m benchmarks.quality --preset {args.preset}", values | runs_of))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ def value(v: dict[str, float]) -> str:
 
 
 def quality(q: dict[str, Any]) -> list[str]:
-    seeds = ", ".join(map(str, q["seeds"]))
+    seeds, commits = (", ".join(map(str, q[name])) for name in ("seeds", "runs_of"))
     lines = [
-        f"`--preset {q['preset']}`, seeds {seeds}, {q['clips']} clips a row and seed, commit {q['commit']}:",
+        f"`--preset {q['preset']}`, seeds {seeds}, {q['clips']} clips a row and seed, commit {commits}:",
         "",
         "| | M parameters | speed-up | average | student ahead by | caption | sharpness | distribution | diversity |",
         "|---|---|---|---|---|---|---|---|---|",

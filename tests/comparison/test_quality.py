@@ -1,0 +1,42 @@
+"""The main claim's runs: a seed's rows are kept, and run again only for another recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks import quality
+
+
+def row(name: str, average: float, seconds: float) -> dict:
+    scores = {"caption_accuracy": average, "first_frame_fidelity": None}
+    return {"name": name, "title": name, "steps": 4, "guidance": 1.0, "parameters": 7, "average": average,
+            "seconds": seconds, "scores": scores, "notes": {}}  # fmt: skip
+
+
+def test_a_seed_is_run_once_and_again_only_for_another_recipe(tmp_path, monkeypatch):
+    ran: list[list[str]] = []
+
+    def run(arguments: list[str]) -> None:
+        ran.append(arguments)
+        out = Path(arguments[arguments.index("--out") + 1])
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.json").write_text(json.dumps({"clips": 8, "rows": [row("student", 0.5 + len(ran), 1.0)]}))
+
+    monkeypatch.setattr(quality, "run", run)
+    monkeypatch.setattr(quality, "RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    first = quality.rows_of("quick", 3, 8, tmp_path / "run")
+    assert quality.rows_of("quick", 3, 8, tmp_path / "run") == first, "kept"
+    assert len(ran) == 1 and "--resume" not in ran[0]
+    assert quality.rows_of("quick", 3, 16, tmp_path / "run")["rows"] != first["rows"], "of other clips"
+    assert quality.rows_of("full", 3, 8, tmp_path / "other")["rows"] != first["rows"]
+    assert len(ran) == 3 and "--resume" in ran[1], "an earlier run's folder is gone on with, or refused by flc"
+
+
+def test_the_students_lead_and_the_speed_up_are_taken_within_each_run():
+    runs = [[row("teacher-many", t, 8.0), row("student", s, x)] for t, s, x in ((0.9, 0.95, 1.0), (0.5, 0.57, 2.0))]
+    teacher, student = quality.aggregate([{"rows": rows} for rows in runs])
+    assert abs(teacher["student_ahead"]["mean"] - 0.06) < 1e-9 and abs(teacher["average"]["mean"] - 0.7) < 1e-9
+    assert student["speed_up"]["mean"] == 6.0 and student["student_ahead"]["mean"] == 0.0
+    assert "first_frame_fidelity" not in student["scores"], "no score, no mean"
