@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from flc.api import Kind, Options, option
 from flc.errors import UserError
@@ -63,7 +63,7 @@ class EvaluateStage(Options):
     given_share: float = option(0.5, "share of prompts with a given first frame", "ours", ge=0, le=1)
     batch: int = option(24, "clips sampled at once", "ours", ge=1)
     videos: int = option(6, "clips of each row written as mp4", "ours", ge=0)
-    rows: tuple[RowName, ...] = option((), "which rows; all when empty", "ours")
+    rows: tuple[RowName, ...] = option((), "which rows, names with commas between; all when empty", "ours")
     suite: Literal["shapes", "vbench", "vbench-i2v"] = option(
         "shapes", "our metrics of drawn clips, or VBench's", "ours"
     )
@@ -72,6 +72,12 @@ class EvaluateStage(Options):
     vbench_data: str | None = option(None, "folder of a VBench checkout with its prompts and images", "ours")
     fps: int | None = option(None, "frames a second of VBench's videos; the model's own when absent", "ours", ge=1)
     lpips: str | None = option(None, "folder with weights for LPIPS from teacher to student, or random", "ours")
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _split(cls, rows: Any) -> Any:
+        """`--set evaluate.rows=teacher-many,student`."""
+        return [name.strip() for name in rows.split(",")] if isinstance(rows, str) else rows
 
 
 #: Sections that say how long a stage runs.

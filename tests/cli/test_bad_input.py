@@ -68,7 +68,7 @@ FLAGS = {
     "beta of one": (["--set", "distiller.betas=[0,1]"], ["distiller.betas", "at least 0 and less than 1"]),
     "beta below zero": (["--set", "distiller.betas=[-0.1,0.9]"], ["distiller.betas", "at least 0 and less than 1"]),
     "times in the wrong order": (["--set", "distiller.time_min=0.99"], ["distiller.time_max", "no less than time_min"]),
-    "unknown row": (["--set", 'evaluate.rows=["teacher"]'], ["evaluate.rows.0='teacher'", "'student'"]),
+    "unknown row": (["--set", "evaluate.rows=student,teacher"], ["evaluate.rows.1='teacher'", "'pruned'"]),
     "training in float16": (["--dtype", "float16"], ["--dtype float16 cannot train", "use bfloat16"]),
     "stage out of bounds": (["--set", "distill.batch=0"], ["distill.batch='0'", "greater than or equal to 1"]),
     "section is no section": (["--set", "steps.count=4"], ["steps", "integer"]),

@@ -136,7 +136,7 @@ def test_a_whole_run_with_vbench_and_lpips_then_with_our_metrics(flc, place):
     pytest.importorskip("lpips")
     short = {"prepare.clips": 16, "pruner.samples": 8, "recover.iterations": 2, "recover.batch": 4,
              "distill.iterations": 2, "distill.batch": 4, "distill.check_every": 0, "distiller.fake_warmup": 1,
-             "evaluate.rows": '["teacher-many","student"]', "evaluate.lpips": "random",
+             "evaluate.rows": "teacher-many,student", "evaluate.lpips": "random",
              "evaluate.suite": "vbench-i2v", "evaluate.manifest": "prompts.jsonl"}  # fmt: skip
     arguments = [part for k, v in short.items() for part in ("--set", f"{k}={v}")]
     code, out, err = flc("compress", "--out", "run", *SIZE, *sets(vbench_python="python"), *arguments)

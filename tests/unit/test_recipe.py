@@ -69,6 +69,13 @@ def test_a_string_from_a_flag_and_a_number_from_a_file_are_the_same_recipe():
     assert written == flagged
 
 
+def test_names_with_commas_between_are_the_list_of_them():
+    text, listed = (
+        resolve({}, {}, {"evaluate": {"rows": r}}) for r in ("teacher-many, student", ["teacher-many", "student"])
+    )
+    assert text == listed and text.evaluate.rows == ("teacher-many", "student")
+
+
 def test_places_are_absolute_in_the_lock_file_and_names_in_the_model_card(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sets = ["evaluate.manifest=m.jsonl", "evaluate.lpips=random"]
