@@ -31,6 +31,19 @@ def test_identities_of_eq_9(beta1, beta2, expected):
     assert torch.allclose(well_guided(beta1, beta2), expected, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["well-guided", "strong", "weak", "cfg"])
+def test_the_null_prompt_is_asked_for_only_where_it_has_a_weight(name):
+    """At a fixed scale of 1 its weight is 0: what is composed without it equals what is composed with it."""
+    key, spread = ("beta1", "spread1") if name == "well-guided" else ("scale", "spread")
+    for scale, width, wanted in ((1.0, 0.0, False), (1.0, 0.5, True), (2.0, 0.0, True)):
+        teacher = create("teacher", name, {key: scale, spread: width})
+        needs = teacher.needs()
+        assert any(q.condition == "null" for q in needs) == wanted
+        asked, all_of_them = ({q: V[q] for q in needs}, V)
+        got = [teacher.compose(v, StepDraws(0, "t", 0)) for v in (asked, all_of_them)]
+        assert torch.allclose(*got, atol=1e-14)
+
+
 def test_no_pruning_makes_eq_9_plain_guidance_whatever_beta2():
     v = dict(V) | {UNPRUNED: V[PRUNED]}
     plain = V[NULL] + 2.5 * (V[PRUNED] - V[NULL])

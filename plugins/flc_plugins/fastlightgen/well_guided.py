@@ -28,10 +28,13 @@ class WellGuided(TeacherComposer):
         spread2: float = option(0.1, "beta2 is drawn from beta2 +- spread2", "paper, a2 (prints b2 too)", ge=0)
 
     def needs(self) -> Sequence[Query]:
-        return PRUNED, NULL, UNPRUNED
+        o = self.options
+        # v_pruned(0) has the weight 1 - b1: at a fixed b1 = 1 it is not worth an evaluation
+        return (PRUNED, UNPRUNED) if (o.beta1, o.spread1) == (1, 0) else (PRUNED, NULL, UNPRUNED)
 
     def compose(self, v: "Mapping[Query, Tensor]", rng: Draws) -> "Tensor":
         o = self.options
         b1 = rng.shared_uniform(o.beta1 - o.spread1, o.beta1 + o.spread1)
         b2 = rng.shared_uniform(o.beta2 - o.spread2, o.beta2 + o.spread2)
-        return b1 * (v[PRUNED] - v[NULL]) + b2 * (v[UNPRUNED] - v[PRUNED]) + v[NULL]
+        null = v.get(NULL, v[PRUNED])
+        return b1 * (v[PRUNED] - null) + b2 * (v[UNPRUNED] - v[PRUNED]) + null
