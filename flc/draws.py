@@ -20,7 +20,7 @@ class StepDraws:
     def __init__(self, seed: int, stage: str, step: int, rank: int = 0, world: int = 1) -> None:
         self.rank, self.world = rank, world
         words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), step]).generate_state(2, np.uint64)
-        self._samples, self._shared = (torch.Generator().manual_seed(int(w >> 1)) for w in words)
+        self._samples, self._shared = (torch.Generator().manual_seed(int(w) >> 1) for w in words)
 
     def _local(self, drawn: Tensor) -> Tensor:
         size = drawn.shape[0] // self.world
