@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("place")
 FLAGS = {
     "keep nothing": (["--keep", "0"], ["keep", "greater than 0"]),
     "keep more than all": (["--keep", "1.5"], ["keep", "less than or equal to 1"]),
-    "keep no number": (["--keep", "abc"], ["--keep", "number"]),
+    "keep no number": (["--keep", "abc"], ["Invalid value for '--keep'"]),
     "keep nan": (["--keep", "nan"], ["keep"]),
     "no steps": (["--steps", "0"], ["steps", "greater than or equal to 1"]),
     "steps of a half": (["--steps", "2.5"], ["--steps", "integer"]),
