@@ -11,7 +11,7 @@ is measured too, and `greedy` (ours) re-scores after each removal.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from flc.losses import tweedie_error
 
 Kept = dict[str, tuple[int, ...]]
 Data = Callable[[], Iterator[Sample]]
+Errors = Mapping[tuple[str, int] | None, Tensor]
 
 
 class ElboPruner(Pruner):
@@ -36,9 +37,9 @@ class ElboPruner(Pruner):
             return batches(self.options.samples)  # the same clips, noise and times at every call
 
         errors = self.errors(model, data)
-        baseline = errors.pop(None)
+        baseline = errors[None]
         scores = {s: [float(errors[s, i].mean()) for i in range(len(w))] for s, w in model.weights.items()}
-        kept = self._greedy(model, data, budget) if self.options.greedy else budget.select(scores)
+        kept = self._greedy(model, data, budget, errors) if self.options.greedy else budget.select(scores)
         details: dict[str, Any] = {
             "baseline": float(baseline.mean()),
             "interval": {
@@ -46,13 +47,11 @@ class ElboPruner(Pruner):
             },
             "joint": float(self._error(model, data, View(kept)).mean()),
             "samples": self.options.samples,
-            "ranking": "greedy" if self.options.greedy else "one-shot",
+            "ranking": "scored again after each removal (greedy)" if self.options.greedy else "one-shot",
         }
         return PrunePlan(kept, scores, details)
 
-    def errors(
-        self, model: PrunableModel, data: Data, kept: Kept | None = None
-    ) -> dict[tuple[str, int] | None, Tensor]:
+    def errors(self, model: PrunableModel, data: Data, kept: Kept | None = None) -> Errors:
         """Per-clip E (clips,) of the whole network (key None) and of each skip-one variant."""
         parts: dict[tuple[str, int] | None, list[Tensor]] = {}
         for s in data():
@@ -68,13 +67,16 @@ class ElboPruner(Pruner):
             parts.append(tweedie_error(x_t, model.velocity(s, view), s.t, s.x0, s.cond.free(s.x0)))
         return torch.cat(parts).cpu().double()
 
-    def _greedy(self, model: PrunableModel, data: Data, budget: Budget) -> Kept:
+    def _greedy(self, model: PrunableModel, data: Data, budget: Budget, errors: Errors) -> Kept:
+        """Blocks that stay when the least important one of those left goes, until the rest fits; `errors` are those of
+        the whole network."""
         kept: Kept = {s: tuple(range(len(w))) for s, w in model.weights.items()}
         while not budget.fits(kept) and sum(map(len, kept.values())) > 1:
-            errors = self.errors(model, data, kept)
             candidates = [key for key in errors if key is not None]
             stack, block = min(candidates, key=lambda key: float(errors[key].mean()))
             kept[stack] = tuple(i for i in kept[stack] if i != block)
+            if not budget.fits(kept):
+                errors = self.errors(model, data, kept)
         return kept
 
 
