@@ -3,6 +3,10 @@
 A cell is a recipe. Its folder is named after the recipe's hash, so a cell that was run is not run again, whichever
 table asks for it, and a changed option is another cell. Cells that agree on data, pruner and recovery take those
 stages from one another: `stems` are run first, one for each distinct recipe up to stage II.
+
+What tables read of a finished cell, some kilobytes, is kept in `results/cells/` as soon as it is there: with it
+committed, a cell needs no second run on another machine. Clips and weights stay in the run's folder; what shows or
+runs those asks for `whole` cells.
 """
 
 from __future__ import annotations
@@ -22,12 +26,14 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common import ROOT, commit, spread
+from benchmarks.common import RESULTS, ROOT, commit, spread
 from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, merge, resolve
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
 COMMIT = "commit.txt"
+#: Files of a run that are kept.
+KEPT = ("metrics.json", "score/plan.json", "pipeline/flc.json", COMMIT)
 #: Recipe fields that decide each shared stage, from the first to the last; later stages need the earlier ones' too.
 STEMS = {
     "data": ("model", "data", "seed", "height", "width", "frames", "dtype", "device", "prepare"),
@@ -93,19 +99,28 @@ def stem_of(recipe: Recipe) -> str:
 class Runs:
     """The runs of one scale in a folder; at most `jobs` at a time, one core each."""
 
-    def __init__(self, folder: Path, scale: Scale, jobs: int) -> None:
+    def __init__(self, folder: Path, scale: Scale, jobs: int, kept: Path | None = None) -> None:
         self.folder, self.scale, self.jobs = folder / scale.name, scale, jobs
+        self.kept = (kept or RESULTS / "cells") / scale.name
 
     def path(self, cell: Cell, seed: int) -> Path:
+        """The folder that a cell runs in."""
         return self.folder / f"cell-{digest(cell.at(self.scale, seed).model_dump(mode='json'))}"
 
-    def missing(self, cells: list[Cell], seeds: list[int]) -> list[tuple[Cell, int]]:
-        """Runs still to do, each folder once."""
-        wanted = {self.path(c, s): (c, s) for c in cells for s in seeds}
-        return [pair for path, pair in wanted.items() if not (path / "metrics.json").exists()]
+    def found(self, cell: Cell, seed: int) -> Path:
+        """Where a finished cell's `KEPT` files are: its run's folder, or what is kept of one."""
+        path = self.path(cell, seed)
+        kept = self.kept / path.name
+        return kept if (kept / "metrics.json").exists() and not (path / "metrics.json").exists() else path
 
-    def run(self, cells: list[Cell], seeds: list[int]) -> None:
-        todo = self.missing(cells, seeds)
+    def missing(self, cells: list[Cell], seeds: list[int], whole: bool = False) -> list[tuple[Cell, int]]:
+        """Runs still to do, each folder once; `whole`: with its clips and weights."""
+        wanted = {self.path(c, s): (c, s) for c in cells for s in seeds}
+        there = self.path if whole else self.found
+        return [pair for pair in wanted.values() if not (there(*pair) / "metrics.json").exists()]
+
+    def run(self, cells: list[Cell], seeds: list[int], whole: bool = False) -> None:
+        todo = self.missing(cells, seeds, whole)
         stems: dict[str, Recipe] = {}
         for cell, seed in todo:
             recipe = cell.at(self.scale, seed)
@@ -131,6 +146,14 @@ class Runs:
             if (stem / stage / "done.json").exists() and not (out / stage).exists():
                 shutil.copytree(stem / stage, out / stage, copy_function=os.link)
         self._call(["compress", "--resume", "--out", str(out)], out)
+        if (out / "metrics.json").exists():
+            self._keep(out)
+
+    def _keep(self, out: Path) -> None:
+        for name in filter(lambda name: (out / name).exists(), KEPT):
+            place = self.kept / out.name / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(out / name, place)
 
     def _call(self, arguments: list[str], out: Path) -> int:
         """`flc` in processes of its own, on one core; what it says is in log.txt."""
@@ -156,14 +179,14 @@ class Runs:
 
     def commits(self, cells: list[Cell], seeds: list[int]) -> list[str]:
         """Under which commits these cells, and the stages they share, were run."""
-        folders = {self.path(c, s) for c in cells for s in seeds}
+        folders = {self.found(c, s) for c in cells for s in seeds}
         folders |= {self.folder / f"stem-{stem_of(c.at(self.scale, s))}" for c in cells for s in seeds}
         files = [folder / COMMIT for folder in folders if (folder / COMMIT).exists()]
         return sorted({line for file in files for line in file.read_text().split()})
 
     def row(self, cell: Cell, seed: int, name: str = "") -> dict[str, Any]:
         """The counting row of a finished cell, or {"error": ...} of a failed one."""
-        out = self.path(cell, seed)
+        out = self.found(cell, seed)
         if (out / "metrics.json").exists():
             rows = json.loads((out / "metrics.json").read_text())["rows"]
             return next(r for r in rows if r["name"] == (name or cell.row))

@@ -21,7 +21,7 @@ CELLS = [CELL]
 
 
 def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
-    plans = [read_json(path) for s in seeds if (path := runs.path(CELL, s) / "score" / "plan.json").exists()]
+    plans = [read_json(path) for s in seeds if (path := runs.found(CELL, s) / "score" / "plan.json").exists()]
     stacks = plans[0]["scores"]
     errors = {s: [spread([p["scores"][s][i] for p in plans]) for i in range(len(stacks[s]))] for s in stacks}
     kept = {s: [sum(i in p["kept"][s] for p in plans) for i in range(len(stacks[s]))] for s in stacks}

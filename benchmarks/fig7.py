@@ -60,4 +60,4 @@ def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(figure.main("fig7", __doc__, CELLS, measure, draw))
+    sys.exit(figure.main("fig7", __doc__, CELLS, measure, draw, whole=True))

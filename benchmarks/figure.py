@@ -34,13 +34,15 @@ def main(
     cells: list[Cell],
     measure: Callable[[Runs, list[int]], dict[str, Any]],
     draw: Callable[[dict[str, Any], Runs, Path], None],
+    whole: bool = False,
 ) -> int:
-    """Run what is missing of `cells`, write `results/NAME.json` and `.png`. 1 when a cell failed."""
+    """Run what is missing of `cells`, write `results/NAME.json` and `.png`. 1 when a cell failed. `whole`: the figure
+    shows clips."""
     args = arguments(description)
     runs = Runs(args.runs, scale_of(args), args.jobs)
     if args.list or args.dry_run:
         return plan(runs, cells, args)
-    runs.run(cells, args.seeds)
+    runs.run(cells, args.seeds, whole)
     errors = {f"{c.label}, seed {s}": r["error"] for c in cells for s in args.seeds if "error" in (r := runs.row(c, s))}
     for label, error in errors.items():
         print(f"{label} failed: {error}")

@@ -44,17 +44,17 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
     cells = table.cells
     runs.run(cells, seeds)
     results = {c.label: summary([runs.row(c, s) for s in seeds]) for c in cells}
-    add_times(results, {c.label: runs.path(c, seeds[0]) / "pipeline" for c in cells}, runs.scale)
+    add_times(results, {c.label: runs.found(c, seeds[0]) for c in cells}, runs.scale)
     paper = yaml.safe_load(PAPER.read_text()).get(table.name, {"columns": [], "rows": {}})
     theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
     about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "runs_of": runs.commits(cells, seeds)}
     return about | {"rows": results, "paper": theirs}
 
 
-def add_times(results: dict[str, Any], pipelines: dict[str, Path], scale: Scale) -> None:
+def add_times(results: dict[str, Any], finished: dict[str, Path], scale: Scale) -> None:
     """Seconds a clip and, round by round, the ratio to the teacher's."""
-    there = {label: path for label, path in pipelines.items() if "average" in results[label] and path.exists()}
-    where = {name: scale.base()[name] for name in ("device", "dtype") if name in scale.base()}
+    there = {label: path for label, path in finished.items() if "average" in results[label]}
+    where = {name: scale.base()[name] for name in ("model", "device", "dtype") if name in scale.base()}
     timed = interleaved(there, **where, **scale.read().get("timing", {}))
     for label, seconds in timed.items():
         results[label]["seconds"] = spread(seconds)

@@ -199,7 +199,7 @@ def main() -> int:
     if chosen:
         folders = {c.name: [(c, s) for s in args.seeds] for c in chosen}
     else:
-        runs.run(CELLS, args.seeds)
+        runs.run(CELLS, args.seeds, whole=True)
         folders = {
             "teacher": [
                 (Contestant("teacher", Path(runs.scale.base().get("model") or EMBEDDED)), s) for s in args.seeds

@@ -160,7 +160,7 @@ def main() -> int:
     runs = Runs(args.runs, scale_of(args), args.jobs)
     if args.list or args.dry_run:
         return plan(runs, CELLS, args)
-    runs.run(CELLS, args.seeds)
+    runs.run(CELLS, args.seeds, whole=True)
     lot = random.Random(0)
     pairs = make_pairs(runs, args.seeds, args.pairs, lot)
     if not pairs:

@@ -1,53 +1,53 @@
-"""Seconds of sampling a clip, of many pipelines side by side: one process, warm, in turn, round after round.
+"""Seconds of sampling a clip, of many students side by side: one process, warm, in turn, round after round.
 
-A machine is now faster and now slower; what is timed in turn is slowed alike, and ratios within a round stand. Weights
-are read again for each turn, so that full-size networks need not fit side by side; reading is not timed.
+A machine is now faster and now slower; what is timed in turn is slowed alike, and ratios within a round stand. Time
+depends on a network's shape and not on what it has learned, so each student is the base model without the blocks and
+channels that its plan removes, at the steps and guidance it declares: the files kept of a run are enough.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from flc.api import View
 from flc.errors import UserError
 from flc.evaluate.sampling import now
-from flc.models.folder import adapter_for
+from flc.models.channels import narrowed
+from flc.models.folder import EMBEDDED, NOTES, adapter_for, read_json
 from flc.sample import noise_for, sample
 from flc.train.nets import RoleNet
 
 
-def turn(folder: Path, clips: int, device: str, dtype: str) -> float:
-    """Seconds a clip of a finished folder's pipeline, at the steps and guidance that it declares; without decoding."""
-    adapter = adapter_for(folder).load(folder, device, dtype)
-    steps, guidance, size = (adapter.notes[name] for name in ("steps", "guidance", "size"))
-    net, seeds = RoleNet(adapter, adapter.transformer, adapter.transformer, View()), list(range(clips))
-    noise = noise_for(adapter.latent_shape(*size), seeds).to(adapter.device)
+def turn(adapter: Any, run: Path, clips: int) -> float:
+    """Seconds a clip of a network of the shape of a run's student; without decoding."""
+    plan, declared = read_json(run / "score" / "plan.json"), read_json(run / "pipeline" / NOTES)
+    module = narrowed(adapter, adapter.transformer, plan["channels"])
+    net, seeds = RoleNet(adapter, module, module, View(plan["kept"])), list(range(clips))
+    steps, guidance = declared["steps"], declared["guidance"]
+    scheduler = adapter.schedule(steps, declared["shift"], declared["sampler"]).scheduler
+    noise = noise_for(adapter.latent_shape(*declared["size"]), seeds).to(adapter.device)
     cond = adapter.condition([""] * clips)
-    sample(net, adapter.teacher_scheduler(), min(steps, 4), guidance, noise, cond, seeds)  # warm
+    sample(net, scheduler, min(steps, 4), guidance, noise, cond, seeds)  # warm
     began = now(adapter.device)
-    sample(net, adapter.teacher_scheduler(), steps, guidance, noise, cond, seeds)
-    taken = now(adapter.device) - began
-    del net, adapter
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return taken / clips
+    sample(net, scheduler, steps, guidance, noise, cond, seeds)
+    return (now(adapter.device) - began) / clips
 
 
 def interleaved(
-    folders: Mapping[str, Path], rounds: int = 5, clips: int = 8, device: str = "cpu", dtype: str = "float32"
-) -> dict[str, list[float]]:
-    """Seconds a clip of each pipeline, one number a round; a pipeline that fails is left out, and said."""
-    found: dict[str, list[float]] = {name: [] for name in folders}
+    runs: Mapping[str, Path], rounds: int = 5, clips: int = 8, model: str | None = None, device: str = "cpu",
+    dtype: str = "float32",
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds a clip of each run's student, one number a round; one that fails is left out, and said."""
+    base = Path(model) if model else EMBEDDED
+    adapter = adapter_for(base).load(base, device, dtype)
+    found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name in list(found):
             try:
-                found[name].append(turn(folders[name], clips, device, dtype))
+                found[name].append(turn(adapter, runs[name], clips))
             except (UserError, RuntimeError, OSError, KeyError) as error:  # not worth a finished table
                 print(f"{name} has no time: {type(error).__name__}: {error}", file=sys.stderr)
                 del found[name]

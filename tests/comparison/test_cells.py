@@ -47,13 +47,37 @@ def test_cells_that_agree_up_to_stage_two_share_it():
 
 
 def test_a_run_is_known_by_its_recipe_whatever_its_table_calls_it(tmp_path):
-    runs = Runs(tmp_path, TINY, 1)
+    runs = Runs(tmp_path, TINY, 1, tmp_path)
     one, two, other = Cell("one"), Cell("two", {"steps": 4}), Cell("other", {"steps": 2})
     assert runs.path(one, 0) == runs.path(two, 0) != runs.path(other, 0)
     assert [cell.label for cell, _ in runs.missing([one, two, other], [0])] == ["two", "other"]
     runs.path(one, 0).mkdir(parents=True)
     (runs.path(one, 0) / "metrics.json").write_text(json.dumps({"rows": []}))
     assert [cell.label for cell, _ in runs.missing([one, two, other], [0])] == ["other"]
+
+
+def test_a_finished_cell_is_kept_and_needs_no_second_run_but_where_its_clips_are_shown(tmp_path, monkeypatch):
+    """What is kept is what tables read: row, plan, declaration, commit; on another machine it stands in for the run."""
+    cell, kept = Cell("one"), tmp_path / "kept"
+
+    def finish(self, arguments, out):
+        if arguments[0] == "compress":
+            for name, text in {"metrics.json": {"rows": [{"name": "student", "average": 0.5}]},
+                               "score/plan.json": {"kept": {"blocks": [0]}}, "pipeline/flc.json": {"steps": 4},
+                               "pipeline/weights": {}}.items():  # fmt: skip
+                (out / name).parent.mkdir(exist_ok=True)
+                (out / name).write_text(json.dumps(text))
+        return 0
+
+    monkeypatch.setattr(Runs, "_call", finish)
+    here = Runs(tmp_path / "here", TINY, 1, kept)
+    here.run([cell], [0])
+    assert here.found(cell, 0) == here.path(cell, 0)
+    there = Runs(tmp_path / "there", TINY, 1, kept)
+    assert there.missing([cell], [0]) == [] and there.missing([cell], [0], whole=True) == [(cell, 0)]
+    assert there.row(cell, 0)["average"] == 0.5 and there.commits([cell], [0]) == here.commits([cell], [0]) != []
+    files = sorted(str(p.relative_to(there.found(cell, 0))) for p in there.found(cell, 0).rglob("*") if p.is_file())
+    assert files == ["commit.txt", "metrics.json", "pipeline/flc.json", "score/plan.json"]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))

@@ -126,17 +126,41 @@ def test_a_suite_that_does_not_fit_the_scale_is_refused(monkeypatch, capsys):
 
 def test_times_are_taken_in_turn_round_after_round(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(timing, "turn", lambda folder, clips, device, dtype: seen.append(folder) or float(len(seen)))
+    monkeypatch.setattr(timing, "turn", lambda adapter, run, clips: seen.append(run) or float(len(seen)))
     found = timing.interleaved({"a": tmp_path / "a", "b": tmp_path / "b"}, rounds=3)
     assert [p.name for p in seen] == ["a", "b"] * 3 and found == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
 
 
-def test_more_steps_and_guidance_take_the_time_of_more_evaluations(adapter, tmp_path):
+def finished(run, kept, steps, guidance, channels=None):
+    """What times read of a run."""
+    for name in ("score", "pipeline"):
+        (run / name).mkdir(parents=True)
+    (run / "score" / "plan.json").write_text(json.dumps({"kept": {"blocks": kept}, "channels": channels}))
+    notes = {"steps": steps, "guidance": guidance, "size": [17, 48, 48], "shift": 3.0, "sampler": "ode"}
+    (run / "pipeline" / "flc.json").write_text(json.dumps(notes))
+    return run
+
+
+def test_more_steps_and_guidance_take_the_time_of_more_evaluations(tmp_path):
     """8 guided steps are 16 evaluations, 2 without guidance 2: eight times; half of that allows for the rest of a step
-    and a busy machine."""
-    for name, steps, guidance in (("many", 8, 2.0), ("few", 2, 1.0)):
-        adapter.save_pipeline(tmp_path / name, adapter.transformer, adapter.schedule(steps, 3.0, "ode").scheduler)
-        notes = {"steps": steps, "guidance": guidance, "size": [17, 48, 48]}
-        (tmp_path / name / "flc.json").write_text(json.dumps(notes))
-    found = timing.interleaved({name: tmp_path / name for name in ("many", "few")}, rounds=2, clips=2)
-    assert min(found["many"]) > 4 * min(found["few"])
+    and a busy machine. A plan that cannot be read costs its own time only."""
+    every = list(range(10))
+    runs = {"many": finished(tmp_path / "many", every, 8, 2.0), "few": finished(tmp_path / "few", every, 2, 1.0)}
+    found = timing.interleaved(runs | {"absent": tmp_path / "absent"}, rounds=2, clips=2)
+    assert min(found["many"]) > 4 * min(found["few"]) and "absent" not in found
+
+
+def test_what_is_timed_has_the_plan_s_blocks_and_channels(adapter, tmp_path, monkeypatch):
+    """Block calls of the whole timing, warm and timed: 2 x 2 steps of 3 blocks of 5 channels."""
+    from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+    widths = []
+    plain = WanTransformerBlock.forward
+    monkeypatch.setattr(
+        WanTransformerBlock,
+        "forward",
+        lambda self, *args, **more: widths.append(self.ffn.net[2].in_features) or plain(self, *args, **more),
+    )
+    run = finished(tmp_path / "run", [0, 4, 9], 2, 1.0, {"blocks": [[0, 1, 2, 3, 9]] * 10})
+    assert timing.turn(adapter, run, 1) > 0
+    assert widths == [5] * (2 * 2 * 3)
