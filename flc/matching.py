@@ -50,6 +50,9 @@ class MatchingOptions(Base):
     sampler: Literal["sde", "ode"] = option(
         "sde", "how the student moves: x0-then-renoise, or Euler", "ours, Self-Forcing has sde"
     )
+    exits: Literal["batch", "sample"] = option(
+        "batch", "one exit step for a batch, or one for each sample", "Self-Forcing's is batch"
+    )
     shift: float | None = option(None, "shift of the few-step schedule; default the model's own", "ours", gt=0)
     time_shift: float = option(5.0, "shift of the times at which scores are compared", "ours, Self-Forcing's", gt=0)
     time_min: float = option(0.02, "smallest such time", "ours, Self-Forcing's", gt=0, lt=1)
@@ -103,9 +106,13 @@ class DistributionMatching(StepDistiller):
 
     def generate(self, nets: Nets, batch: Batch, rng: Draws) -> Tensor:
         """The generator's output for the batch's conditions, from fresh noise, at a drawn exit step."""
-        schedule = self.setting.schedule
-        noise, exit_index = rng.normal(batch.x0), rng.shared_integer(schedule.steps)
-        return rollout(nets["student"], noise, batch.cond, schedule.sigmas, exit_index, schedule.sampler, rng)
+        schedule, noise = self.setting.schedule, rng.normal(batch.x0)
+        exits: int | Tensor
+        if self.options.exits == "sample":
+            exits = (rng.uniform(len(noise)) * schedule.steps).long()
+        else:
+            exits = rng.shared_integer(schedule.steps)
+        return rollout(nets["student"], noise, batch.cond, schedule.sigmas, exits, schedule.sampler, rng)
 
     def times(self, x: Tensor, rng: Draws) -> Tensor:
         o = self.options

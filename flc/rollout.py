@@ -29,19 +29,27 @@ def rollout(
     noise: Tensor,
     cond: Condition,
     sigmas: Sequence[float],
-    exit_index: int,
+    exits: int | Tensor,
     sampler: Literal["sde", "ode"],
     draws: Draws,
 ) -> Tensor:
-    """x0_hat of step `exit_index` of the few-step sampler that starts at `noise` (B, C, F, H, W).
+    """x0_hat at the exit step of the few-step sampler that starts at `noise` (B, C, F, H, W).
 
-    `sigmas` has one entry per step and a final 0. Earlier steps run without gradient; the exit step runs
-    with it when gradients are enabled. Given frames are clean in the result.
+    `sigmas` has one entry per step and a final 0; `exits` is one index of a step for the batch, or one for each
+    sample (B,). Earlier steps run without gradient; the exit step runs with it when gradients are enabled. Given
+    frames are clean in the result.
     """
     x = noise
-    for i in range(exit_index):
+    each = isinstance(exits, Tensor)
+    exit_of = torch.as_tensor(exits).expand(len(x)).to(x.device)
+    # ranks, whose samples differ, have to make the same calls (ZeRO-3): all steps, of one sample where none is left
+    for i in range(len(sigmas) - 2 if each else int(exits)):
+        going = exit_of > i
+        rows = going.nonzero()[:, 0] if going.any() else exit_of.new_zeros(1)
+        v = torch.zeros_like(x)
         with torch.no_grad():
-            v = net(x, x.new_full((x.shape[0],), sigmas[i]), cond)
-            x = step(x, v, sigmas[i], sigmas[i + 1], sampler, draws)
-    t = x.new_full((x.shape[0],), sigmas[exit_index])
+            v[rows] = net(x[rows], x.new_full((len(rows),), sigmas[i]), cond[rows])
+            moved = step(x, v, sigmas[i], sigmas[i + 1], sampler, draws)
+        x = torch.where(going.view(-1, 1, 1, 1, 1), moved, x)
+    t = x.new_tensor(sigmas)[exit_of]
     return cond.clamp(x0_from_velocity(x, net(x, t, cond), t))

@@ -70,7 +70,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dmd": ("distiller", "dmd", DMD),
     # feed-forward layers of 17 of 33 channels: the unpruned network is one of its own
     "bernoulli-narrow": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
-    "dmd-narrow": ("distiller", "dmd", DMD),
+    "dmd-narrow": ("distiller", "dmd", DMD | {"exits": "sample"}),
     "sft": ("recovery", "sft", {"lr": 1e-3, "warmup": 2}),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
     "dmd2": ("distiller", "dmd2", DMD | {"gan": 0.5}),

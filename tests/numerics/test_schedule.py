@@ -83,6 +83,18 @@ def test_only_the_exit_step_carries_a_gradient(make_condition, exit_index):
     assert torch.allclose(gradient, -(sigmas[exit_index] * entered).sum(), rtol=1e-4)  # float32 sum of 384 terms
 
 
+@pytest.mark.parametrize("sampler", ["sde", "ode"])
+def test_an_exit_for_each_sample_is_the_rollout_to_that_exit(make_condition, sampler):
+    sigmas, exits = (1.0, 0.9, 0.8, 0.6, 0.0), torch.tensor([3, 0, 2, 0, 1])
+    cond, noise = make_condition(5), torch.randn(5, 16, 3, 4, 4)
+    net = Linear()
+    x = rollout(net, noise, cond, sigmas, exits, sampler, StepDraws(0, "s", 0))
+    assert net.calls == 4 and net.graded == 1
+    for row, exit_index in enumerate(exits.tolist()):
+        whole = rollout(Linear(), noise, cond, sigmas, exit_index, sampler, StepDraws(0, "s", 0))
+        assert torch.equal(x[row], whole[row])
+
+
 def test_given_frames_stay_clean_through_a_rollout(make_condition):
     cond, noise = make_condition(2), torch.randn(2, 16, 3, 4, 4)
     x = rollout(Linear(), noise, cond, (1.0, 0.9, 0.8, 0.6, 0.0), 2, "sde", StepDraws(0, "s", 0))
