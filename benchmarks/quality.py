@@ -3,7 +3,7 @@
     python -m benchmarks.quality --preset quick [--seeds 0 1 2] [--runs DIR]
 
 Each seed is one `flc compress`; its rows are kept in `results/quality/`, and a seed whose rows are there, of the same
-recipe, is not run again.
+recipe, is not run again. Times are taken anew: networks of the rows' shapes in turn, in one process.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from typing import Any
 
 from benchmarks.cells import digest
 from benchmarks.common import RESULTS, spread, write
+from benchmarks.timing import seconds
+from flc.api import View
 from flc.cli import main as flc
+from flc.models.folder import EMBEDDED, adapter_for
+from flc.models.view import blocks_of
 from flc.recipe import resolve
 from flc.run.compress import completed
+from flc.train.nets import RoleNet
 
 
 def run(arguments: list[str]) -> None:
@@ -28,13 +33,32 @@ def run(arguments: list[str]) -> None:
             raise
 
 
-def aggregate(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def times(rows: list[dict[str, Any]], rounds: int = 5, clips: int = 8) -> list[list[float]]:
+    """Seconds a clip of each row in each round. A row's network is the embedded one with as many of its blocks, all of
+    one size, as make up the row's parameters."""
+    adapter = adapter_for(EMBEDDED).load(EMBEDDED)
+    module, (stack,) = adapter.transformer, adapter.stacks
+    blocks, whole = blocks_of(module, stack), sum(p.numel() for p in module.parameters())
+    size = sum(p.numel() for p in blocks[0].parameters())
+
+    def turn(row: dict[str, Any]) -> float:
+        gone, rest = divmod(whole - row["parameters"], size)
+        assert rest == 0, f"{row['title']}: not whole blocks"
+        net = RoleNet(adapter, module, module, View({stack: tuple(range(len(blocks) - gone))}))
+        scheduler = adapter.teacher_scheduler()
+        return seconds(adapter, net, scheduler, row["steps"], row["guidance"], adapter.default_size, clips)
+
+    taken = [[turn(row) for row in rows] for _ in range(rounds)]
+    return [list(one) for one in zip(*taken, strict=True)]
+
+
+def aggregate(documents: list[dict[str, Any]], taken: list[list[float]]) -> list[dict[str, Any]]:
     rows = []
     for index, row in enumerate(documents[0]["rows"]):
         same = [d["rows"][index] for d in documents]
         scores = {name: spread([r["scores"][name] for r in same]) for name, v in row["scores"].items() if v is not None}
-        # time as a ratio to the guided teacher of the same run
-        speed = spread([d["rows"][0]["seconds"] / d["rows"][index]["seconds"] for d in documents])
+        # time as a ratio to the guided teacher's of the same round
+        speed = spread([whole / own for whole, own in zip(taken[0], taken[index], strict=True)])
         # paired: rows of one run share prompts, first frames and noise
         ahead = spread([d["rows"][-1]["average"] - d["rows"][index]["average"] for d in documents])
         about = {k: row[k] for k in ("name", "title", "steps", "guidance", "parameters")}
@@ -69,7 +93,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=192, help="a row and seed; more than the presets': less chance")
     args = parser.parse_args()
     documents = [rows_of(args.preset, s, args.clips, args.runs / f"{args.preset}-{s}") for s in args.seeds]
-    values = {"preset": args.preset, "seeds": args.seeds, "clips": args.clips, "rows": aggregate(documents)}
+    values = {
+        "preset": args.preset,
+        "seeds": args.seeds,
+        "clips": args.clips,
+        "rows": aggregate(documents, times(documents[0]["rows"])),
+    }
     runs_of = {"runs_of": sorted({d["commit"] for d in documents})}
     print(write(f"quality_{args.preset}", f"python -m benchmarks.quality --preset {args.preset}", values | runs_of))
 

@@ -22,14 +22,20 @@ from flc.train.nets import RoleNet
 
 
 def turn(adapter: Any, run: Path, clips: int) -> float:
-    """Seconds a clip of a network of the shape of a run's student; without decoding."""
+    """Seconds a clip of a network of the shape of a run's student."""
     plan, declared = read_json(run / "score" / "plan.json"), read_json(run / "pipeline" / NOTES)
     module = narrowed(adapter, adapter.transformer, plan["channels"])
-    net, seeds = RoleNet(adapter, module, module, View(plan["kept"])), list(range(clips))
-    steps, guidance = declared["steps"], declared["guidance"]
+    net, steps = RoleNet(adapter, module, module, View(plan["kept"])), declared["steps"]
     scheduler = adapter.schedule(steps, declared["shift"], declared["sampler"]).scheduler
-    noise = noise_for(adapter.latent_shape(*declared["size"]), seeds).to(adapter.device)
-    cond = adapter.condition([""] * clips)
+    return seconds(adapter, net, scheduler, steps, declared["guidance"], declared["size"], clips)
+
+
+def seconds(
+    adapter: Any, net: RoleNet, scheduler: Any, steps: int, guidance: float, size: tuple[int, int, int], clips: int
+) -> float:
+    """Seconds a clip, warm, without decoding."""
+    seeds, cond = list(range(clips)), adapter.condition([""] * clips)
+    noise = noise_for(adapter.latent_shape(*size), seeds).to(adapter.device)
     sample(net, scheduler, min(steps, 4), guidance, noise, cond, seeds)  # warm
     began = now(adapter.device)
     sample(net, scheduler, steps, guidance, noise, cond, seeds)

@@ -8,8 +8,8 @@ frozen teacher (`--teacher`), v_fake a network that follows G's distribution by 
 arXiv:2311.18828, for diffusion; DMD2, arXiv:2405.14867, without regression loss and with two time scales).
 
 An iteration is one fake update; the generator moves every `ratio`-th. The rollout carries the gradient of one step,
-drawn uniformly, the same on every rank (Self-Forcing, arXiv:2506.08009). With `exits=sample` (ours) each sample draws its
-own, stratified over the global batch: every update sees all steps of the schedule, where in turn each step would be
+drawn uniformly, the same on every rank (Self-Forcing, arXiv:2506.08009). With `exits=sample` (ours) each sample draws
+its own, stratified over the global batch: every update sees all steps of the schedule, where in turn each step is
 corrected by every fourth one and spoilt by the three between. With few samples a rank it costs more steps without
 gradient, as all ranks take as many.
 

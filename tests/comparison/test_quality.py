@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import quality
 
 
@@ -34,9 +36,26 @@ def test_a_seed_is_run_once_and_again_only_for_another_recipe(tmp_path, monkeypa
     assert len(ran) == 3 and "--resume" in ran[1], "an earlier run's folder is gone on with, or refused by flc"
 
 
-def test_the_students_lead_and_the_speed_up_are_taken_within_each_run():
-    runs = [[row("teacher-many", t, 8.0), row("student", s, x)] for t, s, x in ((0.9, 0.95, 1.0), (0.5, 0.57, 2.0))]
-    teacher, student = quality.aggregate([{"rows": rows} for rows in runs])
+def test_the_students_lead_is_taken_within_each_run_and_the_speed_up_within_each_round():
+    runs = [[row("teacher-many", t, 8.0), row("student", s, 1.0)] for t, s in ((0.9, 0.95), (0.5, 0.57))]
+    taken = [[8.0, 4.0], [1.0, 0.5 / 1.5]]
+    teacher, student = quality.aggregate([{"rows": rows} for rows in runs], taken)
     assert abs(teacher["student_ahead"]["mean"] - 0.06) < 1e-9 and abs(teacher["average"]["mean"] - 0.7) < 1e-9
-    assert student["speed_up"]["mean"] == 6.0 and student["student_ahead"]["mean"] == 0.0
+    assert abs(student["speed_up"]["mean"] - 10.0) < 1e-9 and student["student_ahead"]["mean"] == 0.0
     assert "first_frame_fidelity" not in student["scores"], "no score, no mean"
+
+
+def test_a_row_is_timed_with_the_blocks_its_parameters_say(monkeypatch):
+    seen = []
+
+    def seconds(adapter, net, scheduler, steps, guidance, size, clips):
+        seen.append((len(net.default.kept["blocks"]), steps, guidance, size, clips))
+        return float(len(seen))
+
+    monkeypatch.setattr(quality, "seconds", seconds)
+    rows = [{"title": "teacher", "parameters": 2490048, "steps": 50, "guidance": 2.0},
+            {"title": "student", "parameters": 1792704, "steps": 4, "guidance": 1.0}]  # fmt: skip
+    assert quality.times(rows, rounds=2, clips=3) == [[1.0, 3.0], [2.0, 4.0]]
+    assert seen[:2] == [(10, 50, 2.0, (17, 48, 48), 3), (7, 4, 1.0, (17, 48, 48), 3)]
+    with pytest.raises(AssertionError, match="not whole blocks"):
+        quality.times([rows[0] | {"parameters": 2490047}], rounds=1)
