@@ -56,7 +56,8 @@ def section() -> str:
         f"On the embedded model, on two cores of one machine ({machine}). Scripts and results: `benchmarks/`."
         ' Scores are in [0, 1], higher is better, mean ± standard deviation over seeds; "student ahead by" is the'
         " difference of averages within a run, whose rows share prompts and noise. Speed-up is of sampling, against"
-        " the first row: networks of each row's shape in turn, one thread, warm, mean over rounds.",
+        f" the first row: networks of each row's shape in turn, warm, mean over rounds (threads:"
+        f" {quick['hardware']['threads']}).",
         "",
         *quality(quick),
         "",
