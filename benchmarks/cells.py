@@ -120,14 +120,14 @@ class Runs:
         return [pair for pair in wanted.values() if not (there(*pair) / "metrics.json").exists()]
 
     def run(self, cells: list[Cell], seeds: list[int], whole: bool = False) -> None:
-        todo = self.missing(cells, seeds, whole)
+        pending = self.missing(cells, seeds, whole)
         stems: dict[str, Recipe] = {}
-        for cell, seed in todo:
+        for cell, seed in pending:
             recipe = cell.at(self.scale, seed)
             stems.setdefault(stem_of(recipe), recipe)
         with ThreadPoolExecutor(self.jobs) as pool:
             list(pool.map(self._stem, stems.values()))
-            list(pool.map(lambda pair: self._cell(*pair), todo))
+            list(pool.map(lambda pair: self._cell(*pair), pending))
 
     def _stem(self, recipe: Recipe) -> None:
         out = self.folder / f"stem-{stem_of(recipe)}"

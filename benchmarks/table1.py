@@ -79,11 +79,11 @@ def under_vbench(
     stock: Stock, asked: Sequence[Asked], size: tuple[int, int, int], suite: str, folder: Path, python: Path | None
 ) -> dict[str, Any]:
     """The videos in VBench's layout; then its values, where it runs or its JSON lies in `folder/results` already."""
-    todo, fps = shots(asked, SEEDS, 0), stock.fps
-    vbench.describe_videos(folder, asked, todo, suite)
+    pending, fps = shots(asked, SEEDS, 0), stock.fps
+    vbench.describe_videos(folder, asked, pending, suite)
     times = folder / "seconds.json"
     taken: list[float] = json.loads(times.read_text()) if times.exists() else []
-    for shot in vbench.missing(folder, todo):
+    for shot in vbench.missing(folder, pending):
         video, seconds = stock.clip(shot, size)
         taken.append(seconds)
         partial = folder / ".new.mp4"

@@ -10,8 +10,8 @@ arXiv:2311.18828, for diffusion; DMD2, arXiv:2405.14867, without regression loss
 An iteration is one fake update; the generator moves every `ratio`-th. The rollout carries the gradient of one step,
 drawn uniformly, the same on every rank (Self-Forcing, arXiv:2506.08009). With `exits=sample` (ours) each sample draws
 its own, stratified over the global batch: every update sees all steps of the schedule, where in turn each step is
-corrected by every fourth one and spoilt by the three between. With few samples a rank it costs more steps without
-gradient, as all ranks take as many.
+corrected by few updates and spoilt by those between. With few samples a rank it costs more steps without gradient,
+as all ranks take as many.
 
 A method of the family overrides `generator_loss` or `roles`, adds its own roles, and says in its own file what its
 paper gives; the defaults here are Self-Forcing's.

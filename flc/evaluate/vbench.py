@@ -53,9 +53,9 @@ def write_videos(
     """The row's videos that are not there yet, `batch` at a time; size is (frames, height, width)."""
     before = json.loads((folder / ROW).read_text()) if (folder / ROW).exists() else {"seconds": 0.0, "timed": 0}
     seconds, timed = before["seconds"] * before["timed"], before["timed"]
-    todo, partial = missing(folder, shots), folder / ".new.mp4"
-    for begin in range(0, len(todo), batch):
-        part = todo[begin : begin + batch]
+    pending, partial = missing(folder, shots), folder / ".new.mp4"
+    for begin in range(0, len(pending), batch):
+        part = pending[begin : begin + batch]
         prompts = prompts_of(part, *size[1:])
         cond = condition(adapter, prompts, negative)
         made, each = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), batch, on_step)

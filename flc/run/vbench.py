@@ -43,18 +43,18 @@ def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:
 
 def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) -> None:
     r, o = job.recipe, job.recipe.evaluate
-    todo = shots(job.asked, SEEDS, r.seed)
+    pending = shots(job.asked, SEEDS, r.seed)
     options = {"suite": o.suite, "asked": digest(job.asked), "seed": r.seed, "size": job.size, "dtype": r.dtype,
                "steps": entry.steps, "guidance": entry.guidance, "title": entry.title, "fps": fps(job),
                "negative_prompt": r.negative_prompt}  # fmt: skip
 
     def work(place: Path) -> None:
-        vbench.describe_videos(place, job.asked, todo, o.suite)
-        left = len(vbench.missing(place, todo))
+        vbench.describe_videos(place, job.asked, pending, o.suite)
+        left = len(vbench.missing(place, pending))
         row = entry.row()
         with job.console.bar(f"videos of {entry.name}", -(-left // o.batch) * entry.steps) as bar:
             vbench.write_videos(
-                job.adapter, row, todo, place, job.size, r.negative_prompt, o.batch, fps(job), bar.advance
+                job.adapter, row, pending, place, job.size, r.negative_prompt, o.batch, fps(job), bar.advance
             )
 
     run_stage(folder, options, {k: v for k, v in inputs.items() if k in ("model", *entry.needs)}, work)
@@ -68,17 +68,17 @@ def measure_row(job: Job, name: str, folder: Path) -> str:
         found = vbench.read_results(folder / vbench.RESULTS)
         return [d for d in expected(job.asked, o.suite) if d not in found]
 
-    todo = lacking()
-    if not todo:
+    pending = lacking()
+    if not pending:
         return ""
     if not o.vbench_python:
         return f"VBench was not run, evaluate.vbench_python is not set: {vbench.INSTALL}, then {vbench.OPTION}"
-    job.console.say(f"VBench: {len(todo)} dimensions of {name}, log in {folder / vbench.RESULTS / 'log.txt'}")
-    wrong = vbench.run(Path(o.vbench_python), o.suite, folder, job.recipe.device, todo)
-    todo = lacking()
-    if not todo:
+    job.console.say(f"VBench: {len(pending)} dimensions of {name}, log in {folder / vbench.RESULTS / 'log.txt'}")
+    wrong = vbench.run(Path(o.vbench_python), o.suite, folder, job.recipe.device, pending)
+    pending = lacking()
+    if not pending:
         return ""
-    text = f"VBench did not measure {', '.join(todo)} of {name} ({wrong or 'no result was written'})"
+    text = f"VBench did not measure {', '.join(pending)} of {name} ({wrong or 'no result was written'})"
     return f"{text}: its weights belong into ~/.cache/vbench or $VBENCH_CACHE_DIR"
 
 
