@@ -13,6 +13,7 @@ Checkpoints are deepspeed's own (pickles of this run, in its folder), with the a
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import logging
@@ -66,6 +67,18 @@ def initialise(device: str) -> None:
     backend = "gloo" if where.type == "cpu" else "nccl"
     with redirect_stdout(sys.stderr):  # it prints
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
+    if backend == "gloo":
+        atexit.register(leave)
+
+
+def leave() -> None:
+    """Leave the process group, before the interpreter is torn down.
+
+    gloo's threads outlive it otherwise, and end a finished rank with SIGABRT every now and then. nccl has no such
+    threads, and leaving its group waits for ranks that a failed one has left behind: it goes with the process.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def free_port() -> int:
