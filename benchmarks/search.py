@@ -1,4 +1,5 @@
-"""Each method's own learning rate, from a small search: thrice less, as preset, thrice more; one seed of its own.
+"""Each method's own learning rate, from a small search: thrice less, as preset, thrice more, and where the best of
+them is at an end one rate beyond it; one seed of its own.
 
     python -m benchmarks.search [--scale tiny] [--jobs 2] [--list]
 
@@ -9,61 +10,74 @@ head keep their ratio to the generator.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import write
 from benchmarks.table import arguments, scale_of
 from benchmarks.table2 import TABLE
+from flc.recipe import merge, resolve
+from flc.run.compress import completed
 
 SEED = 100
 FACTORS = (1 / 3, 1.0, 3.0)
 COUPLED = ("lr", "fake_lr", "gan_lr", "matrices", "fake_matrices")
 
 
-def variants(cell: Cell, scale: Scale) -> list[Cell]:
-    """The cell at each rate; recoveries of methods that do not distil are searched instead of their distiller."""
-    recipe = cell.at(scale, SEED)
+def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | None:
+    """Kind and name of the algorithm whose rates are searched, and the preset's: what a scale says of them already is
+    what an earlier search found. Recoveries of methods that do not distil are searched instead of their distiller."""
+    recipe = completed(resolve(merge(scale.base(), cell.values), {}, {}))
     kind = "distiller" if recipe.distiller.name != "euler" else "recovery"
-    options = getattr(recipe, kind).options
-    coupled = {name: options[name] for name in COUPLED if options.get(name)}
-    if not coupled:
-        return []
-    name = getattr(recipe, kind).name
+    choice = getattr(recipe, kind)
+    coupled = {name: choice.options[name] for name in COUPLED if choice.options.get(name)}
+    return (kind, choice.name, coupled) if coupled else None
 
-    def at(factor: float) -> Cell:
-        rates = {k: float(f"{v * factor:.3g}") for k, v in coupled.items()}
-        return Cell(f"{cell.label}, lr {rates['lr']:g}", {**cell.values, kind: {"name": name, **rates}})
 
-    return [at(factor) for factor in FACTORS]
+def variant(cell: Cell, scale: Scale, factor: float) -> Cell:
+    """The cell with all its rates times `factor`."""
+    found = searched(cell, scale)
+    assert found is not None
+    kind, name, coupled = found
+    rates = {k: float(f"{v * factor:.3g}") for k, v in coupled.items()}
+    return Cell(f"{cell.label}, lr {rates['lr']:g}", {**cell.values, kind: {"name": name, **rates}})
+
+
+def beyond(averages: list[float]) -> float | None:
+    """The factor to try next, when the best of `FACTORS` (in order) is at an end."""
+    best = averages.index(max(averages))
+    return {0: FACTORS[0] / 3, len(FACTORS) - 1: FACTORS[-1] * 3}.get(best)
 
 
 def main() -> int:
     args = arguments(__doc__)
     runs = Runs(args.runs, scale_of(args), args.jobs)
-    found = {cell.label: variants(cell, runs.scale) for cell in TABLE.rows}
+    found = {c.label: [variant(c, runs.scale, f) for f in FACTORS] for c in TABLE.rows if searched(c, runs.scale)}
     cells = [c for group in found.values() for c in group]
     if args.list:
         for cell, seed in runs.missing(cells, [SEED]):
             print(f"{cell.label}, seed {seed}")
         return 0
     runs.run(cells, [SEED])
-    rows: dict[str, Any] = {c.label: runs.row(c, SEED) for c in cells}
-    best = {
-        label: max(group, key=lambda c: rows[c.label].get("average", 0.0)).label
-        for label, group in found.items()
-        if group
-    }
-    averages = {label: row.get("average", row.get("error")) for label, row in rows.items()}
-    write(
-        "search",
-        f"python -m benchmarks.search --scale {args.scale}",
-        {"seed": SEED, "averages": averages, "best": best},
-    )
-    for label, value in averages.items():
-        print(f"{label:40} {value if isinstance(value, str) else format(value, '.4f')}")
+    for cell in (c for c in TABLE.rows if c.label in found):
+        factor = beyond([average(runs, c) for c in found[cell.label]])
+        if factor is not None:
+            found[cell.label].append(variant(cell, runs.scale, factor))
+    runs.run([c for group in found.values() for c in group], [SEED])
+    rows = {c.label: runs.row(c, SEED) for group in found.values() for c in group}
+    best = {label: max(group, key=lambda c: average(runs, c)).label for label, group in found.items()}
+    kept = ("average", "scores")
+    said = {label: row.get("error") or {k: row[k] for k in kept} for label, row in rows.items()}
+    command = f"python -m benchmarks.search --scale {args.scale}"
+    write("search", command, {"seed": SEED, "rows": said, "best": best})
+    for label, row in rows.items():
+        print(f"{label:40} {row.get('error') or format(row['average'], '.4f')}")
     print("\n".join(best.values()))
     return int(any("error" in row for row in rows.values()))
+
+
+def average(runs: Runs, cell: Cell) -> float:
+    """Of a finished run; 0 of a failed one."""
+    return float(runs.row(cell, SEED).get("average", 0.0))
 
 
 if __name__ == "__main__":
