@@ -43,6 +43,34 @@ def quality(q: dict[str, Any]) -> list[str]:
     return lines
 
 
+def comparison(values: dict[str, Any]) -> list[str]:
+    """Table 2: every method's row, with the paper's average in a column of its own."""
+    seeds, commits = (", ".join(map(str, values[name])) for name in ("seeds", "runs_of"))
+    lines = [
+        "Methods under one trainer and one training budget, each with its own best rates of a small search"
+        f" (`python -m benchmarks.table2`, seeds {seeds}, commits {commits}; all columns in"
+        " [results/table2.md](benchmarks/results/table2.md)). The last column is the paper's average, of WanX-TI2V"
+        " under VBench-I2V:",
+        "",
+        f"| | steps | M parameters | speed-up | average | less {values['reference']}'s | distribution | diversity"
+        " | paper |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for label, row in values["rows"].items():
+        theirs = values["paper"].get(label, {}).get("average")
+        cells = [
+            str(row["steps"]),
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['speed_up']['mean']:.1f}×",
+            value(row["average"]),
+            "" if label == values["reference"] else f"{row['ahead']['mean']:+.3f} ± {row['ahead']['spread']:.3f}",
+            *(value(row["scores"][n]) for n in ("distribution", "diversity")),
+            "" if theirs is None else f"{theirs:.3f}",
+        ]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def edge(row: dict[str, Any]) -> str:
     values = [row["average"], *(row["scores"][n] for n in SCORES)]
     return f"| {row['title']} | " + " | ".join("n/a" if v is None else f"{v:.3f}" for v in values) + " |"
@@ -93,6 +121,8 @@ def section() -> str:
         "|---|---|---|---|---|---|",
         *(edge(row) for row in edges["rows"]),
     ]
+    if (RESULTS / "table2.json").exists():
+        lines += ["", *comparison(read("table2"))]
     return "\n".join(lines)
 
 

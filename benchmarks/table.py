@@ -23,12 +23,14 @@ TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison: rows of cells. `paper` maps a row's label to its row in the paper's table of that number."""
+    """A comparison: rows of cells. `paper` maps a row's label to its row in the paper's table of that number;
+    averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise."""
 
     number: int
     title: str
     rows: tuple[Cell, ...]
     paper: dict[str, str]
+    reference: str = TEACHER.label
 
     @property
     def name(self) -> str:
@@ -43,12 +45,23 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
     """Run what is missing, then every row's mean and spread over seeds; times of the first seed's students in turn."""
     cells = table.cells
     runs.run(cells, seeds)
-    results = {c.label: summary([runs.row(c, s) for s in seeds]) for c in cells}
+    found = {c.label: [runs.row(c, s) for s in seeds] for c in cells}
+    results = {label: summary(rows) for label, rows in found.items()}
+    for label, rows in found.items():
+        if ahead := differences(rows, found[table.reference]):
+            results[label]["ahead"] = spread(ahead)
     add_times(results, {c.label: runs.found(c, seeds[0]) for c in cells}, runs.scale)
     paper = yaml.safe_load(PAPER.read_text()).get(table.name, {"columns": [], "rows": {}})
     theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
-    about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "runs_of": runs.commits(cells, seeds)}
+    about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "reference": table.reference}
+    about |= {"runs_of": runs.commits(cells, seeds)}
     return about | {"rows": results, "paper": theirs}
+
+
+def differences(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[float]:
+    """Of averages, seed by seed, where both were run."""
+    pairs = [pair for pair in zip(rows, others, strict=True) if all("average" in row for row in pair)]
+    return [row["average"] - other["average"] for row, other in pairs]
 
 
 def add_times(results: dict[str, Any], finished: dict[str, Path], scale: Scale) -> None:
@@ -65,15 +78,29 @@ def add_times(results: dict[str, Any], finished: dict[str, Path], scale: Scale) 
 
 def markdown(values: dict[str, Any]) -> str:
     names = [n for n in SCORES if any(n in r.get("scores", {}) for r in values["rows"].values())]
-    head = ["", "steps", "M", "speed-up", "average", *[n.replace("_", " ") for n in names], "paper: average"]
+    head = [
+        "",
+        "steps",
+        "M",
+        "speed-up",
+        "average",
+        f"less {values['reference']}'s",
+        *[n.replace("_", " ") for n in names],
+        "paper: average",
+    ]
     lines = [f"## {values['title']}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for label, row in values["rows"].items():
         theirs = values["paper"].get(label, {}).get("average")
         if "average" in row:
             cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", ratio(row.get("speed_up"))]
-            cells += [pair(row["average"]), *[pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in names]]
+            ahead = "" if label == values["reference"] or "ahead" not in row else signed(row["ahead"])
+            cells += [
+                pair(row["average"]),
+                ahead,
+                *[pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in names],
+            ]
         else:
-            cells = [""] * 3 + [f"failed: {row['error']}"] + [""] * len(names)
+            cells = [""] * 3 + [f"failed: {row['error']}"] + [""] * (1 + len(names))
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {'' if theirs is None else f'{theirs:.3f}'} |")
     return "\n".join(lines) + "\n"
 
@@ -84,6 +111,10 @@ def ratio(v: dict[str, float] | None) -> str:
 
 def pair(v: dict[str, float]) -> str:
     return f"{v['mean']:.3f} ± {v['spread']:.3f}"
+
+
+def signed(v: dict[str, float]) -> str:
+    return f"{v['mean']:+.3f} ± {v['spread']:.3f}"
 
 
 def picture(values: dict[str, Any], path: Path) -> None:

@@ -28,6 +28,7 @@ TABLE = Table(
         Cell("codmd on fastlightgen", {"distiller": "codmd"}),
     ),
     {"teacher": "euler"} | {name: name for name in ("dmd2", "lcm", "magic", "icmd", "f3", "fastlightgen")},
+    reference="fastlightgen",
 )
 
 if __name__ == "__main__":

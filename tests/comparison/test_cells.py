@@ -121,6 +121,23 @@ def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, 
     assert "| bad |" in capsys.readouterr().out
 
 
+def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch):
+    """Seeds are apart by .3, two rows of one seed by .01 and .03: the difference's spread is that of the latter."""
+    row = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "scores": {"distribution": 0.5}}
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
+    runs = Runs(tmp_path / "runs", TINY, 1)
+    better, main = Cell("better", {"steps": 5}), Cell("main")
+    for cell, averages in ((TEACHER, (0.1, 0.2)), (main, (0.4, 0.7)), (better, (0.41, 0.73))):
+        for seed, average in enumerate(averages):
+            runs.path(cell, seed).mkdir(parents=True)
+            (runs.path(cell, seed) / "metrics.json").write_text(json.dumps({"rows": [row | {"average": average}]}))
+    values = tables.measure(Table(99, "Three cells", (main, better), {}, reference="main"), runs, [0, 1])
+    ahead = values["rows"]["better"]["ahead"]
+    assert ahead["mean"] == pytest.approx(0.02) and ahead["spread"] == pytest.approx(0.02 / 2**0.5)
+    text = tables.markdown(values)
+    assert "| less main's |" in text and "| +0.020 ± 0.014 |" in text and "| -0.400 ± 0.141 |" in text
+
+
 def test_a_cell_that_cannot_be_is_refused_before_any_run():
     with pytest.raises(UserError, match="no pruner named 'elbow'"):
         Cell("c", {"pruner": "elbow"}).at(TINY, 0)
