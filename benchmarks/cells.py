@@ -22,7 +22,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -68,15 +68,26 @@ class Scale:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one setting. `values` is laid over the scale's recipe; `row` is what counts of its metrics."""
+    """One method at one setting. `values` is laid over the scale's recipe; `row` is what counts of its metrics.
+    A method that trains in one stage only, `all_in`, has both stages' iterations there: the same training budget."""
 
     label: str
     values: dict[str, Any] = field(default_factory=dict)
     row: str = "student"
+    all_in: Literal["recover", "distill"] | None = None
 
     def at(self, scale: Scale, seed: int) -> Recipe:
-        recipe = resolve(merge(merge(scale.base(), self.values), {"seed": seed}), {}, {})
+        recipe = self.resolved(scale, seed)
         return completed(recipe.model_copy(update={kind: self.chosen(recipe, kind, scale) for kind in ALGORITHMS}))
+
+    def resolved(self, scale: Scale, seed: int) -> Recipe:
+        """Without the scale's options of algorithms."""
+        values = merge(merge(scale.base(), self.values), {"seed": seed})
+        recipe = resolve(values, {}, {})
+        if self.all_in is None:
+            return recipe
+        both = recipe.recover.iterations + recipe.distill.iterations
+        return resolve(merge(values, {self.all_in: {"iterations": both}}), {}, {})
 
     def chosen(self, recipe: Recipe, kind: str, scale: Scale) -> Choice:
         """The algorithm of this kind: preset < scale < what the cell says itself."""
@@ -144,7 +155,10 @@ class Runs:
         stem = self.folder / f"stem-{stem_of(recipe)}"
         for stage in STEMS:
             if (stem / stage / "done.json").exists() and not (out / stage).exists():
-                shutil.copytree(stem / stage, out / stage, copy_function=os.link)
+                half = out / f".copy-{stage}"  # a stage that is there must be whole
+                shutil.rmtree(half, ignore_errors=True)
+                shutil.copytree(stem / stage, half, copy_function=os.link)
+                half.rename(out / stage)
         self._call(["compress", "--resume", "--out", str(out)], out)
         if (out / "metrics.json").exists():
             self._keep(out)

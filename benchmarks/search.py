@@ -10,12 +10,12 @@ head keep their ratio to the generator.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import write
 from benchmarks.table import arguments, scale_of
 from benchmarks.table2 import TABLE
-from flc.recipe import merge, resolve
 from flc.run.compress import completed
 
 SEED = 100
@@ -26,7 +26,7 @@ COUPLED = ("lr", "fake_lr", "gan_lr", "matrices", "fake_matrices")
 def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | None:
     """Kind and name of the algorithm whose rates are searched, and the preset's: what a scale says of them already is
     what an earlier search found. Recoveries of methods that do not distil are searched instead of their distiller."""
-    recipe = completed(resolve(merge(scale.base(), cell.values), {}, {}))
+    recipe = completed(cell.resolved(scale, SEED))
     kind = "distiller" if recipe.distiller.name != "euler" else "recovery"
     choice = getattr(recipe, kind)
     coupled = {name: choice.options[name] for name in COUPLED if choice.options.get(name)}
@@ -39,7 +39,9 @@ def variant(cell: Cell, scale: Scale, factor: float) -> Cell:
     assert found is not None
     kind, name, coupled = found
     rates = {k: float(f"{v * factor:.3g}") for k, v in coupled.items()}
-    return Cell(f"{cell.label}, lr {rates['lr']:g}", {**cell.values, kind: {"name": name, **rates}})
+    return replace(
+        cell, label=f"{cell.label}, lr {rates['lr']:g}", values={**cell.values, kind: {"name": name, **rates}}
+    )
 
 
 def beyond(averages: list[float]) -> float | None:

@@ -52,6 +52,13 @@ class TrainStage(Options):
     checkpointing: bool = option(False, "recompute blocks in backward: less memory, more time", "ours")
 
 
+class RecoverStage(TrainStage):
+    drop_text: float = option(
+        0.1, "share of samples whose text is the empty (or negative) prompt, as guided sampling asks for", "ours", ge=0,
+        le=1,
+    )  # fmt: skip
+
+
 RowName = Literal["teacher-many", "teacher-few-guided", "teacher-few", "pruned", "recovered", "student"]
 
 
@@ -82,8 +89,12 @@ class EvaluateStage(Options):
 
 #: Sections that say how long a stage runs.
 STAGE_OPTIONS: dict[str, type[Options]] = {
-    "prepare": DataStage, "score": ScoreStage, "recover": TrainStage, "distill": TrainStage, "evaluate": EvaluateStage,
-}  # fmt: skip
+    "prepare": DataStage,
+    "score": ScoreStage,
+    "recover": RecoverStage,
+    "distill": TrainStage,
+    "evaluate": EvaluateStage,
+}
 
 
 class Recipe(Options):
@@ -116,7 +127,7 @@ class Recipe(Options):
     teacher: Choice = Choice(name="well-guided")
     prepare: DataStage = DataStage()
     score: ScoreStage = ScoreStage()
-    recover: TrainStage = TrainStage(iterations=4000)
+    recover: RecoverStage = RecoverStage(iterations=4000)
     distill: TrainStage = TrainStage(iterations=1000)
     evaluate: EvaluateStage = EvaluateStage()
 

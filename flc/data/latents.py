@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,14 @@ class LatentClips:
             return Batch(x0, Condition(text, self.cond.null))
         return Batch(x0, Condition(text, self.cond.null, x0[:, :, :1], given.to(self.device)))
 
-    def random_batch(self, draws: StepDraws, size: int, given_share: float) -> Batch:
-        """This rank's `size` clips of an iteration."""
+    def random_batch(self, draws: StepDraws, size: int, given_share: float, drop_text: float = 0.0) -> Batch:
+        """This rank's `size` clips of an iteration, a share of them under the null condition's text."""
         rows, u = draws.integers(size, len(self)), draws.uniform(size)
-        return self.batch(rows, u < given_share)
+        batch = self.batch(rows, u < given_share)
+        if not drop_text:
+            return batch
+        dropped = (draws.uniform(size) < drop_text).to(self.device)
+        return replace(batch, cond=batch.cond.with_text_dropped(dropped))
 
     def samples(self, count: int, size: int, seed: int, shift: float) -> Iterator[Sample]:
         """`count` noised clips in batches of `size`, the same at every call: stratified shifted times."""

@@ -26,6 +26,13 @@ class Condition:
         """The null condition: the text is the empty prompt's, a given frame stays."""
         return replace(self, text=self.null.expand(len(self), -1, -1))
 
+    def with_text_dropped(self, dropped: Tensor) -> Condition:
+        """The null condition's text where `dropped` (B,) is true."""
+        nothing = self.without_text()
+        both = join([self, nothing]).text
+        own, null = both[: len(self)], both[len(self) :]
+        return replace(self, text=torch.where(dropped.view(-1, 1, 1), null, own))
+
     def __getitem__(self, index: Tensor | slice) -> Condition:
         first = None if self.first is None else self.first[index]
         given = None if self.given is None else self.given[index]

@@ -13,7 +13,7 @@ from torch import nn
 from flc.api import Batch, Objective, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.draws import StepDraws
-from flc.recipe import TrainStage
+from flc.recipe import RecoverStage, TrainStage
 from flc.train.engine import Engine, PlainEngine
 from flc.train.health import Health, warning
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
@@ -70,8 +70,10 @@ def train_stage(
             bar.at(step, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.endswith("loss")))
             watch(step)
 
+        drop_text = options.drop_text if isinstance(options, RecoverStage) else 0.0
+
         def batch_at(draws: StepDraws) -> Batch:
-            return data.random_batch(draws, local, options.given_share)
+            return data.random_batch(draws, local, options.given_share, drop_text)
 
         train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
     for module in {id(m): m for m in networks.values()}.values():

@@ -34,6 +34,14 @@ def test_the_search_goes_beyond_an_end_only():
     assert search.beyond([0.7, 0.8, 0.9]) == high * 3
 
 
+def test_a_method_of_one_stage_is_searched_and_run_with_the_iterations_of_both():
+    plain = ROWS["fastlightgen"].at(Scale("tiny"), 0)
+    both = plain.recover.iterations + plain.distill.iterations
+    for label, stage in (("dmd2", "distill"), ("lcm", "distill"), ("magic", "distill"), ("icmd", "recover")):
+        for cell in (ROWS[label], search.variant(ROWS[label], Scale("tiny"), 3.0)):
+            assert getattr(cell.at(Scale("tiny"), 0), stage).iterations == both, label
+
+
 def test_every_variant_is_a_run_of_its_own():
     cells = [search.variant(ROWS["lcm"], Scale("tiny"), f) for f in search.FACTORS]
     assert len({str(c.at(Scale("tiny"), search.SEED).model_dump()) for c in cells}) == len(search.FACTORS)

@@ -26,6 +26,7 @@ from flc.data.shapes import (
 from flc.data.source import drawn_clips, folder_clips, read_video, write_video
 from flc.draws import StepDraws
 from flc.errors import UserError
+from flc.models.condition import join
 
 
 def mask(video):
@@ -130,6 +131,14 @@ def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
     assert torch.equal(batch.cond.first, batch.x0[:, :, :1])
     one, two = (data.random_batch(StepDraws(0, "s", 4), 4, 0.5) for _ in range(2))
     assert torch.equal(one.x0, two.x0) and torch.equal(one.cond.given, two.cond.given)
+    assert torch.equal(one.cond.text, two.cond.text)
+    dropping = data.random_batch(StepDraws(0, "s", 4), 512, 0.5, drop_text=0.25)
+    whole = data.random_batch(StepDraws(0, "s", 4), 512, 0.5)
+    assert torch.equal(dropping.x0, whole.x0) and torch.equal(dropping.cond.given, whole.cond.given)
+    null = join([whole.cond, whole.cond.without_text()]).text[512:]
+    dropped = torch.tensor([torch.equal(own, empty) for own, empty in zip(dropping.cond.text, null, strict=True)])
+    assert 88 < int(dropped.sum()) < 168, "within four standard deviations of a quarter of 512"
+    assert torch.equal(dropping.cond.text[~dropped], whole.cond.text[~dropped])
     samples = [list(data.samples(10, 4, 0, 3.0)) for _ in range(2)]
     assert [len(s.t) for s in samples[0]] == [4, 4, 2]
     assert all(torch.equal(a.x1, b.x1) and torch.equal(a.t, b.t) for a, b in zip(*samples, strict=True))
