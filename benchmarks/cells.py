@@ -223,7 +223,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     errors = [r["error"] for r in rows if "error" in r]
     if not good:
         return {"error": errors[0]}
-    names = [n for n, v in good[0]["scores"].items() if v is not None]
+    names = [n for n in good[0]["scores"] if all(r["scores"].get(n) is not None for r in good)]
     out: dict[str, Any] = {k: good[0][k] for k in ("steps", "guidance", "parameters")}
     out["average"] = spread([r["average"] for r in good])
     out["scores"] = {n: spread([r["scores"][n] for r in good]) for n in names}

@@ -47,8 +47,8 @@ def comparison(values: dict[str, Any]) -> list[str]:
     """Table 2: every method's row, with the paper's average in a column of its own."""
     seeds, commits = (", ".join(map(str, values[name])) for name in ("seeds", "runs_of"))
     lines = [
-        "Methods under one trainer and one training budget, each with its own best rates of a small search"
-        f" (`python -m benchmarks.table2`, seeds {seeds}, commits {commits}; all columns in"
+        "Methods under one trainer and one number of training iterations, each with its own best rates of a small"
+        f" search (`python -m benchmarks.table2`, seeds {seeds}, commits {commits}; all columns in"
         " [results/table2.md](benchmarks/results/table2.md)). The last column is the paper's average, of WanX-TI2V"
         " under VBench-I2V:",
         "",
@@ -57,6 +57,9 @@ def comparison(values: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for label, row in values["rows"].items():
+        if "average" not in row:
+            lines.append(f"| {label} | failed: {row['error']} |" + " |" * 7)
+            continue
         theirs = values["paper"].get(label, {}).get("average")
         cells = [
             str(row["steps"]),

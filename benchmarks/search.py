@@ -33,6 +33,15 @@ def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | No
     return (kind, choice.name, coupled) if coupled else None
 
 
+def algorithms(scale: Scale) -> list[Cell]:
+    """The first row of table 2 for each algorithm that has rates."""
+    first: dict[tuple[str, str], Cell] = {}
+    for cell in TABLE.rows:
+        if found := searched(cell, scale):
+            first.setdefault(found[:2], cell)
+    return list(first.values())
+
+
 def variant(cell: Cell, scale: Scale, factor: float) -> Cell:
     """The cell with all its rates times `factor`."""
     found = searched(cell, scale)
@@ -53,14 +62,15 @@ def beyond(averages: list[float]) -> float | None:
 def main() -> int:
     args = arguments(__doc__)
     runs = Runs(args.runs, scale_of(args), args.jobs)
-    found = {c.label: [variant(c, runs.scale, f) for f in FACTORS] for c in TABLE.rows if searched(c, runs.scale)}
+    rows_of = algorithms(runs.scale)
+    found = {c.label: [variant(c, runs.scale, f) for f in FACTORS] for c in rows_of}
     cells = [c for group in found.values() for c in group]
     if args.list:
         for cell, seed in runs.missing(cells, [SEED]):
             print(f"{cell.label}, seed {seed}")
         return 0
     runs.run(cells, [SEED])
-    for cell in (c for c in TABLE.rows if c.label in found):
+    for cell in rows_of:
         factor = beyond([average(runs, c) for c in found[cell.label]])
         if factor is not None:
             found[cell.label].append(variant(cell, runs.scale, factor))

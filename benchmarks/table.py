@@ -1,4 +1,4 @@
-"""What the tables share: from rows of cells to markdown, JSON and a picture, with the paper's numbers beside ours."""
+"""What the tables share: from cells to rows over seeds, with the paper's numbers beside ours, and the command."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import yaml
 
 from benchmarks.cells import Cell, Runs, Scale, summary
 from benchmarks.common import RESULTS, spread, write
+from benchmarks.render import markdown, picture
 from benchmarks.timing import interleaved
 from flc.recipe import merge
 
 PAPER = Path(__file__).parent / "paper.yaml"
-#: The average's parts and the guards, in the order of the columns.
-SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
-          "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
 TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0, "steps": 50})
 
 
 @dataclass(frozen=True)
 class Table:
     """A comparison: rows of cells. `paper` maps a row's label to its row in the paper's table of that number;
-    averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise."""
+    averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise.
+    `papers` are the paper's tables printed under ours, `notes` what a reader must know to compare."""
 
     number: int
     title: str
     rows: tuple[Cell, ...]
     paper: dict[str, str]
     reference: str = TEACHER.label
+    papers: tuple[str, ...] = ()
+    notes: str = ""
 
     @property
     def name(self) -> str:
@@ -51,10 +52,12 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
         if ahead := differences(rows, found[table.reference]):
             results[label]["ahead"] = spread(ahead)
     add_times(results, {c.label: runs.found(c, seeds[0]) for c in cells}, runs.scale)
-    paper = yaml.safe_load(PAPER.read_text()).get(table.name, {"columns": [], "rows": {}})
+    papers = yaml.safe_load(PAPER.read_text())
+    paper = papers.get(table.name, {"columns": [], "rows": {}})
     theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
     about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "reference": table.reference}
     about |= {"runs_of": runs.commits(cells, seeds)}
+    about |= {"notes": table.notes, "paper_tables": {name: papers[name] for name in table.papers}}
     return about | {"rows": results, "paper": theirs}
 
 
@@ -74,67 +77,6 @@ def add_times(results: dict[str, Any], finished: dict[str, Path], scale: Scale) 
         if "teacher" in timed:
             ratios = [theirs / ours for theirs, ours in zip(timed["teacher"], seconds, strict=True)]
             results[label]["speed_up"] = spread(ratios)
-
-
-def markdown(values: dict[str, Any]) -> str:
-    names = [n for n in SCORES if any(n in r.get("scores", {}) for r in values["rows"].values())]
-    head = [
-        "",
-        "steps",
-        "M",
-        "speed-up",
-        "average",
-        f"less {values['reference']}'s",
-        *[n.replace("_", " ") for n in names],
-        "paper: average",
-    ]
-    lines = [f"## {values['title']}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for label, row in values["rows"].items():
-        theirs = values["paper"].get(label, {}).get("average")
-        if "average" in row:
-            cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", ratio(row.get("speed_up"))]
-            ahead = "" if label == values["reference"] or "ahead" not in row else signed(row["ahead"])
-            cells += [
-                pair(row["average"]),
-                ahead,
-                *[pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in names],
-            ]
-        else:
-            cells = [""] * 3 + [f"failed: {row['error']}"] + [""] * (1 + len(names))
-        lines.append(f"| {label} | " + " | ".join(cells) + f" | {'' if theirs is None else f'{theirs:.3f}'} |")
-    return "\n".join(lines) + "\n"
-
-
-def ratio(v: dict[str, float] | None) -> str:
-    return "n/a" if v is None else f"{v['mean']:.1f} ± {v['spread']:.1f}×"
-
-
-def pair(v: dict[str, float]) -> str:
-    return f"{v['mean']:.3f} ± {v['spread']:.3f}"
-
-
-def signed(v: dict[str, float]) -> str:
-    return f"{v['mean']:+.3f} ± {v['spread']:.3f}"
-
-
-def picture(values: dict[str, Any], path: Path) -> None:
-    """Averages as points with their spread; the paper's own numbers are not drawn."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = {label: r["average"] for label, r in values["rows"].items() if "average" in r}
-    figure, axes = pyplot.subplots(figsize=(7, 0.45 * len(rows) + 1.2))
-    places = range(len(rows))
-    axes.errorbar([r["mean"] for r in rows.values()], places, xerr=[r["spread"] for r in rows.values()], fmt="o")
-    axes.set_yticks(places, list(rows))
-    axes.invert_yaxis()
-    axes.set_xlabel("average (mean ± spread over seeds)")
-    axes.grid(axis="x", alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def arguments(description: str | None) -> argparse.Namespace:

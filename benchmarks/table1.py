@@ -27,7 +27,8 @@ from PIL import Image
 from benchmarks.cells import Runs, digest
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.pipelines import Contestant, Stock, clips
-from benchmarks.table import PAPER, SCORES, add_arguments, pair, picture, plan, scale_of
+from benchmarks.render import SCORES, pair, picture
+from benchmarks.table import PAPER, add_arguments, plan, scale_of
 from benchmarks.table2 import TABLE
 from flc.data.source import drawn_clips, write_video
 from flc.errors import UserError

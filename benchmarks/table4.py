@@ -23,6 +23,7 @@ TABLE = Table(
     "Distillation weight of stage II (Table 4)",
     tuple(map(cell, ALPHAS)),
     {"teacher": "teacher"} | {f"alpha {a:g}": f"{a:.1f}" for a in ALPHAS},
+    papers=("table4",),
 )
 
 if __name__ == "__main__":

@@ -24,8 +24,14 @@ def pair(keep: float) -> tuple[Cell, Cell]:
 TABLE = Table(
     6,
     "Stage III and the pruning ratio (Tables 6 and 7)",
-    tuple(cell for keep in KEEPS for cell in pair(keep)),
+    (
+        Cell("4 steps, 0% removed", {"keep": 1.0, "recovery": "none"}, all_in="distill"),
+        *(cell for keep in KEEPS for cell in pair(keep)),
+    ),
     {f"{n} steps, {1 - k:.0%} removed": f"{n}, {1 - k:.0%}" for k in KEEPS for n in (28, 4)},
+    papers=("table6", "table7"),
+    notes="Rows at 28 steps are guided and stop after stage II. The row of 0 % has no stage II and its iterations in"
+    " stage III.",
 )
 
 if __name__ == "__main__":

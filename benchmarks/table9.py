@@ -23,8 +23,15 @@ def cell(real: str, fake: str) -> Cell:
 TABLE = Table(
     9,
     "Teacher category (Table 9)",
-    (*(cell(real, fake) for real in ("pruned", "unpruned") for fake in ("pruned", "unpruned")), Cell("well-guided")),
+    (
+        *(cell(real, fake) for real in ("pruned", "unpruned") for fake in ("pruned", "unpruned")),
+        Cell("well-guided"),
+        Cell("well-guided, beta2 0.25", {"teacher": {"name": "well-guided", "beta1": 1.0, "beta2": 0.25}}),
+    ),
     {f"real {side}, fake {side}": side for side in ("pruned", "unpruned")},
+    papers=("table9",),
+    notes="The paper's two rows change both sides at once. well-guided is the preset's, beta2 1: with beta1 1 nearly"
+    " the unpruned real side under the pruned fake.",
 )
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import table as tables
-from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of
+from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary
 from benchmarks.table import TEACHER, Table
 from flc.errors import UserError
 
@@ -136,6 +136,21 @@ def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch)
     assert ahead["mean"] == pytest.approx(0.02) and ahead["spread"] == pytest.approx(0.02 / 2**0.5)
     text = tables.markdown(values)
     assert "| less main's |" in text and "| +0.020 ± 0.014 |" in text and "| -0.400 ± 0.141 |" in text
+
+
+def test_a_row_of_fewer_seeds_says_how_many_and_why_and_a_score_missing_on_one_is_left_out():
+    row = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
+    one, two = ({"caption_accuracy": 0.5, "diversity": v} for v in (None, 0.4))
+    some = summary([row | {"scores": one}, row | {"scores": two}, {"error": "out of memory"}])
+    assert set(some["scores"]) == {"caption_accuracy"} and some["average"]["n"] == 2
+    paper = {"columns": ["average", "lip sync"], "rows": {"x": [0.8, 1.5]}}
+    values = {"title": "T", "reference": "teacher", "seeds": [0, 1, 2], "rows": {"some": some}, "paper": {}}
+    text = tables.markdown(values | {"paper_tables": {"table8": paper}})
+    assert "some: of 2 of 3 seeds; out of memory" in text
+    heading, ours = (next(x for x in text.splitlines() if x.startswith(f"| {name} |")) for name in ("", "some"))
+    cells = dict(zip(heading.split(" | "), ours.split(" | "), strict=True))
+    assert cells["lip sync"] == "n/a" and cells["average"].startswith("0.500")
+    assert "The paper's Table 8, as printed" in text and "| x | 0.800 | 1.500 |" in text
 
 
 def test_a_cell_that_cannot_be_is_refused_before_any_run():

@@ -25,6 +25,8 @@ def test_what_does_not_distil_is_searched_in_its_recovery_or_not_at_all():
     assert search.searched(ROWS["fastlightgen"], Scale("tiny"))[:2] == ("distiller", "dmd")
     assert search.searched(ROWS["f3"], Scale("tiny")) is None
     assert search.searched(ROWS["teacher, 4 steps"], Scale("tiny")) is None
+    once = [cell.label for cell in search.algorithms(Scale("tiny"))]
+    assert once == ["dmd2", "lcm", "magic", "icmd", "fastlightgen", "codmd on fastlightgen"]
 
 
 def test_the_search_goes_beyond_an_end_only():
