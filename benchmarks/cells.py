@@ -45,8 +45,9 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """`scales/NAME.yaml`: a recipe, options of algorithms by kind and name, how `flc` is started, and how often times
-    are taken (`timing`); `over` is laid over the recipe: where this machine has the weights and clips."""
+    """`scales/NAME.yaml`: a recipe, options of algorithms by kind and name, how `flc` is started, how often times are
+    taken (`timing`) and how many runs go on at a time (`jobs`); `over` is laid over the recipe: where this machine has
+    the weights and clips."""
 
     name: str
     over: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +57,9 @@ class Scale:
         return yaml.safe_load((SCALES / f"{self.name}.yaml").read_text())
 
     def base(self) -> dict[str, Any]:
-        own = {key: value for key, value in self.read().items() if key not in ("algorithms", "launch", "timing")}
+        own = {
+            key: value for key, value in self.read().items() if key not in ("algorithms", "launch", "timing", "jobs")
+        }
         return merge(own, self.over)
 
     def options(self, kind: str, name: str) -> dict[str, Any]:

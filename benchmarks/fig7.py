@@ -16,13 +16,21 @@ import av
 import numpy as np
 
 from benchmarks import figure
-from benchmarks.cells import Runs
+from benchmarks.cells import Cell, Runs
 from benchmarks.table import TEACHER
-from benchmarks.table5 import ROWS, cell
+from benchmarks.table5 import cell, rows
 
-LINES = {"teacher": TEACHER} | {f"beta2 {b2:g}": cell((b1, b2)) for (b1, b2), _ in ROWS if b1 == ROWS[0][0][0]}
-CELLS = list(LINES.values())
 SHOWN = 6
+
+
+def lines(scale: str) -> dict[str, Cell]:
+    """The teacher, then each beta2 at the first beta1 of Table 5."""
+    (first, _), _ = rows(scale)[0]
+    return {"teacher": TEACHER} | {f"beta2 {b2:g}": cell((b1, b2)) for (b1, b2), _ in rows(scale) if b1 == first}
+
+
+def cells(scale: str) -> list[Cell]:
+    return list(lines(scale).values())
 
 
 def video(path: Path) -> np.ndarray:
@@ -32,23 +40,23 @@ def video(path: Path) -> np.ndarray:
 
 
 def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
-    lines = []
-    for label, own in LINES.items():
+    shown = []
+    for label, own in lines(runs.scale.name).items():
         clips = list((runs.path(own, seeds[0]) / "evaluate" / "videos" / own.row).glob("*.mp4"))
         if clips:
             clip = max(clips, key=lambda p: int(p.stem))  # the last ones have no first frame given
             change = float(np.abs(np.diff(video(clip), axis=0)).mean())
-            lines.append({"label": label, "video": str(clip.relative_to(runs.folder)), "change": change})
-    return {"lines": lines}
+            shown.append({"label": label, "video": str(clip.relative_to(runs.folder)), "change": change})
+    return {"lines": shown}
 
 
 def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
     from matplotlib import pyplot
 
-    lines = values["lines"]
+    shown = values["lines"]
     figure.axes()  # chooses the backend
-    drawing, rows = pyplot.subplots(len(lines), 1, figsize=(9, 1.6 * len(lines) + 0.3), squeeze=False)
-    for (axes,), line in zip(rows, lines, strict=True):
+    drawing, places = pyplot.subplots(len(shown), 1, figsize=(9, 1.6 * len(shown) + 0.3), squeeze=False)
+    for (axes,), line in zip(places, shown, strict=True):
         frames = video(runs.folder / line["video"])
         chosen = frames[np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)]
         axes.imshow(np.concatenate(list(chosen), axis=1), interpolation="nearest")
@@ -60,4 +68,4 @@ def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(figure.main("fig7", __doc__, CELLS, measure, draw, whole=True))
+    sys.exit(figure.main("fig7", __doc__, cells, measure, draw, whole=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import RESULTS, write
-from benchmarks.table import arguments, plan, scale_of
+from benchmarks.table import arguments, plan, runs_of
 
 
 def axes(width: float = 7.0, height: float = 4.2, columns: int = 1) -> tuple[Any, Any]:
@@ -31,15 +31,16 @@ def save(figure: Any, path: Path) -> None:
 def main(
     name: str,
     description: str | None,
-    cells: list[Cell],
+    made: list[Cell] | Callable[[str], list[Cell]],
     measure: Callable[[Runs, list[int]], dict[str, Any]],
     draw: Callable[[dict[str, Any], Runs, Path], None],
     whole: bool = False,
 ) -> int:
-    """Run what is missing of `cells`, write `results/NAME.json` and `.png`. 1 when a cell failed. `whole`: the figure
-    shows clips."""
+    """Run what is missing of the cells, or of those made for the scale, write `results/NAME.json` and `.png`. 1 when a
+    cell failed. `whole`: the figure shows clips."""
     args = arguments(description)
-    runs = Runs(args.runs, scale_of(args), args.jobs)
+    runs = runs_of(args)
+    cells = made if isinstance(made, list) else made(args.scale)
     if args.list or args.dry_run:
         return plan(runs, cells, args)
     runs.run(cells, args.seeds, whole)

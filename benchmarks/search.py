@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import write
-from benchmarks.table import arguments, scale_of
+from benchmarks.table import arguments, runs_of
 from benchmarks.table2 import TABLE
 from flc.run.compress import completed
 
@@ -61,7 +61,7 @@ def beyond(averages: list[float]) -> float | None:
 
 def main() -> int:
     args = arguments(__doc__)
-    runs = Runs(args.runs, scale_of(args), args.jobs)
+    runs = runs_of(args)
     rows_of = algorithms(runs.scale)
     found = {c.label: [variant(c, runs.scale, f) for f in FACTORS] for c in rows_of}
     cells = [c for group in found.values() for c in group]

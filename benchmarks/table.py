@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison: rows of cells. `paper` maps a row's label to its row in the paper's table of that number;
+    """A comparison: rows of cells. `paper` maps a row's label to its row in the first of the paper's `papers`;
     averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise.
-    `papers` are the paper's tables printed under ours, `notes` what a reader must know to compare."""
+    All of `papers` are printed under ours, with `notes`: what a reader must know to compare."""
 
     number: int
     title: str
@@ -53,7 +54,7 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
             results[label]["ahead"] = spread(ahead)
     add_times(results, {c.label: runs.found(c, seeds[0]) for c in cells}, runs.scale)
     papers = yaml.safe_load(PAPER.read_text())
-    paper = papers.get(table.name, {"columns": [], "rows": {}})
+    paper = papers[table.papers[0]] if table.papers else {"columns": [], "rows": {}}
     theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
     about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "reference": table.reference}
     about |= {"runs_of": runs.commits(cells, seeds)}
@@ -89,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="tiny", help="benchmarks/scales/NAME.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--jobs", type=int, help="runs at a time, one core each; the scale's own when absent")
     parser.add_argument("--list", action="store_true", help="print the runs that are missing, and stop")
     parser.add_argument("--dry-run", action="store_true", help="plan, memory and time of each cell, and stop")
     parser.add_argument("--model", help="folder of the scale's model")
@@ -107,6 +108,11 @@ def scale_of(args: argparse.Namespace) -> Scale:
     return Scale(args.scale, over, args.launch)
 
 
+def runs_of(args: argparse.Namespace) -> Runs:
+    scale = scale_of(args)
+    return Runs(args.runs, scale, args.jobs or scale.read().get("jobs", 2))
+
+
 def plan(runs: Runs, cells: list[Cell], args: argparse.Namespace) -> int:
     """`--list`: which runs are missing. `--dry-run`: what each cell would need; 1 when one cannot be."""
     if args.list:
@@ -117,10 +123,11 @@ def plan(runs: Runs, cells: list[Cell], args: argparse.Namespace) -> int:
     return int(any(text.startswith("failed") for text in said.values()))
 
 
-def main(table: Table, description: str | None) -> int:
-    """The command of a table's module. 1 when a cell failed (the table says why)."""
+def main(made: Table | Callable[[str], Table], description: str | None) -> int:
+    """The command of a table's module, or of what makes one for a scale. 1 when a cell failed (the table says why)."""
     args = arguments(description)
-    runs = Runs(args.runs, scale_of(args), args.jobs)
+    runs = runs_of(args)
+    table = made if isinstance(made, Table) else made(args.scale)
     if args.list or args.dry_run:
         return plan(runs, table.cells, args)
     values = measure(table, runs, args.seeds)

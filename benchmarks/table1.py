@@ -24,11 +24,11 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from benchmarks.cells import Runs, digest
+from benchmarks.cells import digest
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.pipelines import Contestant, Stock, clips
 from benchmarks.render import SCORES, pair, picture
-from benchmarks.table import PAPER, add_arguments, plan, scale_of
+from benchmarks.table import PAPER, add_arguments, plan, runs_of, scale_of
 from benchmarks.table2 import TABLE
 from flc.data.source import drawn_clips, write_video
 from flc.errors import UserError
@@ -194,7 +194,7 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    runs = Runs(args.runs, scale_of(args), args.jobs)
+    runs = runs_of(args)
     if args.list or args.dry_run:
         return plan(runs, [] if chosen else CELLS, args)
     if chosen:

@@ -25,7 +25,7 @@ TABLE = Table(
         Cell("icmd", {"pruner": "icmd", "recovery": "icmd", "distiller": "euler", "steps": 28}, all_in="recover"),
         Cell("f3", {"pruner": "f3", "recovery": "none", "distiller": "euler", "steps": 28}),
         Cell("fastlightgen"),
-        Cell("fastlightgen, beta2 0.25", {"teacher": {"name": "well-guided", "beta1": 1.0, "beta2": 0.25}}),
+        Cell("fastlightgen, beta2 0.25", {"teacher": {"name": "well-guided", "beta2": 0.25}}),
         Cell("codmd on fastlightgen", {"distiller": "codmd"}),
     ),
     {"teacher": "euler"} | {name: name for name in ("dmd2", "lcm", "magic", "icmd", "f3", "fastlightgen")},

@@ -26,7 +26,7 @@ TABLE = Table(
     (
         *(cell(real, fake) for real in ("pruned", "unpruned") for fake in ("pruned", "unpruned")),
         Cell("well-guided"),
-        Cell("well-guided, beta2 0.25", {"teacher": {"name": "well-guided", "beta1": 1.0, "beta2": 0.25}}),
+        Cell("well-guided, beta2 0.25", {"teacher": {"name": "well-guided", "beta2": 0.25}}),
     ),
     {f"real {side}, fake {side}": side for side in ("pruned", "unpruned")},
     papers=("table9",),

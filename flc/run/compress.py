@@ -21,7 +21,7 @@ from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
 from flc.run.folders import check_out, check_resumed, require, write_whole
-from flc.run.job import STAGES, Job
+from flc.run.job import STAGES, Job, check_device
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
 
@@ -93,6 +93,7 @@ def signals() -> Iterator[None]:
 def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
     """The job of a command that runs the `planned` stages, checked."""
     recipe = completed(recipe_from(values))
+    check_device(recipe.device)
     ranks = from_environment(recipe.engine, recipe.device)
     job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check(planned)

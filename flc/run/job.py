@@ -150,7 +150,6 @@ class Job:
         """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
         for kind in ALGORITHMS:
             self.algorithm(kind)
-        check_device(self.recipe.device)
         if self.recipe.zero is not None and self.recipe.engine == "plain":
             raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
         self.check_training(stages)

@@ -318,10 +318,11 @@ def test_an_image_to_video_suite_needs_images(refused, place):
 # -- devices and processes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("more", [[], ["--engine", "deepspeed"], ["--engine", "deepspeed", "--dry-run"]])
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_cuda_without_a_gpu(refused, unloaded, monkeypatch, device):
+def test_cuda_without_a_gpu(refused, unloaded, monkeypatch, device, more):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    line = refused("compress", "--out", "run", "--device", device)
+    line = refused("compress", "--out", "run", "--device", device, *more)
     assert f"--device {device}: torch sees no GPU" in line and "--device cpu" in line
 
 

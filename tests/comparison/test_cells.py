@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import all as everything
 from benchmarks import table as tables
+from benchmarks import table5
 from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary
 from benchmarks.table import TEACHER, Table
 from flc.errors import UserError
@@ -86,10 +90,10 @@ def test_every_scale_gives_every_table_a_valid_recipe(name):
 
     scale = Scale(name)
     for table in EVERY:
-        for cell in cells_of(table):
+        for cell in cells_of(table, name):
             recipe = cell.at(scale, 0)
             assert recipe.teacher.options is not None
-    assert scale.command()[-2:] == ["-m", "flc"]
+    assert scale.command()[-1] == "flc"
 
 
 def test_the_paper_s_guidance_is_the_full_sizes():
@@ -98,6 +102,32 @@ def test_the_paper_s_guidance_is_the_full_sizes():
         for name in ("wan-1.3b", "wan-14b", "hunyuan-13b")
     }
     assert betas == {"wan-1.3b": (3.5, 0.25), "wan-14b": (3.5, 0.25), "hunyuan-13b": (2.0, 0.25)}
+
+
+def test_table_5_is_the_papers_own_sweep_at_full_size_and_the_models_here():
+    for name, main in (("wan-14b", (3.5, 0.25)), ("hunyuan-13b", (2.0, 0.25)), ("tiny", (1.0, 1.0))):
+        made = table5.table(name)
+        paths = {Runs(Path("runs"), Scale(name), 1).path(cell, 0) for cell in made.rows}
+        assert len(paths) == len(made.rows), "each a run of its own"
+        flagship = Cell("c").at(Scale(name), 0).teacher.options
+        assert (flagship["beta1"], flagship["beta2"]) == main, "the sweep goes through the scale's own"
+        assert table5.label(main) in {cell.label for cell in made.rows}
+    assert table5.table("wan-14b").paper["beta1 1.5, beta2 0.25"] == "1.5, 0.25"
+    assert table5.table("hunyuan-13b").papers[0] == "table8"
+
+
+def test_everything_passes_on_where_the_weights_are(tmp_path, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **more: called.append(command) or SimpleNamespace(returncode=0)
+    )
+    flags = ["--scale", "wan-14b", "--only", "table2", "--model", "W", "--set", "frames=9", "zero=2", "--seeds", "3"]
+    monkeypatch.setattr("sys.argv", ["all", *flags, "--runs", str(tmp_path)])
+    assert everything.main() == 0
+    ((_, _, module, *passed),) = called
+    assert module == "benchmarks.table2" and {"--scale=wan-14b", "--model=W", f"--runs={tmp_path}"} <= set(passed)
+    assert passed[passed.index("--set") + 1 :] == ["frames=9", "zero=2"]
+    assert passed[passed.index("--seeds") + 1] == "3" and "hours" not in capsys.readouterr().out
 
 
 def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, monkeypatch, capsys):

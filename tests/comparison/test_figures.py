@@ -44,7 +44,8 @@ def made(tmp_path, monkeypatch):
 
     def make(module, fail=(), seeds=(0, 1)):
         runs = Runs(tmp_path / "runs", Scale("tiny"), 1)
-        for number, cell in enumerate(module.CELLS):
+        cells = module.cells("tiny") if hasattr(module, "cells") else module.CELLS
+        for number, cell in enumerate(cells):
             for seed in seeds:
                 finish(runs, cell, seed, 0.5 + 0.01 * number + 0.02 * seed)
                 (runs.path(cell, seed) / "pipeline").mkdir()
@@ -53,7 +54,7 @@ def made(tmp_path, monkeypatch):
         arguments = ["--seeds", *map(str, seeds), "--runs", str(tmp_path / "runs"), "--jobs", "1"]
         monkeypatch.setattr(sys, "argv", ["figure", *arguments])
         name = module.__name__.rpartition(".")[2]
-        code = figure.main(name, module.__doc__, module.CELLS, module.measure, module.draw)
+        code = figure.main(name, module.__doc__, cells, module.measure, module.draw)
         with Image.open(tmp_path / f"{name}.png") as picture:
             return code, written, picture.size
 

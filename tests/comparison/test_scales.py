@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 SMALL = {
     "device": "cpu", "dtype": "float32", "frames": 5, "height": 32, "width": 32, "prepare": {"clips": 8},
     "recover": {"iterations": 8, "batch": 4}, "distill": {"iterations": 8, "batch": 4, "check_every": 0},
-    "evaluate": {"clips": 2, "reference": 8, "teacher_steps": 2},
+    "evaluate": {"clips": 2, "reference": 8, "teacher_steps": 2, "suite": "shapes"},
 }  # fmt: skip
 
 
