@@ -34,7 +34,7 @@ from flc.data.source import drawn_clips, write_video
 from flc.errors import UserError
 from flc.evaluate import vbench
 from flc.evaluate.clips import Clips
-from flc.evaluate.manifest import Asked, Shot, clip_seed, read_manifest, shots
+from flc.evaluate.manifest import Asked, Shot, check_given, clip_seed, read_manifest, shots
 from flc.evaluate.manifest import digest as digest_of
 from flc.evaluate.metrics import average
 from flc.evaluate.suite import metrics
@@ -178,6 +178,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--suite {args.suite} needs the --scale of real clips: wan-1.3b, wan-14b or hunyuan-13b")
     if args.suite != "shapes" and not args.manifest:
         raise UserError(f"--suite {args.suite} needs --manifest, JSON lines of prompts (and images)")
+    if args.manifest:
+        check_given(read_manifest(args.manifest), args.suite, image_to_video=True)
 
 
 def main() -> int:

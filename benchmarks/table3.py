@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import RESULTS, write
-from benchmarks.table import add_arguments, plan, scale_of
+from benchmarks.table import add_arguments, plan, runs_of
 from benchmarks.table2 import TABLE
 from flc.errors import UserError
 from flc.models.folder import read_json
@@ -157,7 +157,7 @@ def main() -> int:
     page, key = RESULTS / f"{name}.html", RESULTS / f"{name}_key.json"
     if args.votes:
         return count(name, args.votes, key)
-    runs = Runs(args.runs, scale_of(args), args.jobs)
+    runs = runs_of(args)
     if args.list or args.dry_run:
         return plan(runs, CELLS, args)
     runs.run(CELLS, args.seeds, whole=True)
@@ -168,7 +168,10 @@ def main() -> int:
         return 1
     write_page(pairs, page, key, lot)
     print(f"{page}: {len(pairs)} pairs; votes are scored with --votes FILE")
-    return 0
+    rows = {f"{c.label}, seed {s}": runs.row(c, s) for c in CELLS for s in args.seeds}
+    errors = [f"{label} is not among them: {row['error']}" for label, row in rows.items() if "error" in row]
+    print("\n".join(errors), end="\n" * bool(errors))
+    return int(bool(errors))
 
 
 if __name__ == "__main__":

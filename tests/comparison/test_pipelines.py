@@ -124,6 +124,16 @@ def test_a_suite_that_does_not_fit_the_scale_is_refused(monkeypatch, capsys):
         assert table1.main() == 2 and says in capsys.readouterr().err
 
 
+def test_a_manifest_without_its_image_is_refused_before_anything_is_run_or_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table1, "RESULTS", tmp_path / "results")
+    for entry, says in (({"prompt": "p", "image": "gone.png"}, "gone.png"), ({"prompt": "p"}, "has no image")):
+        (tmp_path / "m.jsonl").write_text(json.dumps(entry) + "\n")
+        command = ["table1", "--scale", "hunyuan-13b", "--suite", "vbench-i2v", "--manifest", str(tmp_path / "m.jsonl")]
+        monkeypatch.setattr(sys, "argv", command)
+        assert table1.main() == 2 and says in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 def test_times_are_taken_in_turn_round_after_round(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(timing, "turn", lambda adapter, run, clips: seen.append(run) or float(len(seen)))

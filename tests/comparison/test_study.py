@@ -115,6 +115,24 @@ def test_pairs_are_of_one_prompt_and_seed_and_rivals_take_turns(tmp_path):
     assert counts == [4, 4, 4]
 
 
+def test_a_rival_that_failed_is_named_and_the_page_is_made_without_it(tmp_path, monkeypatch, capsys):
+    runs = Runs(tmp_path / "runs", Scale("tiny"), 1)
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)  # nothing is really run
+    monkeypatch.setattr(table3, "RESULTS", tmp_path)
+    for number, cell in enumerate([table3.CELLS[0], table3.OURS]):
+        out = runs.path(cell, 0)
+        (out / "evaluate" / "videos" / cell.row).mkdir(parents=True)
+        (out / "evaluate" / "videos" / cell.row / "0.mp4").write_bytes(bytes([number]))
+        row = {"name": cell.row, "average": 0.5}
+        (out / "metrics.json").write_text(json.dumps({"prompts": [{"caption": "c"}], "rows": [row]}))
+    monkeypatch.setattr("sys.argv", ["table3", "--seeds", "0", "--runs", str(tmp_path / "runs")])
+    assert table3.main() == 1
+    said = capsys.readouterr().out
+    assert (tmp_path / "table3.html").exists() and "1 pairs" in said
+    assert f"{table3.CELLS[1].label}, seed 0 is not among them" in said
+    assert f"{table3.CELLS[0].label}, seed 0" not in said
+
+
 def test_the_interval_is_wilsons():
     """Worked by hand for 8 of 10 at z = 2: the middle is (.8 + .2) / 1.4, the half width 2/1.4 sqrt(.016 + .01)."""
     low, high = table3.wilson(8, 10, z=2)
