@@ -63,7 +63,7 @@ Betas = Annotated[tuple[float, float], AfterValidator(_averages)]
 class Options(BaseModel):
     """Base of every algorithm's nested `Options`: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Configured:

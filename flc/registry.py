@@ -20,10 +20,11 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
 import pluggy
+from pydantic import BaseModel
 
 from flc import api, hookspecs
 from flc.api import API, Algorithm, Kind
-from flc.errors import PluginError
+from flc.errors import PluginError, UserError
 from flc.family import ModelAdapter
 
 GROUP = "flc"
@@ -123,6 +124,10 @@ class Registry:
         interface = INTERFACES[kind]
         if not (isinstance(cls, type) and issubclass(cls, interface)):
             raise PluginError(f"{fault}: {provided.algorithm.target} is not a subclass of {place(interface)}")
+        options: Any = getattr(cls, "Options", api.Options)
+        if not (isinstance(options, type) and issubclass(options, BaseModel)):
+            base = place(api.Options)
+            raise PluginError(f"{fault}: {provided.algorithm.target}.Options is not a subclass of {base}")
         missing: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
         if missing:
             raise PluginError(f"{fault}: {provided.algorithm.target} does not define {', '.join(sorted(missing))}")
@@ -203,4 +208,11 @@ def create(kind: Kind, name: str, options: dict[str, Any] | None = None) -> Any:
     from flc.options import checked
 
     cls: Any = registry().load(kind, name)
-    return cls(checked(cls.Options, options or {}, where=kind))
+    values = checked(cls.Options, options or {}, where=kind)
+    try:
+        return cls(values)
+    except UserError:
+        raise
+    except Exception as error:
+        origin = registry().find(kind, name).origin
+        raise PluginError(f"{kind} {name!r} from {origin} cannot be made: {_one_line(error)}") from error

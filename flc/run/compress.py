@@ -20,7 +20,7 @@ from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, placed, read_yaml,
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import check_out, check_resumed, require, write_whole
+from flc.run.folders import DONE, check_out, check_resumed, require, write_whole
 from flc.run.job import STAGES, Job, check_device
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
@@ -107,13 +107,39 @@ def make_folder(out: Path) -> None:
         raise UserError(f"--out {out} cannot be made: {error.strerror}") from error
 
 
+#: The recipe's fields that a finished stage was made with; where and in what precision it ran may change.
+MADE_WITH = {
+    "data": ("model", "data", "seed", "height", "width", "frames", "prepare"),
+    "score": ("pruner", "keep", "score"),
+    "prune": (),
+    "recover": ("recovery", "recover"),
+    "distill": ("distiller", "teacher", "steps", "distill"),
+}
+
+
+def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
+    """(stage, field) where a finished stage, of those ahead of `before`, was made with another value of the field."""
+    lock = job.out / LOCK
+    if not lock.exists():
+        return []
+    was, now = completed(resolve(read_yaml(lock), {}, {})), placed(job.recipe, absolute)
+    names = list(MADE_WITH)
+    ahead = names[: names.index(before)] if before in names else names
+    there = [name for name in ahead if (job.out / name / DONE).exists()]
+    return [(name, f) for name in there for f in MADE_WITH[name] if getattr(was, f) != getattr(now, f)]
+
+
+def absolute(place: str) -> str:
+    return str(Path(place).absolute())
+
+
 def begin(job: Job, resume: bool) -> None:
     """Refuse an --out in use, then write the lock file."""
     if job.ranks.leader:
         check_out(job.out, resume)
         make_folder(job.out)
         # absolute, so that a run goes on, and its lock file repeats it, from another folder
-        write_whole(job.out / LOCK, lock_text(placed(job.recipe, lambda place: str(Path(place).absolute()))))
+        write_whole(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
     job.ranks.barrier()
 
 
@@ -121,7 +147,7 @@ def compress(values: dict[str, Any]) -> None:
     if not values["dry_run"]:
         check_out(values["out"], values["resume"])
         if values["resume"]:
-            check_resumed(values["out"])
+            check_resumed(values["out"], LOCK)
     job = make_job(values)
     if values["dry_run"]:
         from flc.run.estimate import dry_run
@@ -131,6 +157,8 @@ def compress(values: dict[str, Any]) -> None:
             dry_run(job, Path(job.ranks.shared(scratch)))
             job.ranks.barrier()
         return
+    for name, field in changed(job):
+        job.console.warn(f"{job.out / name} was made with another {field}: it is made again, and what rests on it")
     with signals():
         begin(job, values["resume"])
         data = stages.prepare(job)
@@ -155,12 +183,15 @@ def stage(name: str, values: dict[str, Any]) -> None:
     fresh = name == "score" or alone  # the other stages go on in a folder by their nature
     check_out(values["out"], values["resume"] or not fresh)
     if values["resume"]:
-        check_resumed(values["out"])
+        check_resumed(values["out"], LOCK)
     inputs = [] if alone else stage_inputs(name, values)
     job = make_job(values, [name])
     if alone and job.recipe.evaluate.lpips:
         raise UserError("evaluate.lpips compares a run's teacher with its student: one pipeline has no other row")
     check_inputs(job, name, inputs)
+    if not fresh and (found := changed(job, name)):
+        made, field = found[0]
+        raise UserError(f"{job.out / made} was made with another {field}: leave that out, or give another --out")
     with signals():
         if name == "score":
             begin(job, values["resume"])

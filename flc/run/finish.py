@@ -43,6 +43,8 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         if not job.ranks.leader:
             return
         declared, plan = read_json(distilled / STUDENT), read_plan(job, scored)
+        if not {"steps", "shift", "sampler"} <= declared.keys():
+            raise UserError(f"{distilled / STUDENT} says no steps, shift and sampler: it is written by `flc distill`")
         schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
         student = load_transformer(job, distilled)
         share = job.budget.share(plan["kept"], plan["channels"])

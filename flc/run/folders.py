@@ -139,10 +139,12 @@ def check_out(out: Path, resume: bool) -> None:
         raise UserError(f"--out {out} is not empty: give another folder, or --resume to go on in it")
 
 
-def check_resumed(out: Path) -> None:
-    """A run that is to go on has a folder: a wrong name must not start it anew."""
+def check_resumed(out: Path, lock: str) -> None:
+    """A run that is to go on has a folder with its lock file, or nothing yet: a wrong name must not start it anew."""
     if not out.exists():
         raise UserError(f"--out {out} does not exist, there is nothing to resume: mend its name, or leave --resume out")
+    if not (out / lock).exists() and any(not p.name.startswith(".") for p in out.iterdir()):
+        raise UserError(f"--out {out} has no {lock}, so it holds no run to resume: mend its name")
 
 
 def require(folder: Path, what: str, hint: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ def generate(
         raise UserError(f"--out {out}: folder {out.parent} does not exist")
     if out.exists():
         raise UserError(f"--out {out} is there already: give another name, or remove it")
-    if guidance is not None and not guidance >= 1:
-        raise UserError(f"--guidance {guidance} must be 1 (none) or more")
+    if guidance is not None and not 1 <= guidance < inf:
+        raise UserError(f"--guidance {guidance} must be 1 (none) or more, and finite")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed} must be from 0 to 2^63 - 1")
     for name, value in (("steps", steps), ("height", height), ("width", width), ("frames", frames)):
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} must be 1 or more")

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from flc.api import Channels, RecoveryTrainer, Setting, StepDistiller, View
+from flc.api import Channels, PrunePlan, RecoveryTrainer, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
-from flc.errors import UserError
+from flc.errors import Interrupted, PluginError, UserError
 from flc.models.channels import narrowed
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
 from flc.models.view import removed
+from flc.registry import registry
 from flc.run.folders import run_stage
 from flc.run.job import Job
 from flc.schedule import FewStepSchedule
@@ -77,7 +78,7 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
                 yield sample
                 bar.advance()
 
-        plan = pruner.plan(job.prunable, batches, budget)
+        plan = planned(job, pruner, batches)
     if not budget.fits(plan.kept, plan.channels) and sum(map(len, plan.kept.values())) > 1:
         raise UserError(f"pruner {r.pruner.name!r} kept more than --keep {r.keep} allows: report it to its author")
     weights = {s: list(w) for s, w in budget.weights.items()}
@@ -87,13 +88,36 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
     (folder / PLAN).write_text(json.dumps(facts, indent=1))
 
 
+def planned(job: Job, pruner: Any, batches: Any) -> PrunePlan:
+    """The pruner's plan, which fits the model; what is wrong with a plugin's is said with its name."""
+    name = job.recipe.pruner.name
+    said = f"pruner {name!r} from {registry().find('pruner', name).origin}"
+    try:
+        plan = pruner.plan(job.prunable, batches, job.budget)
+        if not isinstance(plan, PrunePlan):
+            raise TypeError(f"plan() returned {type(plan).__name__}, not an flc.api.PrunePlan")
+        written = json.loads(json.dumps({"kept": plan.kept, "channels": plan.channels, "scores": plan.scores}))
+    except (UserError, Interrupted, OSError):
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        raise PluginError(f"{said} failed: {type(error).__name__}: {lines[0]} (--debug shows where)") from error
+    fitting(job, written, said)
+    return plan
+
+
 def read_plan(job: Job, folder: Path) -> dict[str, Any]:
     """The plan of a folder (or file), which fits the job's model."""
     path = folder / PLAN if folder.is_dir() else folder
-    plan, whole = read_json(path), job.prunable.full
+    plan = read_json(path)
     if "kept" not in plan:
         raise UserError(f"{path} holds no plan (kept blocks): it is written by `flc score`")
-    kept = plan["kept"]
+    return {"pruner": "given"} | fitting(job, plan, path)
+
+
+def fitting(job: Job, plan: dict[str, Any], path: Path | str) -> dict[str, Any]:
+    """A plan from JSON, checked against the job's model; `path` says where it is from."""
+    whole, kept = job.prunable.full, plan["kept"]
     if not isinstance(kept, dict) or kept.keys() != whole.keys():
         raise UserError(
             f"{path}: kept must name the blocks that stay of each of this model's stacks ({', '.join(whole)})"
@@ -114,7 +138,7 @@ def rising(numbers: Any, stop: int) -> bool:
     return numbers == sorted(set(numbers)) and numbers[0] >= 0 and numbers[-1] < stop
 
 
-def read_channels(job: Job, channels: Any, path: Path) -> Channels | None:
+def read_channels(job: Job, channels: Any, path: Path | str) -> Channels | None:
     """A plan's channels, which fit the job's model; None where all stay."""
     if channels is None:
         return None
