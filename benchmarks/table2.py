@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.cells import Cell
-from benchmarks.table import Table, main
+from benchmarks.table import GUIDED, Table, main
 
 WHOLE = {"keep": 1.0, "recovery": "none"}
 TABLE = Table(
@@ -22,7 +22,11 @@ TABLE = Table(
         Cell("dmd2", {**WHOLE, "distiller": "dmd2", "teacher": "cfg"}, all_in="distill"),
         Cell("lcm", {**WHOLE, "distiller": "lcm", "teacher": "cfg"}, all_in="distill"),
         Cell("magic", {**WHOLE, "distiller": "magic", "teacher": "magic"}, all_in="distill"),
-        Cell("icmd", {"pruner": "icmd", "recovery": "icmd", "distiller": "euler", "steps": 28}, all_in="recover"),
+        Cell(
+            "icmd",
+            {"pruner": "icmd", "recovery": "icmd", "recover": GUIDED, "distiller": "euler", "steps": 28},
+            all_in="recover",
+        ),
         Cell("f3", {"pruner": "f3", "recovery": "none", "distiller": "euler", "steps": 28}),
         Cell("fastlightgen"),
         Cell("fastlightgen, beta2 0.25", {"teacher": {"name": "well-guided", "beta2": 0.25}}),

@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 
 from benchmarks.cells import Cell
-from benchmarks.table import Table, main
+from benchmarks.table import GUIDED, Table, main
 
 ALPHAS = (0.0, 0.3, 0.5, 0.7, 1.0)
 
 
 def cell(alpha: float) -> Cell:
     recovery = {"name": "bernoulli", "alpha": alpha}
-    return Cell(f"alpha {alpha:g}", {"recovery": recovery, "distiller": "euler", "steps": 28})
+    return Cell(f"alpha {alpha:g}", {"recovery": recovery, "recover": GUIDED, "distiller": "euler", "steps": 28})
 
 
 TABLE = Table(
