@@ -30,8 +30,8 @@ TABLE = Table(
     ),
     {f"{n} steps, {1 - k:.0%} removed": f"{n}, {1 - k:.0%}" for k in KEEPS for n in (28, 4)},
     papers=("table6", "table7"),
-    notes="Rows at 28 steps are guided, with a tenth of the texts dropped in stage II for it, and stop there. The row of 0 % has no stage II and its iterations in"
-    " stage III.",
+    notes="Rows at 28 steps are guided, with a tenth of the texts dropped in stage II for it, and stop there. The row"
+    " of 0 % has no stage II and its iterations in stage III.",
 )
 
 if __name__ == "__main__":

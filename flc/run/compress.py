@@ -188,10 +188,10 @@ def stage(name: str, values: dict[str, Any]) -> None:
     job = make_job(values, [name])
     if alone and job.recipe.evaluate.lpips:
         raise UserError("evaluate.lpips compares a run's teacher with its student: one pipeline has no other row")
-    check_inputs(job, name, inputs)
     if not fresh and (found := changed(job, name)):
         made, field = found[0]
         raise UserError(f"{job.out / made} was made with another {field}: leave that out, or give another --out")
+    check_inputs(job, name, inputs)
     with signals():
         if name == "score":
             begin(job, values["resume"])

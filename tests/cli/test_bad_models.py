@@ -102,7 +102,33 @@ def without_scheduler(model: Path) -> None:
     (model / "scheduler" / "scheduler_config.json").unlink()
 
 
+def shape_of_another_length(model: Path) -> None:
+    rewrite_header(model, lambda entry: entry["shape"].__setitem__(0, entry["shape"][0] + 1))
+
+
+def shape_that_is_none(model: Path) -> None:
+    rewrite_header(model, lambda entry: entry.__setitem__("shape", "x"))
+
+
+def another_type(model: Path) -> None:
+    rewrite_header(model, lambda entry: entry.__setitem__("dtype", "F64"))
+
+
+def rewrite_header(model: Path, change: Callable[[dict], None]) -> None:
+    """One tensor's entry changed; the file stays as long as its header says."""
+    file = model / WEIGHTS
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    described = json.loads(data[8 : 8 + length])
+    change(next(entry for name, entry in described.items() if name != "__metadata__"))
+    header = json.dumps(described).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+
 DAMAGES = {
+    shape_of_another_length: [f"model/{WEIGHTS} is truncated or corrupted"],
+    shape_that_is_none: [f"model/{WEIGHTS} is truncated or corrupted"],
+    another_type: [f"model/{WEIGHTS} is truncated or corrupted"],
     without_tokenizer: ["model/tokenizer is missing though model_index.json names it"],
     without_tokenizer_json: ["model/tokenizer holds no tokenizer.json"],
     without_scheduler: ["model/scheduler holds no scheduler_config.json"],
@@ -120,6 +146,20 @@ DAMAGES = {
     without_config: ["model/transformer/config.json is missing"],
     without_vae: ["model/vae is missing though model_index.json names it"],
 }
+
+
+WRONG = {
+    "transformer": {"num_layers": "ten"},
+    "vae": {"base_dim": "eight"},
+    "text_encoder": {"num_heads": None},
+}
+
+
+@pytest.mark.parametrize("component", WRONG)
+def test_configs_of_another_type_are_refused(refused, model, component):
+    path = model / component / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | WRONG[component]))
+    assert "model does not load as a Wan pipeline" in refused("compress", "--out", "run", "--model", "model")
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)

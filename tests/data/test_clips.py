@@ -142,3 +142,11 @@ def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
     samples = [list(data.samples(10, 4, 0, 3.0)) for _ in range(2)]
     assert [len(s.t) for s in samples[0]] == [4, 4, 2]
     assert all(torch.equal(a.x1, b.x1) and torch.equal(a.t, b.t) for a, b in zip(*samples, strict=True))
+
+
+def test_the_null_condition_is_the_negative_prompt(adapter, tmp_path):
+    encode(adapter, list(drawn_clips(2, 9, 48, 48, seed=0)), tmp_path, batch=2)
+    plain, negative = LatentClips(tmp_path, adapter).cond, LatentClips(tmp_path, adapter, "a red square").cond
+    assert torch.equal(plain.null, adapter.text([""])) and torch.equal(negative.null, adapter.text(["a red square"]))
+    both = join([plain.without_text(), negative.without_text()]).text
+    assert not torch.equal(both[:2], both[2:]) and torch.equal(plain.text, negative.text)
