@@ -15,14 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flc.api import Algorithm, PrunePlan, Pruner
-from flc.api import Options as Base
 from flc.data.source import write_video
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
-from flc.registry import Provided, Registry, registry
-from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Job
 from flc.train.launch import Ranks
@@ -101,110 +97,6 @@ def test_every_problem_above_is_one_of_the_input(place, flc):
     assert code == 1 and "KeyError: 'loaded'" in err
 
 
-def test_a_broken_plugin_by_name(refused, unloaded, monkeypatch):
-    monkeypatch.syspath_prepend(str(PLUGINS / "hook_error"))
-    registry.cache_clear()
-    try:
-        line = refused("compress", "--out", "run", "--teacher", "half-told")
-    finally:
-        monkeypatch.undo()
-        registry.cache_clear()
-    assert "flc-hook-error 1.0" in line and "the table of teachers is empty" in line
-
-
-class Failing(Pruner):
-    """A plugin's pruner that goes wrong in one way."""
-
-    class Options(Base):
-        how: str = "raises"
-
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        if options.how == "cannot be made":
-            raise KeyError("table")
-
-    def plan(self, model, batches, budget):
-        if self.options.how == "raises":
-            raise IndexError("block 12 of 10")
-        kept = {"blocks": {"unordered": (3, 1), "beyond": (2, 99), "none": ()}.get(self.options.how, (1, 3))}
-        plan = PrunePlan(kept, {"blocks": [0.0] * 10})
-        return kept if self.options.how == "no plan" else plan
-
-
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        ("raises", "IndexError: block 12 of 10"),
-        ("no plan", "plan() returned dict, not an flc.api.PrunePlan"),
-        ("unordered", "rising numbers of blocks"),
-        ("beyond", "rising numbers of blocks"),
-        ("none", "rising numbers of blocks"),
-        ("cannot be made", "cannot be made: KeyError: 'table'"),
-    ],
-)
-def test_a_plugin_that_goes_wrong_is_named_and_its_plan_is_not_kept(place, flc, monkeypatch, how, says):
-    whole = registry()
-    algorithm = Algorithm("failing", f"{__name__}:Failing", "goes wrong")
-    mine = Registry([*whole.provided, Provided("pruner", algorithm, "mine", "flc-mine", "1.2")], [])
-    monkeypatch.setattr("flc.registry.registry", lambda: mine)
-    monkeypatch.setattr("flc.run.stages.registry", lambda: mine)
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[Failing.__module__])
-    small = ["--set", "prepare.clips=2", "--set", f"pruner.how={how}"]
-    code, _, err = flc("score", "--out", "run", "--pruner", "failing", *small)
-    (line,) = (row for row in err.splitlines() if row.startswith("flc: error: "))
-    assert code == 2 and says in line and "'failing' from flc-mine 1.2" in line, err
-    assert not (place / "run" / "score").exists()
-
-
-# -- folders of runs -------------------------------------------------------------------------------------------
-
-
-def made(place: Path, **values: object) -> Path:
-    """A run's folder as far as the checks of a later command look: its lock file and finished stages."""
-    run = place / "run"
-    for stage in ("data", "score", "prune", "recover", "distill"):
-        (run / stage).mkdir(parents=True)
-        (run / stage / "done.json").write_text('{"fingerprint": {}}')
-    (run / "recipe.lock.yaml").write_text(lock_text(completed(resolve({"preset": "quick", **values}, {}, {}))))
-    (run / "pipeline").mkdir()
-    (run / "metrics.json").write_text("{}")
-    return run
-
-
-@pytest.mark.parametrize(
-    ("command", "flags", "says"),
-    [
-        ("report", ["--seed", "77"], "run/data was made with another seed"),
-        ("export", ["--set", "pruner.samples=3"], "run/score was made with another pruner"),
-        ("evaluate", ["--set", "recover.iterations=7"], "run/recover was made with another recover"),
-        ("distill", ["--set", "recovery.alpha=0.5"], "run/recover was made with another recovery"),
-        ("export", ["--set", "distill.iterations=2"], "run/distill was made with another distill"),
-    ],
-)
-def test_a_later_stage_does_not_change_what_earlier_ones_were_made_with(refused, place, command, flags, says):
-    made(place, seed=5)
-    line = refused(command, "--out", "run", *flags)
-    assert says in line and "give another --out" in line
-
-
-def test_resuming_with_other_options_says_what_is_made_again(place, flc, monkeypatch):
-    made(place, seed=5)
-    monkeypatch.setattr("flc.run.compress.begin", lambda job, resume: (_ for _ in ()).throw(UserError("stopped here")))
-    code, _, err = flc("compress", "--resume", "--out", "run", "--set", "distill.iterations=7")
-    assert code == 2 and "stopped here" in err
-    said = " ".join(err.split())
-    assert "run/distill was made with another distill" in said and "run/recover was" not in said
-    _, _, err = flc("compress", "--resume", "--out", "run")
-    assert "was made with" not in err
-
-
-def test_a_folder_that_holds_no_run_is_not_resumed(refused, unloaded, place):
-    (place / "photos").mkdir()
-    (place / "photos" / "cat.jpg").write_bytes(b"")
-    line = refused("compress", "--resume", "--out", "photos")
-    assert "photos has no recipe.lock.yaml" in line and "mend its name" in line
-
-
 RECIPES = {
     "not yaml": ("steps: [4\nkeep: 1", ["recipe.yaml", "line 2", "is not YAML"]),
     "not a mapping": ("- steps\n- keep\n", ["recipe.yaml", "is not a mapping"]),
@@ -234,19 +126,6 @@ def test_a_recipe_that_is_not_text(refused, unloaded, place):
 
 
 # -- places ----------------------------------------------------------------------------------------------------
-
-
-def test_out_in_use(refused, unloaded, place):
-    (place / "run").mkdir()
-    (place / "run" / "notes.txt").write_text("mine")
-    line = refused("compress", "--out", "run")
-    assert "--out run is not empty" in line and "--resume" in line
-    assert "--out run is not empty" in refused("score", "--out", "run")
-
-
-@pytest.mark.parametrize("command", ["compress", "score", "prune", "report"])
-def test_nothing_to_resume(refused, unloaded, command):
-    assert "--out rum does not exist" in refused(command, "--out", "rum", "--resume")
 
 
 def test_a_pipeline_that_is_not_there(refused, unloaded):

@@ -1,0 +1,71 @@
+"""Plugins that go wrong: one line on stderr that names it, exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flc.api import Algorithm, PrunePlan, Pruner
+from flc.api import Options as Base
+from flc.registry import Provided, Registry, registry
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def test_a_broken_plugin_by_name(refused, unloaded, monkeypatch):
+    monkeypatch.syspath_prepend(str(PLUGINS / "hook_error"))
+    registry.cache_clear()
+    try:
+        line = refused("compress", "--out", "run", "--teacher", "half-told")
+    finally:
+        monkeypatch.undo()
+        registry.cache_clear()
+    assert "flc-hook-error 1.0" in line and "the table of teachers is empty" in line
+
+
+class Failing(Pruner):
+    """A plugin's pruner that goes wrong in one way."""
+
+    class Options(Base):
+        how: str = "raises"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        if options.how == "cannot be made":
+            raise KeyError("table")
+
+    def plan(self, model, batches, budget):
+        if self.options.how == "raises":
+            raise IndexError("block 12 of 10")
+        kept = {"blocks": {"unordered": (3, 1), "beyond": (2, 99), "none": ()}.get(self.options.how, (1, 3))}
+        plan = PrunePlan(kept, {"blocks": [0.0] * 10})
+        return kept if self.options.how == "no plan" else plan
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("raises", "IndexError: block 12 of 10"),
+        ("no plan", "plan() returned dict, not an flc.api.PrunePlan"),
+        ("unordered", "rising numbers of blocks"),
+        ("beyond", "rising numbers of blocks"),
+        ("none", "rising numbers of blocks"),
+        ("cannot be made", "cannot be made: KeyError: 'table'"),
+    ],
+)
+def test_a_plugin_that_goes_wrong_is_named_and_its_plan_is_not_kept(place, flc, monkeypatch, how, says):
+    whole = registry()
+    algorithm = Algorithm("failing", f"{__name__}:Failing", "goes wrong")
+    mine = Registry([*whole.provided, Provided("pruner", algorithm, "mine", "flc-mine", "1.2")], [])
+    monkeypatch.setattr("flc.registry.registry", lambda: mine)
+    monkeypatch.setattr("flc.run.stages.registry", lambda: mine)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Failing.__module__])
+    small = ["--set", "prepare.clips=2", "--set", f"pruner.how={how}"]
+    code, _, err = flc("score", "--out", "run", "--pruner", "failing", *small)
+    (line,) = (row for row in err.splitlines() if row.startswith("flc: error: "))
+    assert code == 2 and says in line and "'failing' from flc-mine 1.2" in line, err
+    assert not (place / "run" / "score").exists()
