@@ -343,6 +343,10 @@ class Objective(Configured, ABC):
     def phases(self, step: int) -> tuple[str, ...]:
         return ("student",)
 
+    def updates(self, iterations: int) -> int:
+        """How often the student is updated in so many iterations."""
+        return sum("student" in self.phases(step) for step in range(iterations))
+
     @abstractmethod
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss: ...
 

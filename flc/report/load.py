@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Run:
     """By stage, then by key of the log; None for a stage without a log."""
     videos: dict[str, dict[int, Path]]
     """By row, then by index into the prompts."""
+    updates: dict[str, float | None] = field(default_factory=dict)
+    """By stage: how often the student was updated; None where that is not told."""
 
 
 def number(value: Any) -> float | None:
@@ -47,6 +49,7 @@ def read_run(out: Path) -> Run:
         recipe=parse_recipe(lock),
         curves={stage: read_log(out / stage / "log.jsonl") for stage in STAGES},
         videos=find_videos(out / "evaluate" / "videos"),
+        updates={stage: read_updates(out / stage / "done.json") for stage in STAGES},
     )
 
 
@@ -105,6 +108,14 @@ def read_log(path: Path) -> dict[str, Curve] | None:
             if (y := number(value)) is not None:
                 curves.setdefault(key, []).append((step, y))
     return curves
+
+
+def read_updates(path: Path) -> float | None:
+    try:
+        done = json.loads(read_text(path) or "null")
+    except json.JSONDecodeError:
+        return None
+    return number(done.get("updates")) if isinstance(done, dict) else None
 
 
 def find_videos(folder: Path) -> dict[str, dict[int, Path]]:

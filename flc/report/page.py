@@ -69,7 +69,14 @@ def what_was_done(run: Run) -> Html:
     def length(stage: str) -> str:
         options = r.get(stage)
         count = options.get("iterations") if isinstance(options, dict) else None
-        return "" if count is None else f", {count} iterations"
+        updates = run.updates.get(stage)
+        own = "" if updates is None or updates == count else f" ({updates:.0f} updates of the student)"
+        return "" if count is None else f", {count} iterations{own}"
+
+    def settings(kind: str) -> str:
+        choice = r.get(kind)
+        options = {k: v for k, v in choice.items() if k != "name"} if isinstance(choice, dict) else {}
+        return f" ({', '.join(f'{k} {v}' for k, v in options.items())})" if options else ""
 
     lines = []
     if plan is not None:
@@ -81,7 +88,7 @@ def what_was_done(run: Run) -> Html:
         part += "".join(f", {len(blocks[0])} channels in every feed-forward layer" for blocks in channels.values())
         lines.append(("I, score", f"{plan.get('pruner', '?')} kept {kept} of {total} blocks{part}"))
     if r:
-        teacher = f", taught by {chosen('teacher')}" if "teacher" in r else ""
+        teacher = f", taught by {chosen('teacher')}{settings('teacher')}" if "teacher" in r else ""
         lines.append(("II, recover", f"{chosen('recovery')}{length('recover')}"))
         steps = f" to {r['steps']} steps" if "steps" in r else ""
         lines.append(("III, distil", f"{chosen('distiller')}{steps}{teacher}{length('distill')}"))

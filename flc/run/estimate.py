@@ -90,7 +90,14 @@ def dry_run(job: Job, scratch: Path) -> None:
         if channels is not None:
             show(f"  {stack}: {len(channels[stack][0])} of {job.budget.ffn[stack][0]} channels of feed-forward layers")
     table = Table(title="estimate")
-    for column in ("stage", "iterations", "s/iteration", "minutes", "weights and optimizer, GB a rank"):
+    for column in (
+        "stage",
+        "iterations",
+        "updates of the student",
+        "s/iteration",
+        "minutes",
+        "weights and optimizer, GB a rank",
+    ):
         table.add_column(column, justify="left" if column == "stage" else "right")
     total = 0.0
     for name, kind in (("recover", "recovery"), ("distill", "distiller")):
@@ -103,10 +110,11 @@ def dry_run(job: Job, scratch: Path) -> None:
         seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations if trains else 0.0
         memory, minutes = bytes_of_stage(job, objective, channels, teacher is not None), seconds * stage.iterations / 60
         total += minutes
-        table.add_row(name, str(stage.iterations), f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
+        counts = [str(stage.iterations), str(objective.updates(stage.iterations) if trains else 0)]
+        table.add_row(name, *counts, f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
     calls, seconds = evaluation(job, data)
     total += calls * seconds / 60
-    table.add_row("evaluate", str(calls), f"{seconds:.2f}", f"{calls * seconds / 60:.1f}", "")
+    table.add_row("evaluate", str(calls), "", f"{seconds:.2f}", f"{calls * seconds / 60:.1f}", "")
     show(table)
     others, most = bytes_of_encoders(job) / 1e9, peak(job.adapter.device) / 1e9
     show(f"not in it: text encoder and autoencoder on every rank, {others:.2g} GB; activations")

@@ -40,13 +40,20 @@ class Ranks:
 
 def from_environment(engine: str, device: str) -> Ranks:
     """Join the group when the environment names one; several ranks need `--engine deepspeed`."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world, local = (number(*pair) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if world == 1 and engine == "plain":
         return Ranks()
     if engine == "plain":
         raise UserError(f"{world} processes were started but --engine is plain: add --engine deepspeed")
     from flc.train.deepspeed import initialise
 
-    ranks = Ranks(int(os.environ.get("RANK", "0")), world, int(os.environ.get("LOCAL_RANK", "0")))
     initialise(device)
-    return ranks
+    return Ranks(rank, world, local)
+
+
+def number(name: str, otherwise: int) -> int:
+    """What a launcher says in the environment."""
+    value = os.environ.get(name, str(otherwise))
+    if not value.isdecimal():
+        raise UserError(f"{name}={value} in the environment is no number: it is set by torchrun, unset it without one")
+    return int(value)

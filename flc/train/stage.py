@@ -89,6 +89,7 @@ def train_stage(
     return {
         "seconds": time.monotonic() - began,
         "iterations": options.iterations,
+        "updates": objective.updates(options.iterations),
         "health": watch.health.record()["last"] if watch.health else {},
     }
 

@@ -309,6 +309,12 @@ def test_a_gpu_that_is_not_there(refused, unloaded, monkeypatch):
     assert "this machine has 2 GPUs" in refused("compress", "--out", "run", "--device", "cuda:2")
 
 
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+def test_a_launchers_words_that_are_no_numbers(refused, unloaded, monkeypatch, name):
+    monkeypatch.setenv(name, "two")
+    assert f"{name}=two in the environment is no number" in refused("compress", "--out", "run")
+
+
 def test_several_processes_with_the_plain_engine(refused, unloaded, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     line = refused("compress", "--out", "run", "--engine", "plain")

@@ -165,6 +165,7 @@ def test_the_fake_starts_from_the_network_that_is_asked_for(init, view, fake):
 
 def test_the_generator_waits_for_the_fake_and_then_moves_every_nth_iteration():
     phases = [dmd(ratio=3, fake_warmup=4).phases(step) for step in range(11)]
+    assert dmd(ratio=3, fake_warmup=4).updates(11) == sum("student" in p for p in phases) == 3, "steps 4, 7, 10"
     assert [len(p) for p in phases] == [1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 2]
     assert all(p[-1] == "fake" for p in phases)
 

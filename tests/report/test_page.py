@@ -160,6 +160,16 @@ def test_the_page_has_its_sections_and_every_tag_is_closed(run: Path) -> None:
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
 
 
+def test_what_was_done_tells_updates_and_the_teachers_guidance(run: Path) -> None:
+    recipe = Recipe(teacher={"name": "well-guided", "beta1": 1.5, "beta2": 0.25}, distill={"iterations": 90})
+    (run / "recipe.lock.yaml").write_text(lock_text(recipe))
+    assert "updates of the student" not in Page(write_report(run).read_text()).text, "nothing tells them"
+    (run / "distill/done.json").write_text(json.dumps({"iterations": 90, "updates": 17}))
+    (run / "recover/done.json").write_text("{")
+    text = Page(write_report(run).read_text()).text
+    assert "taught by well-guided (beta1 1.5, beta2 0.25), 90 iterations (17 updates of the student)" in text
+
+
 def test_nothing_is_requested_from_elsewhere(run: Path) -> None:
     html = write_report(run).read_text()
     page = Page(html)
