@@ -30,8 +30,8 @@ TABLE = Table(
     ),
     {f"real {side}, fake {side}": side for side in ("pruned", "unpruned")},
     papers=("table9",),
-    notes="The paper's two rows change both sides at once. well-guided is the preset's, beta2 1: with beta1 1 nearly"
-    " the unpruned real side under the pruned fake.",
+    notes="The paper's two rows change both sides at once. At scale tiny well-guided is the"
+    " preset's, beta1 1 and beta2 1: nearly the unpruned real side under the pruned fake.",
 )
 
 if __name__ == "__main__":

@@ -107,12 +107,13 @@ def make_folder(out: Path) -> None:
         raise UserError(f"--out {out} cannot be made: {error.strerror}") from error
 
 
-#: The recipe's fields that a finished stage was made with; where and in what precision it ran may change.
+#: The recipe's fields that a finished stage was made with. The lock file holds one value of each for all stages, so
+#: that it can repeat a run; on which device a stage ran may change.
 MADE_WITH = {
     "data": ("model", "data", "seed", "height", "width", "frames", "prepare"),
-    "score": ("pruner", "keep", "score"),
+    "score": ("pruner", "keep", "score", "dtype"),
     "prune": (),
-    "recover": ("recovery", "recover"),
+    "recover": ("recovery", "recover", "engine", "zero"),
     "distill": ("distiller", "teacher", "steps", "distill"),
 }
 

@@ -45,6 +45,7 @@ def made(place: Path, **values: object) -> Path:
         ("export", ["--set", "pruner.samples=3"], "run/score was made with another pruner"),
         ("evaluate", ["--set", "recover.iterations=7"], "run/recover was made with another recover"),
         ("distill", ["--set", "recovery.alpha=0.5"], "run/recover was made with another recovery"),
+        ("distill", ["--dtype", "bfloat16"], "run/score was made with another dtype"),
         ("export", ["--set", "distill.iterations=2"], "run/distill was made with another distill"),
     ],
 )
@@ -52,6 +53,11 @@ def test_a_later_stage_does_not_change_what_earlier_ones_were_made_with(refused,
     made(place, seed=5)
     line = refused(command, "--out", "run", *flags)
     assert says in line and "give another --out" in line
+
+
+def test_a_run_has_one_engine(refused, place):
+    made(place, engine="deepspeed")
+    assert "run/recover was made with another engine" in refused("distill", "--out", "run", "--engine", "plain")
 
 
 def test_resuming_with_other_options_says_what_is_made_again(place, flc, monkeypatch):
