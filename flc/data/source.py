@@ -81,6 +81,21 @@ def read_video(path: Path, frames: int, height: int, width: int) -> np.ndarray:
     return np.stack(out)
 
 
+def check_video(path: Path, frames: int) -> None:
+    """Whether a file can be opened as a video of that many frames, by its header: nothing is decoded."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path} cannot be read as a video: it holds no pictures")
+            count = container.streams.video[0].frames  # 0: the header does not say
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a video: {error}") from error
+    if 0 < count < frames:
+        raise UserError(f"{path} has {count} frames, {frames} are needed: give --frames {count} or fewer")
+
+
 def folder_clips(folder: Path, count: int, frames: int, height: int, width: int, begin: int = 0) -> Iterator[Clip]:
     """`count` clips of a user's folder from number `begin`; after the last one comes the first again."""
     rows = read_manifest(folder)

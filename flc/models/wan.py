@@ -7,6 +7,7 @@ transformer for a velocity, few-step schedulers, sizes. The transformer stays a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +21,9 @@ from flc.errors import UserError
 from flc.family import ModelAdapter
 from flc.models.attention import recording
 from flc.models.condition import Condition
-from flc.models.folder import NOTES, WEIGHTED, read_json
+from flc.models.folder import WEIGHTED, read_json
 from flc.models.loaded import check_loaded
+from flc.models.notes import read_notes
 from flc.models.text_padding import BiasedCrossAttention, collapse, text_lengths
 from flc.models.view import blocks_of
 from flc.schedule import FewStepSchedule, Sampler
@@ -48,7 +50,25 @@ def read_pipeline(cls: Any, folder: Path, **options: Any) -> Any:
         if getattr(pipe, name) is None:
             raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
         check_loaded(getattr(pipe, name), folder / name)
+    check_numbers(pipe, folder)
     return pipe
+
+
+def check_numbers(pipe: Any, folder: Path) -> None:
+    """What stock loaders take from configs as it comes, and only a later call would trip over."""
+    vae, scheduler = pipe.vae.config, pipe.scheduler.config
+    for name in ("latents_mean", "latents_std"):
+        if not are_numbers(vae[name]) or len(vae[name]) != vae.z_dim:
+            raise UserError(f"{folder / 'vae' / 'config.json'}: {name} must be {vae.z_dim} numbers: download it again")
+    for name in ("flow_shift", "shift"):
+        if scheduler.get(name) is not None and not are_numbers([scheduler[name]]):
+            raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
+
+
+def are_numbers(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    )
 
 
 class WanAdapter(ModelAdapter):
@@ -72,7 +92,7 @@ class WanAdapter(ModelAdapter):
     def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> WanAdapter:
         """Read a folder that `flc.models.folder.check` has passed."""
         self.device, self._texts = torch.device(device), {}
-        self.notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
+        self.notes = read_notes(folder)
         self.pipe = read_pipeline(WanPipeline, folder, torch_dtype=DTYPES[dtype])
         self._refuse_unsupported(folder)
         self.pipe.set_progress_bar_config(disable=True)
@@ -141,8 +161,7 @@ class WanAdapter(ModelAdapter):
 
     def fps_of(self, folder: Path) -> int:
         """What the folder's flc.json says, or Wan's own `sample_fps`: 24 for TI2V and 16 for the others."""
-        notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
-        return int(notes.get("fps") or (24 if self.takes_first_frame(folder) else 16))
+        return int(read_notes(folder).get("fps") or (24 if self.takes_first_frame(folder) else 16))
 
     def takes_first_frame(self, folder: Path) -> bool:
         return bool(read_json(folder / "model_index.json").get("expand_timesteps"))

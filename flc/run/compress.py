@@ -111,7 +111,7 @@ def make_folder(out: Path) -> None:
 #: that it can repeat a run; on which device a stage ran may change.
 MADE_WITH = {
     "data": ("model", "data", "seed", "height", "width", "frames", "prepare"),
-    "score": ("pruner", "keep", "score", "dtype"),
+    "score": ("pruner", "keep", "score", "dtype", "negative_prompt"),
     "prune": (),
     "recover": ("recovery", "recover", "engine", "zero"),
     "distill": ("distiller", "teacher", "steps", "distill"),
@@ -153,7 +153,7 @@ def compress(values: dict[str, Any]) -> None:
     if values["dry_run"]:
         from flc.run.estimate import dry_run
 
-        with ExitStack() as stack:
+        with signals(), ExitStack() as stack:  # interrupted, the scratch folder goes too
             scratch = stack.enter_context(tempfile.TemporaryDirectory()) if job.ranks.leader else ""
             dry_run(job, Path(job.ranks.shared(scratch)))
             job.ranks.barrier()

@@ -267,11 +267,16 @@ def report(job: Job) -> Path:
     """`report.html`, and the model card of `pipeline/`."""
     from flc.report.page import write_report
 
-    metrics, declared = read_json(job.out / "metrics.json"), read_json(job.out / "pipeline" / NOTES)
-    declared["example"] = metrics["prompts"][0]["caption"]
+    measured, notes = job.out / "metrics.json", job.out / "pipeline" / NOTES
+    metrics, declared = read_json(measured), read_json(notes)
     declared["pipeline"] = read_json(job.out / "pipeline" / "model_index.json").get("_class_name", "DiffusionPipeline")
     declared["suite"] = metrics.get("suite", "shapes")
-    card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(public(job.recipe)))
+    try:
+        declared["example"] = metrics["prompts"][0]["caption"]
+        card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(public(job.recipe)))
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:  # a file that was edited
+        text = f"{measured} or {notes} is not as `flc evaluate` and `flc export` write it ({error!r}): run them again"
+        raise UserError(text) from error
     (job.out / "pipeline" / "README.md").write_text(card)
     return write_report(job.out)
 

@@ -11,7 +11,8 @@ import torch
 
 from flc.data.source import fitted, write_video
 from flc.errors import UserError
-from flc.models.folder import EMBEDDED, NOTES, adapter_for, check, read_json
+from flc.models.folder import EMBEDDED, adapter_for, check
+from flc.models.notes import read_notes
 from flc.models.quiet import hush
 from flc.run.console import Console
 from flc.run.job import check_device
@@ -42,7 +43,7 @@ def generate(
     for name, value in (("steps", steps), ("height", height), ("width", width), ("frames", frames)):
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} must be 1 or more")
-    notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
+    notes = read_notes(folder)
     f, h, w = notes.get("size", (81, 480, 832))
     settings: dict[str, Any] = {
         "prompt": prompt,

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from flc.api import Budget
+from flc.data.source import check_video, read_video
 from flc.data.source import read_manifest as read_captions
-from flc.data.source import read_video
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
 from flc.evaluate.manifest import Asked, check_given, read_manifest
@@ -131,11 +131,17 @@ class Job:
             if isinstance(metric, Broken):
                 self.console.warn(f"{name} will be n/a: {metric.summary}")
 
+    @property
+    def clips_read(self) -> int:
+        """How many clips of --data a run asks for: those trained on, prompts of the table, and its reference."""
+        o = self.recipe.evaluate
+        return self.recipe.prepare.clips + -(-o.clips // o.seeds) + o.reference
+
     def check_clips(self, listed: list[tuple[Path, str]]) -> None:
         """What a table of the user's clips cannot say."""
-        o, trained = self.recipe.evaluate, self.recipe.prepare.clips
-        wanted = -(-o.clips // o.seeds) + o.reference
-        if len(listed) < trained + wanted:
+        trained = self.recipe.prepare.clips
+        wanted = self.clips_read - trained
+        if len(listed) < self.clips_read:
             self.console.warn(
                 f"--data has {len(listed)} clips, {trained} are trained on and the table asks for {wanted} more, so it "
                 f"meets some again: fewer of prepare.clips, evaluate.clips or evaluate.reference hold them apart"
@@ -168,6 +174,8 @@ class Job:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
         if listed and not READ_DATA.isdisjoint(stages):
             read_video(listed[0][0], *self.size)
+            for path, _ in listed[: self.clips_read]:
+                check_video(path, self.size[0])
         if listed and {"distill", "evaluate"} <= set(stages):
             self.check_clips(listed)
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)

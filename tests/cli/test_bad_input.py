@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -227,6 +229,19 @@ def test_data_whose_first_video_is_none_or_too_short(refused, place, command):
     assert "short/a.mp4 has 5 frames, 9 are needed: give --frames 5" in line
 
 
+def test_data_with_a_later_video_that_is_none_or_too_short(refused, place):
+    """By its header, before anything is written; the first one is good."""
+    folder = clips_of(place / "clips", 17)
+    (folder / "captions.jsonl").write_text(
+        "".join(f'{{"file": "{name}.mp4", "caption": "a cat"}}\n' for name in ("a", "a", "b"))
+    )
+    write_video(folder / "b.mp4", np.zeros((5, 48, 48, 3)))
+    line = refused("compress", "--out", "run", "--data", "clips")
+    assert "clips/b.mp4 has 5 frames, 17 are needed: give --frames 5" in line
+    (folder / "b.mp4").write_bytes((folder / "a.mp4").read_bytes()[:60])
+    assert "clips/b.mp4 cannot be read as a video" in refused("compress", "--out", "run", "--data", "clips")
+
+
 # -- suites ----------------------------------------------------------------------------------------------------
 
 GOOD = '{"prompt": "a red circle moving left"}'
@@ -427,3 +442,17 @@ def test_one_step_of_a_schedule_of_several_is_refused(refused, place):
     (place / "model" / "flc.json").write_text(json.dumps(notes))
     line = refused("generate", "model", "--prompt", "a cat", "--steps", "1")
     assert "--steps 1: the schedule of model has 4 steps and makes nothing of one" in line
+
+
+def test_a_dry_run_that_is_stopped_leaves_no_scratch_folder(flc, place, monkeypatch):
+    made: list[Path] = []
+
+    def stopped(job: object, scratch: Path) -> None:
+        made.append(scratch)
+        assert scratch.is_dir()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("flc.run.estimate.dry_run", stopped)
+    code, _, err = flc("compress", "--out", "run", "--dry-run")
+    assert code == 143 and len(err.splitlines()) == 1
+    assert len(made) == 1 and not made[0].exists()

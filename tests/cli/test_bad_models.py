@@ -162,6 +162,32 @@ def test_configs_of_another_type_are_refused(refused, model, component):
     assert "model does not load as a Wan pipeline" in refused("compress", "--out", "run", "--model", "model")
 
 
+NUMBERS = {
+    "vae/config.json": [{"latents_mean": [0.0] * 3}, {"latents_std": "abc"}, {"latents_std": [None] * 16}],
+    "scheduler/scheduler_config.json": [{"flow_shift": "three"}],
+}
+
+
+@pytest.mark.parametrize(("file", "wrong"), [(file, wrong) for file in NUMBERS for wrong in NUMBERS[file]])
+def test_numbers_that_a_stock_loader_takes_as_they_come(refused, model, file, wrong):
+    (model / file).write_text(json.dumps(json.loads((model / file).read_text()) | wrong))
+    line = refused("compress", "--out", "run", "--model", "model")
+    assert f"model/{file}: {next(iter(wrong))} must be" in line
+    assert line == refused("generate", "model", "--prompt", "a cat")
+
+
+NOTES = [{"size": [5, 32]}, {"size": "big"}, {"size": [5, -32, 32]}, {"guidance": "two"}, {"steps": 0}, {"shift": -1},
+         {"sigmas": "x"}, {"fps": 0}, {"dtype": "float99"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", NOTES, ids=str)
+def test_notes_of_a_folder_that_say_nothing_useful(refused, model, wrong):
+    (model / "flc.json").write_text(json.dumps(json.loads((model / "flc.json").read_text()) | wrong))
+    line = refused("compress", "--out", "run", "--model", "model")
+    assert f"model/flc.json: {next(iter(wrong))}" in line and "download it again" in line
+    assert line == refused("generate", "model", "--prompt", "a cat")
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
 def test_damaged_model_folders(refused, unloaded, model, damage):
     damage(model)

@@ -45,6 +45,7 @@ def made(place: Path, **values: object) -> Path:
         ("export", ["--set", "pruner.samples=3"], "run/score was made with another pruner"),
         ("evaluate", ["--set", "recover.iterations=7"], "run/recover was made with another recover"),
         ("distill", ["--set", "recovery.alpha=0.5"], "run/recover was made with another recovery"),
+        ("evaluate", ["--negative-prompt", "blurry"], "run/score was made with another negative_prompt"),
         ("distill", ["--dtype", "bfloat16"], "run/score was made with another dtype"),
         ("export", ["--set", "distill.iterations=2"], "run/distill was made with another distill"),
     ],
@@ -76,3 +77,13 @@ def test_a_folder_that_holds_no_run_is_not_resumed(refused, unloaded, place):
     (place / "photos" / "cat.jpg").write_bytes(b"")
     line = refused("compress", "--resume", "--out", "photos")
     assert "photos has no recipe.lock.yaml" in line and "mend its name" in line
+
+
+@pytest.mark.parametrize("metrics", ["{}", '{"rows": [{"title": "student"}], "metrics": [], "prompts": []}'])
+def test_a_report_of_measurements_that_were_edited(refused, place, metrics):
+    run = made(place)
+    (run / "pipeline" / "flc.json").write_text('{"steps": 4}')
+    (run / "pipeline" / "model_index.json").write_text("{}")
+    (run / "metrics.json").write_text(metrics)
+    line = refused("report", "--out", "run")
+    assert "run/metrics.json or run/pipeline/flc.json is not as" in line and "run them again" in line

@@ -1,0 +1,46 @@
+"""`flc.json`, beside a folder's model_index.json: what a pipeline is meant for, and what a student declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flc.errors import UserError
+from flc.models.folder import NOTES, read_json
+
+Whole = Annotated[int, Field(ge=1, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Notes(BaseModel):
+    """The entries that flc itself goes by; others pass."""
+
+    model_config = ConfigDict(extra="allow")
+    size: tuple[Whole, Whole, Whole] | None = None
+    """Frames, height, width."""
+    guidance: Annotated[Number, Field(ge=1)] | None = None
+    steps: Whole | None = None
+    shift: Annotated[Number, Field(gt=0)] | None = None
+    sigmas: list[Number] | None = None
+    fps: Whole | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    base_model: str | None = None
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """The folder's notes, without entries that are null; empty when there is no file."""
+    path = folder / NOTES
+    if not path.exists():
+        return {}
+    values = {name: value for name, value in read_json(path).items() if value is not None}
+    try:
+        notes = Notes(**values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path}: {where} {fault['msg']}: mend it, or download it again") from error
+    if notes.sigmas is not None and notes.steps is None:
+        raise UserError(f"{path}: sigmas without steps: mend it, or download it again")
+    return values
