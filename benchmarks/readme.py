@@ -100,7 +100,8 @@ def section() -> str:
         for row in teacher["rows"]
     ]
     ceiling = {
-        n: read("ceiling")["rows"]["through the autoencoder"][n] for n in ("average", "sharpness", "distribution")
+        n: read("ceiling")["rows"]["through the autoencoder"][n]
+        for n in ("average", "sharpness", "distribution", "diversity")
     }
     by_n = stage1["block_evaluations_per_batch"]
     bright = ", ".join(f"{title} {b['mean']:.3f} ± {b['spread']:.3f}" for title, b in read("drift")["rows"].items())
@@ -112,7 +113,7 @@ def section() -> str:
         + ".",
         "- Drawn clips through the embedded autoencoder, which no row can be above but by chance: average"
         f" {value(ceiling['average'])}, sharpness {value(ceiling['sharpness'])}, distribution"
-        f" {value(ceiling['distribution'])}.",
+        f" {value(ceiling['distribution'])}, diversity {value(ceiling['diversity'])}.",
         f"- Stage I in one sweep: {by_n['sweep']} block evaluations a batch instead of {by_n['naive']}, identical"
         f" scores ({stage1['identical_scores']}), {stage1['time_ratio_naive_over_sweep']:.2f} times as fast.",
         f"- Brightness of clips from text, mean ± standard deviation over clips (`--preset quick`, seed 0): {bright}.",
