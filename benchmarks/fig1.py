@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import figure
 from benchmarks.cells import Cell, Runs, summary
+from benchmarks.render import GUARDS, guarded, head, line
 
 STEPS, KEEPS = (2, 4, 8), (0.5, 0.7, 0.9)
 
@@ -53,5 +54,20 @@ def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
     figure.save(drawing, path)
 
 
+def markdown(values: dict[str, Any]) -> list[str]:
+    """One row a share and one column a number of steps."""
+    found = {(p["steps"], p["keep"]): p for p in values["points"]}
+    lines = head([" / ".join(["average", *GUARDS]), *(f"{steps} steps" for steps in STEPS)])
+    for keep in KEEPS:
+        lines.append(line([f"{keep:.0%} of the blocks", *(said(found[steps, keep]) for steps in STEPS)]))
+    return lines
+
+
+def said(point: dict[str, Any]) -> str:
+    if "average" not in point:
+        return f"failed: {point['error']}"
+    return " / ".join(guarded(point))
+
+
 if __name__ == "__main__":
-    sys.exit(figure.main("fig1", __doc__, CELLS, measure, draw))
+    sys.exit(figure.main("fig1", __doc__, CELLS, measure, draw, markdown))

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import figure, table
 from benchmarks.cells import Runs
+from benchmarks.render import GUARDS, guarded, head, line, pair
 from benchmarks.table2 import TABLE
 
 CELLS = TABLE.cells
@@ -18,9 +19,10 @@ CELLS = TABLE.cells
 
 def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
     found = table.measure(TABLE, runs, seeds)
-    points = {label: {k: row[k] for k in ("seconds", "average") if k in row} for label, row in found["rows"].items()}
+    wanted = ("seconds", "average", "scores")
+    points = {label: {k: row[k] for k in wanted if k in row} for label, row in found["rows"].items()}
     paper = {label: {k: row[k] for k in ("seconds", "average")} for label, row in found["paper"].items()}
-    return {"points": {label: p for label, p in points.items() if len(p) == 2}, "paper": paper}
+    return {"points": {label: p for label, p in points.items() if len(p) == len(wanted)}, "paper": paper}
 
 
 def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
@@ -44,5 +46,12 @@ def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
     figure.save(drawing, path)
 
 
+def markdown(values: dict[str, Any]) -> list[str]:
+    lines = head(["measured here", "seconds a clip", "average", *GUARDS])
+    lines += [line([label, pair(p["seconds"]), *guarded(p)]) for label, p in values["points"].items()]
+    lines += ["", *head(["printed in the paper (VBench, its own machines)", "seconds a clip", "average"])]
+    return lines + [line([label, f"{p['seconds']:g}", f"{p['average']:g}"]) for label, p in values["paper"].items()]
+
+
 if __name__ == "__main__":
-    sys.exit(figure.main("fig2", __doc__, CELLS, measure, draw))
+    sys.exit(figure.main("fig2", __doc__, CELLS, measure, draw, markdown))

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import figure
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import spread
+from benchmarks.render import head, line, pair
 from flc.models.folder import read_json
 
 CELL = Cell("fastlightgen")
@@ -48,5 +49,14 @@ def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
     figure.save(drawing, path)
 
 
+def markdown(values: dict[str, Any]) -> list[str]:
+    lines = [f"x0 error with all blocks: {pair(values['error_with_all'])}", ""]
+    lines += head(["block left out", "x0 error (Eq 4)", f"kept in runs, of {values['plans']}"])
+    for stack, errors in values["error_without"].items():
+        kept = values["kept_in_seeds"][stack]
+        lines += [line([f"{stack} {i}", pair(error), str(kept[i])]) for i, error in enumerate(errors)]
+    return lines
+
+
 if __name__ == "__main__":
-    sys.exit(figure.main("fig4", __doc__, CELLS, measure, draw))
+    sys.exit(figure.main("fig4", __doc__, CELLS, measure, draw, markdown))

@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
-from benchmarks import figure
+from benchmarks import figure, render
 from benchmarks.cells import Cell, Runs
 from benchmarks.table import TEACHER
 from benchmarks.table5 import cell, rows
@@ -67,5 +67,10 @@ def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
     figure.save(drawing, path)
 
 
+def markdown(values: dict[str, Any]) -> list[str]:
+    lines = render.head(["clip", "mean change between frames"])
+    return lines + [render.line([shown["label"], f"{shown['change']:.4f}"]) for shown in values["lines"]]
+
+
 if __name__ == "__main__":
-    sys.exit(figure.main("fig7", __doc__, cells, measure, draw, whole=True))
+    sys.exit(figure.main("fig7", __doc__, cells, measure, draw, markdown, whole=True))

@@ -34,10 +34,11 @@ def main(
     made: list[Cell] | Callable[[str], list[Cell]],
     measure: Callable[[Runs, list[int]], dict[str, Any]],
     draw: Callable[[dict[str, Any], Runs, Path], None],
+    markdown: Callable[[dict[str, Any]], list[str]],
     whole: bool = False,
 ) -> int:
-    """Run what is missing of the cells, or of those made for the scale, write `results/NAME.json` and `.png`. 1 when a
-    cell failed. `whole`: the figure shows clips."""
+    """Run what is missing of the cells, or of those made for the scale, write `results/NAME.json`, `.md` (the numbers
+    drawn) and `.png`. 1 when a cell failed. `whole`: the figure shows clips."""
     args = arguments(description)
     runs = runs_of(args)
     cells = made if isinstance(made, list) else made(args.scale)
@@ -53,5 +54,8 @@ def main(
     about = {"scale": args.scale, "seeds": args.seeds, "runs_of": runs.commits(cells, args.seeds)}
     values = about | measure(runs, args.seeds) | ({"errors": errors} if errors else {})
     write(name, f"python -m benchmarks.{name.partition('_')[0]} --scale {args.scale}", values)
+    title = (description or "").split("\n")[0]
+    said = [f"{label} failed: {error}" for label, error in errors.items()]
+    (RESULTS / f"{name}.md").write_text("\n".join([f"## {title}", "", *markdown(values), "", *said]).strip() + "\n")
     draw(values, runs, RESULTS / f"{name}.png")
     return int(bool(errors))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,8 @@ class Stock:
             if name in takes
         }
 
-    def clip(self, shot: Shot, size: tuple[int, int, int]) -> tuple[np.ndarray, float]:
-        """(frames, height, width, 3) in [0, 1], and seconds of the whole call."""
+    def clip(self, shot: Shot, size: tuple[int, int, int]) -> np.ndarray:
+        """(frames, height, width, 3) in [0, 1]"""
         from PIL import Image
 
         frames, height, width = size
@@ -135,21 +135,21 @@ class Stock:
         pipe = self.pipe(shot.image is not None)
         call = {name: value for name, value in call.items() if name in self.takes(shot.image is not None)}
         torch.manual_seed(shot.seed)
-        began = now(self.device)
         made = pipe(**call, **self.settings(shot.image is not None), output_type="np",
                     generator=torch.Generator().manual_seed(shot.seed)).frames[0]  # fmt: skip
-        return np.asarray(made, np.float32), now(self.device) - began
+        return np.asarray(made, np.float32)
 
 
-def clips(
-    stock: Stock, shots: Sequence[Shot], size: tuple[int, int, int], on_clip: Callable[[int], Any] = lambda n: None
-) -> tuple[np.ndarray, float]:
-    """(N, frames, height, width, 3), and seconds a clip; the first clip is made twice, to warm up."""
-    stock.clip(shots[0], size)
-    videos, seconds = [], 0.0
-    for number, shot in enumerate(shots):
-        video, taken = stock.clip(shot, size)
-        videos.append(video)
-        seconds += taken
-        on_clip(number)
-    return np.stack(videos), seconds / len(shots)
+def clips(stock: Stock, shots: Sequence[Shot], size: tuple[int, int, int]) -> np.ndarray:
+    """(N, frames, height, width, 3)"""
+    return np.stack([stock.clip(shot, size) for shot in shots])
+
+
+def seconds(stock: Stock, shots: Sequence[Shot], size: tuple[int, int, int]) -> float:
+    """Seconds of a whole call, mean over the shots, after a short one to warm up."""
+    short = Stock(replace(stock.contestant, steps=2), str(stock.device), stock.dtype)
+    short.loaded = stock.loaded
+    short.clip(shots[0], size)
+    began = now(stock.device)
+    clips(stock, shots, size)
+    return (now(stock.device) - began) / len(shots)

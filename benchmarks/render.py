@@ -8,6 +8,8 @@ from typing import Any
 #: The average's parts and the guards, in the order of the columns; another suite's come after them.
 SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
           "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
+#: What an average is never printed without.
+GUARDS = ("distribution", "diversity")
 #: Columns of the paper that need a model which cannot be had.
 PROPRIETARY = ("lip sync",)
 
@@ -38,6 +40,11 @@ def markdown(values: dict[str, Any]) -> str:
         lines += ["", f"The paper's {name.replace('table', 'Table ')}, as printed:", "", *head(["", *paper["columns"]])]
         lines += [line([key, *map(number, row)]) for key, row in paper["rows"].items()]
     return "\n".join(lines) + "\n"
+
+
+def guarded(row: dict[str, Any]) -> list[str]:
+    """Cells of a row's average and its guards; n/a where a suite has none."""
+    return [pair(row["average"]), *(pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in GUARDS)]
 
 
 def head(columns: list[str]) -> list[str]:

@@ -6,17 +6,17 @@
 
 Without `--pipelines` the rows are the scale's model at its own guided steps and the flagship's students, one a seed.
 Each pipeline is called one clip at a time, with the same prompts, first frames and seeds, at the steps and guidance
-that its folder or its class declares. A pipeline that takes no first frame fails on a prompt with one, and says so. The
-paper took its rows from VBench's website; they stand in a table of their own.
+that its folder or its class declares. A pipeline that takes no first frame fails on a prompt with one, and says so.
+Times are of the whole call, pipelines in turn, round after round, each loaded anew (`timing` of the scale). The paper
+took its rows from VBench's website; they stand in a table of their own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks.cells import digest
 from benchmarks.common import RESULTS, spread, write
-from benchmarks.pipelines import Contestant, Stock, clips
+from benchmarks.pipelines import Contestant, Stock, clips, seconds
 from benchmarks.render import SCORES, pair, picture
 from benchmarks.table import PAPER, add_arguments, plan, runs_of, scale_of
 from benchmarks.table2 import TABLE
@@ -63,7 +63,7 @@ def drawn_shots(seed: int, folder: Path) -> tuple[list[Shot], Clips]:
 
 def under_shapes(stock: Stock, seed: int, folder: Path) -> dict[str, Any]:
     asked, reference = drawn_shots(seed, folder)
-    videos, seconds = clips(stock, asked, SIZE)
+    videos = clips(stock, asked, SIZE)
     first = np.stack(
         [
             np.asarray(Image.open(s.image), np.float32) / 255 if s.image else v[0]
@@ -73,7 +73,7 @@ def under_shapes(stock: Stock, seed: int, folder: Path) -> dict[str, Any]:
     given = np.array([s.image is not None for s in asked])
     made = Clips(videos, tuple(s.prompt for s in asked), first, given)
     scores = {name: metric.score(made, reference) for name, metric in metrics().items()}
-    return {"average": average(scores), "scores": {n: s.value for n, s in scores.items()}, "seconds": seconds}
+    return {"average": average(scores), "scores": {n: s.value for n, s in scores.items()}}
 
 
 def under_vbench(
@@ -82,15 +82,10 @@ def under_vbench(
     """The videos in VBench's layout; then its values, where it runs or its JSON lies in `folder/results` already."""
     pending, fps = shots(asked, SEEDS, 0), stock.fps
     vbench.describe_videos(folder, asked, pending, suite)
-    times = folder / "seconds.json"
-    taken: list[float] = json.loads(times.read_text()) if times.exists() else []
     for shot in vbench.missing(folder, pending):
-        video, seconds = stock.clip(shot, size)
-        taken.append(seconds)
         partial = folder / ".new.mp4"
-        write_video(partial, video, fps)
+        write_video(partial, stock.clip(shot, size), fps)
         partial.replace(folder / vbench.VIDEOS / file_name(shot.prompt, shot.number))  # whole or not at all
-        times.write_text(json.dumps(taken))
     wanted = expected(asked, suite)
     lacking = [d for d in wanted if d not in vbench.read_results(folder / vbench.RESULTS)]
     wrong = vbench.run(python, suite, folder, str(stock.device), lacking) if lacking and python else ""
@@ -98,7 +93,7 @@ def under_vbench(
     if not wanted.keys() <= found.keys():
         raise UserError(f"VBench's values are missing ({wrong or 'give --vbench-python'}); the videos are in {folder}")
     scores = {d: found[d].value for d in wanted}
-    return {"average": sum(scores.values()) / len(scores), "scores": scores, "seconds": sum(taken) / len(taken)}
+    return {"average": sum(scores.values()) / len(scores), "scores": scores}
 
 
 def place_of(
@@ -114,9 +109,26 @@ def collected(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and spread over the seeds of a pipeline's rows."""
     out = {"average": spread([r["average"] for r in rows])}
     out["scores"] = {n: spread([r["scores"][n] for r in rows]) for n, v in rows[0]["scores"].items() if v == v}
-    if all("seconds" in r for r in rows):
-        out["seconds"] = spread([r["seconds"] for r in rows])
     return out
+
+
+def add_times(rows: Mapping[str, dict[str, Any]], first: Mapping[str, Contestant], args: argparse.Namespace) -> None:
+    """Seconds a clip of each row that did not fail, round by round."""
+    base, timing = scale_of(args).base(), scale_of(args).read().get("timing", {})
+    there = {name: contestant for name, contestant in first.items() if "error" not in rows[name]}
+    size = SIZE if args.suite == "shapes" else tuple(base[k] for k in ("frames", "height", "width"))
+    asked = [Asked("a red circle moving left")] if args.suite == "shapes" else read_manifest(args.manifest)
+    taken: dict[str, list[float]] = {name: [] for name in there}
+    for _ in range(timing.get("rounds", 5)):
+        for name in list(taken):
+            stock = Stock(there[name], base.get("device", "cpu"), base.get("dtype", "float32"))
+            try:
+                taken[name].append(seconds(stock, shots(asked[:1], timing.get("clips", 8), 0), size))
+            except Exception as error:  # a stranger's pipeline; not worth a finished table
+                print(f"{name} has no time: {type(error).__name__}: {error}", file=sys.stderr)
+                del taken[name]
+    for name, found in taken.items():
+        rows[name]["seconds"] = spread(found)
 
 
 def measured(folders: Sequence[tuple[Contestant, int]], args: argparse.Namespace) -> dict[str, Any]:
@@ -210,6 +222,7 @@ def main() -> int:
             "fastlightgen": [(Contestant("ours", runs.path(OURS, s) / "pipeline"), s) for s in args.seeds],
         }
     rows = {name: measured(pairs, args) for name, pairs in folders.items()}
+    add_times(rows, {name: pairs[0][0] for name, pairs in folders.items()}, args)
     values = {
         "suite": args.suite,
         "seeds": args.seeds,

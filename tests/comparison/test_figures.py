@@ -54,7 +54,7 @@ def made(tmp_path, monkeypatch):
         arguments = ["--seeds", *map(str, seeds), "--runs", str(tmp_path / "runs"), "--jobs", "1"]
         monkeypatch.setattr(sys, "argv", ["figure", *arguments])
         name = module.__name__.rpartition(".")[2]
-        code = figure.main(name, module.__doc__, cells, module.measure, module.draw)
+        code = figure.main(name, module.__doc__, cells, module.measure, module.draw, module.markdown)
         with Image.open(tmp_path / f"{name}.png") as picture:
             return code, written, picture.size
 
@@ -69,29 +69,37 @@ def test_fig1_has_every_point_of_the_grid_with_its_spread(made):
     assert point["average"]["mean"] == pytest.approx(0.52) and point["average"]["n"] == 2
 
 
-def test_fig1_without_one_cell_is_drawn_says_which_and_fails(made, capsys):
+def test_fig1_without_one_cell_is_drawn_says_which_and_fails(made, tmp_path, capsys):
     code, values, _ = made(fig1, fail=[fig1.CELLS[4]])
     assert code == 1 and "4 steps, 70% of the blocks, seed 0 failed" in capsys.readouterr().out
     assert values["points"][4]["average"]["n"] == 1
+    text = (tmp_path / "fig1.md").read_text()
+    assert "| 70% of the blocks | 0.520 ± 0.014 / 0.500 ± 0.000 / n/a | 0.560 ± 0.000 /" in text
+    assert "4 steps, 70% of the blocks, seed 0 failed: not run" in text
 
 
-def test_fig2_keeps_the_papers_points_apart(made):
+def test_fig2_keeps_the_papers_points_apart(made, tmp_path):
     code, values, _ = made(fig2)
     assert code == 0 and values["points"]["teacher"]["seconds"]["mean"] == 1.5
+    text = (tmp_path / "fig2.md").read_text()
+    assert "| teacher | 1.500 ± 0.707 | 0.510 ± 0.014 | 0.500 ± 0.000 | n/a |" in text
+    assert text.index("measured here") < text.index("printed in the paper") < text.index("| dmd2 | 35.4 | 0.716 |")
     assert values["paper"]["dmd2"] == {"seconds": 35.4, "average": 0.716}
     assert values["points"]["dmd2"]["average"]["mean"] != 0.716
 
 
-def test_fig4_is_the_mean_over_seeds_of_the_error_without_each_block(made):
+def test_fig4_is_the_mean_over_seeds_of_the_error_without_each_block(made, tmp_path):
     _, values, _ = made(fig4)
     assert [e["mean"] for e in values["error_without"]["blocks"]] == pytest.approx([3.0, 0.1, 0.7])
     assert values["kept_in_seeds"]["blocks"] == [2, 1, 1] and values["error_with_all"]["mean"] == 0.05
+    assert "| blocks 2 | 0.700 ± 0.707 | 1 |" in (tmp_path / "fig4.md").read_text()
 
 
-def test_fig7_shows_the_last_clip_of_each_beta_and_how_much_it_changes(made):
+def test_fig7_shows_the_last_clip_of_each_beta_and_how_much_it_changes(made, tmp_path):
     code, values, size = made(fig7, seeds=(0,))
     assert code == 0 and size[1] > size[0] / 2, "one line of frames each"
     assert [line["label"] for line in values["lines"]][:2] == ["teacher", "beta2 0"]
     for line in values["lines"]:
         assert line["video"].endswith("/7.mp4") and not line["video"].startswith("/")
+        assert f"| {line['label']} | {line['change']:.4f} |" in (tmp_path / "fig7.md").read_text()
         assert 0.1 < line["change"] < 0.4  # independent uniform noise changes by 1/3, less after H.264

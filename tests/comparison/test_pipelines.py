@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 from benchmarks import table1, timing
-from benchmarks.pipelines import Contestant, Stock, clips
+from benchmarks.cells import Scale
+from benchmarks.pipelines import Contestant, Stock, clips, seconds
 from flc.data.shapes import draw, sample_spec
 from flc.errors import UserError
 from flc.evaluate.manifest import Shot
@@ -44,8 +46,8 @@ def test_a_contestant_is_read_as_it_is_written():
 
 def test_clips_are_the_stock_pipelines_with_and_without_a_first_frame(stock, image, adapter):
     shots = [Shot("a red circle moving left", 0, 3, None), Shot("a red circle moving left", 0, 3, image)]
-    videos, seconds = clips(stock, shots, SIZE)
-    assert videos.shape == (2, *SIZE, 3) and seconds > 0
+    videos = clips(stock, shots, SIZE)
+    assert videos.shape == (2, *SIZE, 3)
     pipe = adapter.stock_pipeline(EMBEDDED, False)
     pipe.set_progress_bar_config(disable=True)
     size = {"height": 48, "width": 48, "num_frames": 5, "num_inference_steps": 2, "guidance_scale": 2.0}
@@ -85,6 +87,38 @@ def test_a_row_that_fails_says_why_and_the_table_is_finished(tmp_path, monkeypat
     assert text in capsys.readouterr().out
 
 
+def test_times_of_pipelines_are_taken_in_turn_and_one_without_a_time_keeps_its_row(monkeypatch, capsys):
+    seen = []
+
+    def seconds(stock, shots, size):
+        seen.append((stock.contestant.name, len(shots)))
+        if stock.contestant.name == "odd":
+            raise IndexError("no such step")
+        return float(len(seen))
+
+    monkeypatch.setattr(table1, "seconds", seconds)
+    names = ("a", "odd", "b", "failed")
+    rows = {name: {"error": "why"} if name == "failed" else {} for name in names}
+    monkeypatch.setattr(Scale, "read", lambda self: {"timing": {"rounds": 2, "clips": 3}})
+    args = Namespace(scale="tiny", suite="shapes", model=None, data=None, set=[], launch="")
+    table1.add_times(rows, {name: Contestant(name, EMBEDDED) for name in names}, args)
+    assert seen == [("a", 3), ("odd", 3), ("b", 3), ("a", 3), ("b", 3)]
+    assert rows["a"]["seconds"]["mean"] == 2.5 and rows["b"]["seconds"]["n"] == 2
+    assert rows["odd"] == {} and "odd has no time: IndexError" in capsys.readouterr().err
+
+
+def test_a_pipeline_is_warm_before_its_time_is_taken(stock):
+    """Its steps, seen by the scheduler: a short call first, then each shot's own."""
+    asked = []
+    pipe = stock.pipe(False)
+    plain = pipe.scheduler.set_timesteps
+    pipe.scheduler.set_timesteps = lambda steps, **more: asked.append(steps) or plain(steps, **more)
+    long = Stock(Contestant("teacher", EMBEDDED, steps=3, guidance=1.0), "cpu", "float32")
+    long.loaded = stock.loaded
+    shot = Shot("a red circle moving left", 0, 3, None)
+    assert seconds(long, [shot, shot], SIZE) > 0 and asked == [2, 3, 3]
+
+
 def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json_when_they_are_run_again(
     tmp_path, image, monkeypatch, capsys
 ):
@@ -92,7 +126,7 @@ def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json_when_they_a
     (tmp_path / "prompts.jsonl").write_text(
         json.dumps({"prompt": "a red circle moving left", "image": image.name}) + "\n"
     )
-    (tmp_path / "small.yaml").write_text("frames: 5\nheight: 48\nwidth: 48\n")
+    (tmp_path / "small.yaml").write_text("frames: 5\nheight: 48\nwidth: 48\ntiming: {rounds: 2, clips: 1}\n")
     monkeypatch.setattr("benchmarks.cells.SCALES", tmp_path)
     monkeypatch.setattr(table1, "RESULTS", tmp_path)
     written = {}
