@@ -35,6 +35,7 @@ def cells_of(name: str, scale: str) -> list[Cell]:
 def passed_on(args: argparse.Namespace) -> list[str]:
     """The arguments of each table's own command."""
     given = [f"--{name}={value}" for name in PASSED_ON if (value := getattr(args, name))]
+    given += ["--commit"] if args.commit else []
     return [*given, "--seeds", *map(str, args.seeds), *(["--set", *args.set] if args.set else [])]
 
 

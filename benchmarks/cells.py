@@ -22,6 +22,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import yaml
@@ -111,10 +112,14 @@ def stem_of(recipe: Recipe) -> str:
 
 
 class Runs:
-    """The runs of one scale in a folder; at most `jobs` at a time, one core each."""
+    """The runs of one scale in a folder; at most `jobs` at a time, one core each. `committing`: what is kept of a
+    cell is committed to git as it ends."""
 
-    def __init__(self, folder: Path, scale: Scale, jobs: int, kept: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, scale: Scale, jobs: int, kept: Path | None = None, committing: bool = False
+    ) -> None:
         self.folder, self.scale, self.jobs = folder / scale.name, scale, jobs
+        self.committing, self._git = committing, Lock()
         self.kept = (kept or RESULTS / "cells") / scale.name
 
     def path(self, cell: Cell, seed: int) -> Path:
@@ -165,12 +170,20 @@ class Runs:
         self._call(["compress", "--resume", "--out", str(out)], out)
         if (out / "metrics.json").exists():
             self._keep(out)
+            if self.committing:
+                self._commit(self.kept / out.name, f"{self.scale.name}: {cell.label}, seed {seed}")
 
     def _keep(self, out: Path) -> None:
         for name in filter(lambda name: (out / name).exists(), KEPT):
             place = self.kept / out.name / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(out / name, place)
+
+    def _commit(self, place: Path, message: str) -> None:
+        """These files alone, whatever else is staged. git's own complaint goes to the terminal, and the run goes on."""
+        with self._git:
+            for command in (["add", "--", place], ["commit", "-q", "-m", message, "--", place]):
+                subprocess.run(["git", *command], cwd=self.kept)
 
     def _call(self, arguments: list[str], out: Path) -> int:
         """`flc` in processes of its own, on one core; what it says is in log.txt."""

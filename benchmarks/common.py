@@ -13,13 +13,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def commit() -> str:
-    """The commit measured, with a mark when the tree held anything else (results themselves aside)."""
+    """The commit measured: the last one of anything but results; with a mark when the tree held anything else."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     changed = [line for line in git("status", "--porcelain").splitlines() if "benchmarks/results" not in line]
-    return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    last = git("log", "-1", "--abbrev=12", "--format=%h", "--", ".", ":(exclude)benchmarks/results")
+    return last + ("+changes" if changed else "")
 
 
 def write(name: str, script: str, values: dict[str, Any]) -> Path:

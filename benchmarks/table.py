@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
     parser.add_argument("--jobs", type=int, help="runs at a time, one core each; the scale's own when absent")
+    parser.add_argument("--commit", action="store_true", help="commit each cell's results to git as it ends")
     parser.add_argument("--list", action="store_true", help="print the runs that are missing, and stop")
     parser.add_argument("--dry-run", action="store_true", help="plan, memory and time of each cell, and stop")
     parser.add_argument("--model", help="folder of the scale's model")
@@ -112,7 +113,7 @@ def scale_of(args: argparse.Namespace) -> Scale:
 
 def runs_of(args: argparse.Namespace) -> Runs:
     scale = scale_of(args)
-    return Runs(args.runs, scale, args.jobs or scale.read().get("jobs", 2))
+    return Runs(args.runs, scale, args.jobs or scale.read().get("jobs", 2), committing=args.commit)
 
 
 def plan(runs: Runs, cells: list[Cell], args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,6 +85,27 @@ def test_a_finished_cell_is_kept_and_needs_no_second_run_but_where_its_clips_are
     assert files == ["commit.txt", "metrics.json", "pipeline/flc.json", "score/plan.json"]
 
 
+def test_what_is_kept_of_a_cell_is_committed_alone_as_it_ends(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q")
+    git("config", "user.name", "a")
+    git("config", "user.email", "a@b.c")
+    (tmp_path / "other").write_text("staged, and not of the cell")
+    git("add", "other")
+
+    def finish(self, arguments, out):
+        (out / "metrics.json").write_text(json.dumps({"rows": [{"name": "student", "average": 0.5}]}))
+        return 0
+
+    monkeypatch.setattr(Runs, "_call", finish)
+    cells = [Cell("one"), Cell("two", {"steps": 2})]
+    Runs(tmp_path / "runs", TINY, 2, tmp_path / "kept", committing=True).run(cells, [0])
+    assert sorted(git("log", "--format=%s").splitlines()) == ["tiny: one, seed 0", "tiny: two, seed 0"]
+    assert git("log", "--name-only", "--format=").count("metrics.json") == 2 and "other" not in git("ls-tree", "HEAD")
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))
 def test_every_scale_gives_every_table_a_valid_recipe(name):
     from benchmarks.all import EVERY, cells_of
@@ -99,9 +121,14 @@ def test_every_scale_gives_every_table_a_valid_recipe(name):
 def test_the_paper_s_guidance_is_the_full_sizes():
     betas = {
         name: tuple(Cell("c").at(Scale(name), 0).teacher.options[b] for b in ("beta1", "beta2"))
-        for name in ("wan-1.3b", "wan-14b", "hunyuan-13b")
+        for name in ("wan-1.3b", "wan-14b", "wan-ti2v-5b", "hunyuan-13b")
     }
-    assert betas == {"wan-1.3b": (3.5, 0.25), "wan-14b": (3.5, 0.25), "hunyuan-13b": (2.0, 0.25)}
+    wan = {name: (3.5, 0.25) for name in ("wan-1.3b", "wan-14b", "wan-ti2v-5b")}
+    assert betas == wan | {"hunyuan-13b": (2.0, 0.25)}
+    for name, (beta1, _) in betas.items():
+        for teacher in ("cfg", "magic", "strong", "weak"):
+            options = Cell("c", {"teacher": teacher}).at(Scale(name), 0).teacher.options
+            assert options["scale"] == beta1, "all methods' guidance is as strong"
 
 
 def test_table_5_is_the_papers_own_sweep_at_full_size_and_the_models_here():
@@ -121,11 +148,25 @@ def test_everything_passes_on_where_the_weights_are(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(
         "subprocess.run", lambda command, **more: called.append(command) or SimpleNamespace(returncode=0)
     )
-    flags = ["--scale", "wan-14b", "--only", "table2", "--model", "W", "--set", "frames=9", "zero=2", "--seeds", "3"]
+    flags = [
+        "--commit",
+        "--scale",
+        "wan-14b",
+        "--only",
+        "table2",
+        "--model",
+        "W",
+        "--set",
+        "frames=9",
+        "zero=2",
+        "--seeds",
+        "3",
+    ]
     monkeypatch.setattr("sys.argv", ["all", *flags, "--runs", str(tmp_path)])
     assert everything.main() == 0
     ((_, _, module, *passed),) = called
-    assert module == "benchmarks.table2" and {"--scale=wan-14b", "--model=W", f"--runs={tmp_path}"} <= set(passed)
+    assert module == "benchmarks.table2" and "--commit" in passed
+    assert {"--scale=wan-14b", "--model=W", f"--runs={tmp_path}"} <= set(passed)
     assert passed[passed.index("--set") + 1 :] == ["frames=9", "zero=2"]
     assert passed[passed.index("--seeds") + 1] == "3" and "hours" not in capsys.readouterr().out
 

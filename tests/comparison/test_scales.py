@@ -45,8 +45,8 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "engine"),
-    [("wan-1.3b", {"engine": "plain", "zero": None}), ("wan-14b", {})],
-    ids=["plain", "deepspeed, as written"],
+    [("wan-1.3b", {"engine": "plain", "zero": None}), ("wan-14b", {}), ("wan-ti2v-5b", {})],
+    ids=["plain", "deepspeed, as written", "image-to-video, deepspeed, as written"],
 )
 def test_the_flagships_cell_is_planned_with_its_memory_and_time(places, tmp_path, name, engine):
     runs = Runs(tmp_path, Scale(name, SMALL | places | engine), 1)
