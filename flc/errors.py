@@ -7,8 +7,10 @@ class UserError(ValueError):
     """Shown as one line on stderr with exit code 2; a traceback only with `--debug`."""
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; the state is saved. Exit code 128 + `signal`."""
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; the state is saved. Exit code 128 + `signal`.
+
+    No `Exception`, as KeyboardInterrupt is none: what plugins and libraries raise is caught in places, this is not."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")

@@ -20,8 +20,9 @@ from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, placed, read_yaml,
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import DONE, check_out, check_resumed, require, write_whole
+from flc.run.folders import check_out, check_resumed, require, write_whole
 from flc.run.job import STAGES, Job, check_device
+from flc.run.marks import changed, check_chain
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
 
@@ -107,29 +108,6 @@ def make_folder(out: Path) -> None:
         raise UserError(f"--out {out} cannot be made: {error.strerror}") from error
 
 
-#: The recipe's fields that a finished stage was made with. The lock file holds one value of each for all stages, so
-#: that it can repeat a run; on which device a stage ran may change.
-MADE_WITH = {
-    "data": ("model", "data", "seed", "height", "width", "frames", "prepare"),
-    "score": ("pruner", "keep", "score", "dtype", "negative_prompt"),
-    "prune": (),
-    "recover": ("recovery", "recover", "engine", "zero"),
-    "distill": ("distiller", "teacher", "steps", "distill"),
-}
-
-
-def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
-    """(stage, field) where a finished stage, of those ahead of `before`, was made with another value of the field."""
-    lock = job.out / LOCK
-    if not lock.exists():
-        return []
-    was, now = completed(resolve(read_yaml(lock), {}, {})), placed(job.recipe, absolute)
-    names = list(MADE_WITH)
-    ahead = names[: names.index(before)] if before in names else names
-    there = [name for name in ahead if (job.out / name / DONE).exists()]
-    return [(name, f) for name in there for f in MADE_WITH[name] if getattr(was, f) != getattr(now, f)]
-
-
 def absolute(place: str) -> str:
     return str(Path(place).absolute())
 
@@ -183,8 +161,10 @@ def stage(name: str, values: dict[str, Any]) -> None:
         values = values | {"model": alone}
     fresh = name == "score" or alone  # the other stages go on in a folder by their nature
     check_out(values["out"], values["resume"] or not fresh)
-    if values["resume"]:
+    if values["resume"] or (not fresh and values["out"].exists()):
         check_resumed(values["out"], LOCK)
+    if alone:
+        check_apart(values["out"], alone)
     inputs = [] if alone else stage_inputs(name, values)
     job = make_job(values, [name])
     if alone and job.recipe.evaluate.lpips:
@@ -192,7 +172,7 @@ def stage(name: str, values: dict[str, Any]) -> None:
     if not fresh and (found := changed(job, name)):
         made, field = found[0]
         raise UserError(f"{job.out / made} was made with another {field}: leave that out, or give another --out")
-    check_inputs(job, name, inputs)
+    check_inputs(job, name, inputs, values)
     with signals():
         if name == "score":
             begin(job, values["resume"])
@@ -215,6 +195,14 @@ def stage(name: str, values: dict[str, Any]) -> None:
             job.console.say(str(finish.report(job)))
 
 
+def check_apart(out: Path, pipeline: Path) -> None:
+    """A finished folder is measured in an --out of its own: in another run's it would take the place of its lock file
+    and measurements."""
+    lock = out / LOCK
+    if lock.exists() and read_yaml(lock).get("model") != absolute(str(pipeline)):
+        raise UserError(f"--out {out} holds another run: measure --pipeline {pipeline} in a folder of its own")
+
+
 def stage_inputs(name: str, values: dict[str, Any]) -> list[Path]:
     """The folders a stage starts from; `UserError` for the first that is missing."""
     out: Path = values["out"]
@@ -231,8 +219,21 @@ def stage_inputs(name: str, values: dict[str, Any]) -> list[Path]:
     return [require(*need) for need in needs.get(name, [])]
 
 
-def check_inputs(job: Job, name: str, inputs: list[Path]) -> None:
-    """That a stage can read what it starts from, before anything is written."""
+#: Of the user's own folders, by stage and flag: which input of the stage each stands for.
+GIVEN = {
+    "prune": {"plan": "plan"},
+    "recover": {"plan": "plan"},
+    "distill": {"plan": "plan", "weights": "recovered"},
+    "export": {"plan": "plan", "weights": "student"},
+}
+
+
+def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]) -> None:
+    """That a stage can read what it starts from, and that this belongs together, before anything is written."""
+    given = {which: values[flag] for flag, which in GIVEN.get(name, {}).items() if values.get(flag)}
+    if name == "report":
+        inputs = [job.out / stage for stage in ("recover", "distill", "evaluate", "pipeline")]
+    check_chain(job, inputs, given)
     if name == "report" or not inputs:
         return
     plan = stages.read_plan(job, inputs[0])

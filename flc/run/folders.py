@@ -18,9 +18,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from flc.errors import UserError, out_of_space
-from flc.train.loop import CHECKPOINTS
+from flc.train.loop import CHECKPOINTS, checkpoint_path
 
-DONE, PARTIAL, FINGERPRINT = "done.json", ".partial-", "fingerprint.json"
+DONE, PARTIAL, OLD, FINGERPRINT = "done.json", ".partial-", ".old-", "fingerprint.json"
 
 
 def fingerprint_of_folder(folder: Path) -> str:
@@ -39,9 +39,14 @@ def fingerprint_of_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a fingerprint holds them."""
+    return json.loads(json.dumps(options, default=str))
+
+
 def fingerprint(options: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
     folders = {name: fingerprint_of_folder(path) for name, path in inputs.items()}
-    return {"options": json.loads(json.dumps(options, default=str)), "inputs": folders}
+    return {"options": as_json(options), "inputs": folders}
 
 
 def sync(path: Path) -> None:
@@ -86,7 +91,8 @@ def run_stage(
 ) -> bool:
     """Run `work(temporary folder)` unless `final` holds the same stage already. Whether it ran.
 
-    `work` may return facts that are kept in done.json. Only the leader rank touches the folders' names.
+    `work` may return facts that are kept in done.json. Only the leader rank touches the folders' names. `UserError`
+    where this would remove a folder that is no stage's, or a training that was stopped.
     """
     mark = fingerprint(options, inputs)
     if is_done(final, mark):
@@ -96,6 +102,9 @@ def run_stage(
         if leader:
             settle(partial, final)
         return False
+    if leader and final.exists() and not (final / DONE).exists():
+        raise UserError(f"{final} holds no finished stage of a run: move it away, or give another --out")
+    check_stopped(partial, mark)
     try:
         if leader and read_json(partial / FINGERPRINT) != mark:
             shutil.rmtree(partial, ignore_errors=True)
@@ -114,13 +123,29 @@ def run_stage(
     return True
 
 
+def check_stopped(partial: Path, mark: dict[str, Any]) -> None:
+    """Hours of training are not thrown away because an option is another one now. All ranks see the same."""
+    before = read_json(partial / FINGERPRINT)
+    if before is None or before == mark or checkpoint_path(partial / CHECKPOINTS) is None:
+        return
+    pairs = ((before[part], mark[part]) for part in ("options", "inputs"))
+    other = ", ".join(key for was, now in pairs for key in was | now if was.get(key) != now.get(key))
+    raise UserError(
+        f"{partial} holds a stopped training with another {other}: go on with the former, or remove that folder"
+    )
+
+
 def settle(partial: Path, final: Path) -> None:
     """From a partial folder with done.json to the final one; every step may be repeated after a kill."""
+    old = final.with_name(OLD + final.name)  # a stage that is there is whole: it goes under another name
     shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
     (partial / FINGERPRINT).unlink(missing_ok=True)
-    shutil.rmtree(final, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
     partial.rename(final)
     sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def nearest_existing(path: Path) -> Path:
@@ -132,10 +157,14 @@ def nearest_existing(path: Path) -> Path:
 
 def check_out(out: Path, resume: bool) -> None:
     """Refuse an --out that is a file or lies under one, and one in use unless the run is resumed."""
-    there = nearest_existing(out)
+    try:
+        there = nearest_existing(out)
+        used = there == out.absolute() and there.is_dir() and any(out.iterdir())
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be used: {error.strerror}") from error
     if not there.is_dir():
         raise UserError(f"--out {out}: {there} is a file: give a folder")
-    if there == out.absolute() and any(out.iterdir()) and not resume:
+    if used and not resume:
         raise UserError(f"--out {out} is not empty: give another folder, or --resume to go on in it")
 
 
@@ -144,7 +173,7 @@ def check_resumed(out: Path, lock: str) -> None:
     if not out.exists():
         raise UserError(f"--out {out} does not exist, there is nothing to resume: mend its name, or leave --resume out")
     if not (out / lock).exists() and any(not p.name.startswith(".") for p in out.iterdir()):
-        raise UserError(f"--out {out} has no {lock}, so it holds no run to resume: mend its name")
+        raise UserError(f"--out {out} has no {lock}, so it holds no run to go on with: mend its name")
 
 
 def require(folder: Path, what: str, hint: str) -> Path:

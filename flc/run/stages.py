@@ -13,7 +13,7 @@ import torch
 from flc.api import Channels, PrunePlan, RecoveryTrainer, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
-from flc.errors import Interrupted, PluginError, UserError
+from flc.errors import PluginError, UserError
 from flc.models.channels import narrowed
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
@@ -21,6 +21,7 @@ from flc.models.view import removed
 from flc.registry import registry
 from flc.run.folders import run_stage
 from flc.run.job import Job
+from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, student_guidance
 from flc.schedule import FewStepSchedule
 
 PLAN, STUDENT = "plan.json", "student.json"
@@ -37,7 +38,6 @@ def clips(job: Job, count: int, seed: int, begin: int = 0) -> Any:
 def prepare(job: Job) -> Path:
     """Clips encoded into latents: `latents.safetensors`, `captions.json`."""
     r, out = job.recipe, job.out / "data"
-    options = {"clips": r.prepare.clips, "size": job.size, "seed": r.seed}
     inputs = {"model": job.model_folder} | ({"data": Path(r.data)} if r.data else {})
 
     def work(folder: Path) -> None:
@@ -47,22 +47,20 @@ def prepare(job: Job) -> Path:
         with job.console.bar("encode clips", r.prepare.clips) as bar:
             encode(job.adapter, source, folder, bar.advance)
 
-    run_stage(out, options, inputs, work, job.ranks.leader)
+    run_stage(out, of_data(job), inputs, work, job.ranks.leader)
     job.ranks.barrier()
     return out
 
 
 def score(job: Job, data: Path) -> Path:
     """Stage I: which blocks stay. `plan.json` holds kept blocks, scores and what the pruner measured."""
-    r, out = job.recipe, job.out / "score"
-    options = {"pruner": r.pruner.model_dump(), "keep": r.keep, "seed": r.seed, **r.score.model_dump()}
-    options |= {"dtype": r.dtype, "negative_prompt": r.negative_prompt}
+    out = job.out / "score"
 
     def work(folder: Path) -> None:
         if job.ranks.leader:
             write_plan(job, data, folder)
 
-    run_stage(out, options, {"model": job.model_folder, "data": data}, work, job.ranks.leader)
+    run_stage(out, of_score(job), {"model": job.model_folder, "data": data}, work, job.ranks.leader)
     job.ranks.barrier()
     return out
 
@@ -97,7 +95,7 @@ def planned(job: Job, pruner: Any, batches: Any) -> PrunePlan:
         if not isinstance(plan, PrunePlan):
             raise TypeError(f"plan() returned {type(plan).__name__}, not an flc.api.PrunePlan")
         written = json.loads(json.dumps({"kept": plan.kept, "channels": plan.channels, "scores": plan.scores}))
-    except (UserError, Interrupted, OSError):
+    except (UserError, OSError):
         raise
     except Exception as error:
         lines = str(error).splitlines() or [""]
@@ -169,7 +167,7 @@ def prune(job: Job, scored: Path) -> Path:
             small = removed(original(job, plan)[0], plan["kept"], job.adapter.stacks)
             small.save_pretrained(folder / "transformer")  # type: ignore[operator]
 
-    run_stage(out, {"dtype": job.recipe.dtype}, {"model": job.model_folder, "plan": scored}, work, job.ranks.leader)
+    run_stage(out, of_prune(job), {"model": job.model_folder, "plan": scored}, work, job.ranks.leader)
     job.ranks.barrier()
     return out
 
@@ -211,21 +209,12 @@ def load_transformer(job: Job, folder: Path) -> Any:
     return job.adapter.prepare(module.requires_grad_(False).eval().to(job.adapter.device))
 
 
-def engine_of(job: Job) -> dict[str, Any]:
-    """What decides a trained stage's rounding and the shape of its checkpoints."""
-    r = job.recipe
-    facts = {"engine": r.engine, "world": job.ranks.world, "dtype": r.dtype, "device": r.device.partition(":")[0]}
-    return facts | ({"zero": job.zero} if r.engine == "deepspeed" else {})
-
-
 def recover(job: Job, data: Path, scored: Path) -> Path:
     """Stage II: the whole network, made to work without its unimportant blocks too. `transformer/`."""
     from flc.train.stage import train_stage
 
     r, out = job.recipe, job.out / "recover"
     objective: RecoveryTrainer = job.algorithm("recovery")
-    options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **r.recover.model_dump()}
-    options |= engine_of(job) | {"negative_prompt": r.negative_prompt}
 
     def work(folder: Path) -> dict[str, Any]:
         plan = read_plan(job, scored)
@@ -241,7 +230,8 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
             job.forget_model()  # its weights are shards now, and what follows runs on the leader alone
         return facts
 
-    run_stage(out, options, {"model": job.model_folder, "data": data, "plan": scored}, work, job.ranks.leader)
+    inputs = {"model": job.model_folder, "data": data, "plan": scored}
+    run_stage(out, of_recover(job), inputs, work, job.ranks.leader)
     job.ranks.barrier()
     return out
 
@@ -268,10 +258,6 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
     r, out = job.recipe, job.out / "distill"
     objective: StepDistiller = job.algorithm("distiller")
     composer = job.algorithm("teacher")
-    guidance = job.guidance if objective.guidance() is None else objective.guidance()
-    options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
-    options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **r.distill.model_dump(), **engine_of(job)}
-    options |= {"guidance": guidance}
 
     def work(folder: Path) -> dict[str, Any]:
         plan, schedule = read_plan(job, scored), student_schedule(job, objective)
@@ -291,11 +277,11 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         if job.ranks.leader:
             teacher = r.teacher.name if objective.trains else "none"
             declared = schedule.declaration() | {"distiller": r.distiller.name, "teacher": teacher}
-            declared["guidance"] = guidance
+            declared["guidance"] = student_guidance(job)
             (folder / STUDENT).write_text(json.dumps(declared, indent=1))
         return facts
 
     inputs = {"model": job.model_folder, "data": data, "plan": scored, "recovered": recovered}
-    run_stage(out, options, inputs, work, job.ranks.leader)
+    run_stage(out, of_distill(job), inputs, work, job.ranks.leader)
     job.ranks.barrier()
     return out

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from flc.errors import UserError
+from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
 from flc.run.compress import completed
+from flc.run.console import Console
+from flc.run.folders import fingerprint
+from flc.run.job import Job
+from flc.run.marks import INPUTS, OPTIONS, changed
+from flc.train.launch import Ranks
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -28,11 +36,15 @@ def test_nothing_to_resume(refused, unloaded, command):
 
 def made(place: Path, **values: object) -> Path:
     """A run's folder as far as the checks of a later command look: its lock file and finished stages."""
-    run = place / "run"
+    run, recipe = place / "run", completed(resolve({"preset": "quick", **values}, {}, {}))
+    job = Job(recipe, run, Console(quiet=True))
+    inputs = {"recover": ["plan"], "distill": ["plan", "recovered"]}
     for stage in ("data", "score", "prune", "recover", "distill"):
         (run / stage).mkdir(parents=True)
-        (run / stage / "done.json").write_text('{"fingerprint": {}}')
-    (run / "recipe.lock.yaml").write_text(lock_text(completed(resolve({"preset": "quick", **values}, {}, {}))))
+        folders = {name: run / INPUTS[name] for name in inputs.get(stage, [])}
+        mark = fingerprint(OPTIONS[stage](job), folders | {"model": job.model_folder})
+        (run / stage / "done.json").write_text(json.dumps({"fingerprint": mark}))
+    (run / "recipe.lock.yaml").write_text(lock_text(recipe))
     (run / "pipeline").mkdir()
     (run / "metrics.json").write_text("{}")
     return run
@@ -43,11 +55,11 @@ def made(place: Path, **values: object) -> Path:
     [
         ("report", ["--seed", "77"], "run/data was made with another seed"),
         ("export", ["--set", "pruner.samples=3"], "run/score was made with another pruner"),
-        ("evaluate", ["--set", "recover.iterations=7"], "run/recover was made with another recover"),
+        ("evaluate", ["--set", "recover.iterations=7"], "run/recover was made with another iterations"),
         ("distill", ["--set", "recovery.alpha=0.5"], "run/recover was made with another recovery"),
         ("evaluate", ["--negative-prompt", "blurry"], "run/score was made with another negative_prompt"),
         ("distill", ["--dtype", "bfloat16"], "run/score was made with another dtype"),
-        ("export", ["--set", "distill.iterations=2"], "run/distill was made with another distill"),
+        ("export", ["--set", "distill.iterations=2"], "run/distill was made with another iterations"),
     ],
 )
 def test_a_later_stage_does_not_change_what_earlier_ones_were_made_with(refused, place, command, flags, says):
@@ -67,7 +79,7 @@ def test_resuming_with_other_options_says_what_is_made_again(place, flc, monkeyp
     code, _, err = flc("compress", "--resume", "--out", "run", "--set", "distill.iterations=7")
     assert code == 2 and "stopped here" in err
     said = " ".join(err.split())
-    assert "run/distill was made with another distill" in said and "run/recover was" not in said
+    assert "run/distill was made with another iterations" in said and "run/recover was" not in said
     _, _, err = flc("compress", "--resume", "--out", "run")
     assert "was made with" not in err
 
@@ -87,3 +99,48 @@ def test_a_report_of_measurements_that_were_edited(refused, place, metrics):
     (run / "metrics.json").write_text(metrics)
     line = refused("report", "--out", "run")
     assert "run/metrics.json or run/pipeline/flc.json is not as" in line and "run them again" in line
+
+
+def test_a_stage_command_touches_no_folder_that_holds_no_run(refused, unloaded, place):
+    """A project's own data/ and pipeline/ are called as ours are."""
+    for name in ("data", "pipeline"):
+        (place / "project" / name).mkdir(parents=True)
+        (place / "project" / name / "precious.txt").write_text("mine")
+    (place / "plan.json").write_text('{"kept": {"blocks": [0]}}')
+    for command in ("prune", "recover"):
+        line = refused(command, "--out", "project", "--plan", "plan.json")
+        assert "project has no recipe.lock.yaml" in line
+
+
+@pytest.mark.parametrize("command", ["export", "evaluate", "report"])
+def test_stages_made_from_another_plan_than_the_one_that_lies_there(refused, place, command):
+    run = made(place)
+    again = json.loads((run / "score" / "done.json").read_text()) | {"again": True}  # scored anew since
+    (run / "score" / "done.json").write_text(json.dumps(again))
+    (run / "score" / "plan.json").write_text('{"kept": {"blocks": [0, 1]}}')
+    line = refused(command, "--out", "run")
+    assert "was made from another run/score: run `flc " in line and "again" in line
+
+
+def test_a_student_of_another_recovery_than_the_one_that_lies_there(refused, place):
+    run = made(place)
+    (run / "recover" / "done.json").write_text((run / "recover" / "done.json").read_text() + " ")
+    assert "run/distill was made from another run/recover: run `flc distill` again" in refused("report", "--out", "run")
+
+
+def test_a_finished_folder_is_not_measured_in_another_run_s(refused, place):
+    run = made(place)
+    shutil.copytree(EMBEDDED, run / "pipeline", dirs_exist_ok=True)
+    line = refused("evaluate", "--pipeline", "run/pipeline", "--out", "run", "--resume")
+    assert "--out run holds another run" in line
+
+
+def test_a_later_stage_may_run_elsewhere_but_resuming_there_makes_it_again(place):
+    """On another device or number of ranks: `compress` would do a finished training again, and says so."""
+    run = made(place)
+    recipe = completed(resolve({"preset": "quick"}, {}, {}))
+    elsewhere = Job(recipe, run, Console(quiet=True), Ranks(0, 2, 0))
+    assert changed(elsewhere, "distill") == [] and changed(elsewhere, "export") == []
+    assert changed(elsewhere) == [("recover", "world"), ("distill", "world")]
+    saving = completed(resolve({"preset": "quick", "recover": {"save_every": 7, "log_every": 3}}, {}, {}))
+    assert changed(Job(saving, run, Console(quiet=True))) == [], "how it is saved changes nothing of it"

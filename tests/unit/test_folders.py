@@ -8,7 +8,7 @@ import json
 import pytest
 
 from flc.errors import UserError
-from flc.run.folders import DONE, FINGERPRINT, fingerprint, run_stage, settle
+from flc.run.folders import DONE, FINGERPRINT, fingerprint, run_stage
 
 
 @pytest.fixture
@@ -76,10 +76,33 @@ def test_a_kill_while_settling_loses_nothing(stage, killed_after):
     if killed_after != "done.json":
         (stage.partial / "checkpoints").rmdir()
     if killed_after == "old result removed":
-        settle(stage.out, stage.out.with_name("elsewhere"))
+        stage.out.rename(stage.out.with_name(".old-out"))
     assert not stage(1), "the work is not done again"
     assert (stage.out / "result").read_text() == "1" and stage.count == 1
     assert not stage.partial.exists()
+
+
+def test_a_stopped_training_is_not_thrown_away_for_other_options(stage):
+    def stop(folder):
+        (folder / "checkpoints" / "step-7").mkdir(parents=True)
+        (folder / "checkpoints" / "step-7" / "state.json").write_text("{}")
+        (folder / "checkpoints" / "latest").write_text("step-7")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        stage(1, work=stop)
+    with pytest.raises(UserError, match="stopped training with another option: go on with the former, or remove"):
+        stage(2)
+    assert (stage.partial / "checkpoints" / "step-7").exists() and stage.count == 0
+    assert stage(1) and stage.count == 1
+
+
+def test_a_folder_that_is_no_stage_is_not_removed(stage):
+    stage.out.mkdir()
+    (stage.out / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no finished stage of a run: move it away"):
+        stage()
+    assert (stage.out / "precious.txt").exists() and stage.count == 0
 
 
 def test_a_cut_off_fingerprint_starts_the_stage_again(stage):

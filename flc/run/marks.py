@@ -1,0 +1,112 @@
+"""What each stage is made with, and whether the stages that lie in a run's folder were.
+
+The options here are the fingerprint's of `folders.run_stage`: a stage is done again when one of them, or a folder that
+it read, is another. A command of one stage does not do the earlier ones again; it refuses what does not fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flc.errors import UserError
+from flc.run.folders import DONE, as_json, fingerprint_of_folder, read_json
+from flc.run.job import Job
+
+#: How a training is saved and shown, not what comes out of it.
+QUIET = {"save_every", "log_every"}
+#: Where a stage ran; the next one may run elsewhere.
+PLACES = {"world", "device"}
+
+
+def engine_of(job: Job) -> dict[str, Any]:
+    """What decides a trained stage's rounding and the shape of its checkpoints."""
+    r = job.recipe
+    facts = {"engine": r.engine, "world": job.ranks.world, "dtype": r.dtype, "device": r.device.partition(":")[0]}
+    return facts | ({"zero": job.zero} if r.engine == "deepspeed" else {})
+
+
+def of_data(job: Job) -> dict[str, Any]:
+    return {"clips": job.recipe.prepare.clips, "size": job.size, "seed": job.recipe.seed}
+
+
+def of_score(job: Job) -> dict[str, Any]:
+    r = job.recipe
+    options = {"pruner": r.pruner.model_dump(), "keep": r.keep, "seed": r.seed, **r.score.model_dump()}
+    return options | {"dtype": r.dtype, "negative_prompt": r.negative_prompt}
+
+
+def of_prune(job: Job) -> dict[str, Any]:
+    return {"dtype": job.recipe.dtype}
+
+
+def of_recover(job: Job) -> dict[str, Any]:
+    r = job.recipe
+    options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **r.recover.model_dump(exclude=QUIET)}
+    return options | engine_of(job) | {"negative_prompt": r.negative_prompt}
+
+
+def of_distill(job: Job) -> dict[str, Any]:
+    r = job.recipe
+    options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
+    options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **r.distill.model_dump(exclude=QUIET)}
+    return options | engine_of(job) | {"guidance": student_guidance(job)}
+
+
+def student_guidance(job: Job) -> float:
+    """Standard-form scale at which the student is sampled."""
+    own: float | None = job.algorithm("distiller").guidance()
+    return job.guidance if own is None else own
+
+
+OPTIONS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "data": of_data,
+    "score": of_score,
+    "prune": of_prune,
+    "recover": of_recover,
+    "distill": of_distill,
+}
+
+
+def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
+    """(stage, option) where a finished stage, of those ahead of `before`, was made with another value of the option
+    (or another model)."""
+    names = list(OPTIONS)
+    ahead = names[: names.index(before)] if before in names else names
+    found = []
+    for name in ahead:
+        mark = (read_json(job.out / name / DONE) or {}).get("fingerprint")
+        if mark is None:
+            continue
+        was, now = mark["options"], as_json(OPTIONS[name](job))
+        passed = PLACES if before else set()
+        found += [(name, key) for key in now | was if key not in passed and was.get(key) != now.get(key)]
+        model = mark["inputs"].get("model")
+        found += [(name, "model")] if model not in (None, fingerprint_of_folder(job.model_folder)) else []
+    return found
+
+
+#: Which stage's folder each input of a later stage is.
+INPUTS = {"data": "data", "plan": "score", "pruned": "prune", "recovered": "recover", "student": "distill"}
+
+
+#: Commands that are not called as their folder is.
+COMMANDS = {"pipeline": "export", "data": "score"}
+
+
+def check_chain(job: Job, stages: list[Path], given: Mapping[str, Path]) -> None:
+    """Refuse `stages` (folders) of which one was made from other folders than those that lie there now. `given`: the
+    user's own, by input."""
+    places = {name: given.get(name, job.out / stage) for name, stage in INPUTS.items()}
+    for folder in stages:
+        mark = (read_json(folder / DONE) or {}).get("fingerprint", {})
+        for name, value in mark.get("inputs", {}).items():
+            place = places.get(name)
+            if place is not None and place.is_file():  # a plan by its file
+                place = place.parent
+            if place is None or not (place / DONE).exists() or fingerprint_of_folder(place) == value:
+                continue
+            command = COMMANDS.get(folder.name, folder.name)
+            way_out = f"run `flc {command}` again" if folder.parent == job.out else "give what belongs together"
+            raise UserError(f"{folder} was made from another {place}: {way_out}")
