@@ -331,6 +331,8 @@ class Objective(Configured, ABC):
     """
 
     setting: Setting
+    zero: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    """ZeRO stages under which it trains with deepspeed."""
 
     def bind(self, setting: Setting) -> Objective:
         """Tell the objective its task; called once by the core before anything else."""

@@ -48,13 +48,17 @@ class MatchingOptions(Base):
     weight_decay: float = option(0.01, "AdamW's, all networks", "ours, Self-Forcing's", ge=0)
     clip: float = option(10.0, "largest gradient norm, all networks", "ours, Self-Forcing's", gt=0)
     ema: float = option(
-        0.99, "decay of the generator's averaged weights, which are handed on", "ours, Self-Forcing's", ge=0, lt=1
+        0.99,
+        "decay of the generator's averaged weights, which are handed on; at most n / (n + 10) after n updates",
+        "ours, Self-Forcing's",
+        ge=0,
+        lt=1,
     )
     sampler: Literal["sde", "ode"] = option(
         "sde", "how the student moves: x0-then-renoise, or Euler", "ours, Self-Forcing has sde"
     )
     exits: Literal["batch", "sample"] = option(
-        "batch", "one exit step for a batch, or one for each sample", "Self-Forcing's is batch"
+        "batch", "one exit step for a batch, or one for each sample", "ours, Self-Forcing's"
     )
     shift: float | None = option(None, "shift of the few-step schedule; default the model's own", "ours", gt=0)
     time_shift: float = option(5.0, "shift of the times at which scores are compared", "ours, Self-Forcing's", gt=0)

@@ -39,9 +39,7 @@ class ScoreStage(Options):
 
 
 class TrainStage(Options):
-    iterations: int = option(
-        1000, "iterations of the stage", "paper: 4000 in II, 1000 updates of the generator in III", ge=0
-    )
+    iterations: int = option(1000, "iterations of the stage", "ours", ge=0)
     batch: int = option(16, "global batch, over all ranks", "paper", "clips", ge=1)
     save_every: int = option(100, "iterations between checkpoints", "ours", ge=1)
     log_every: int = option(10, "iterations between lines of the log", "ours", ge=1)
@@ -53,10 +51,17 @@ class TrainStage(Options):
 
 
 class RecoverStage(TrainStage):
+    iterations: int = option(4000, "iterations of the stage", "paper", ge=0)
     drop_text: float = option(
         0.1, "share of samples whose text is the empty (or negative) prompt, as guided sampling asks for", "ours", ge=0,
         le=1,
     )  # fmt: skip
+
+
+class DistillStage(TrainStage):
+    iterations: int = option(
+        5000, "iterations of the stage", "paper's 1000 updates of the generator, one in five iterations (ours)", ge=0
+    )
 
 
 RowName = Literal["teacher-many", "teacher-few-guided", "teacher-few", "pruned", "recovered", "student"]
@@ -92,7 +97,7 @@ STAGE_OPTIONS: dict[str, type[Options]] = {
     "prepare": DataStage,
     "score": ScoreStage,
     "recover": RecoverStage,
-    "distill": TrainStage,
+    "distill": DistillStage,
     "evaluate": EvaluateStage,
 }
 
@@ -127,8 +132,8 @@ class Recipe(Options):
     teacher: Choice = Choice(name="well-guided")
     prepare: DataStage = DataStage()
     score: ScoreStage = ScoreStage()
-    recover: RecoverStage = RecoverStage(iterations=4000)
-    distill: TrainStage = TrainStage(iterations=1000)
+    recover: RecoverStage = RecoverStage()
+    distill: DistillStage = DistillStage()
     evaluate: EvaluateStage = EvaluateStage()
 
 

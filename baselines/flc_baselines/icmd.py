@@ -77,6 +77,8 @@ class IcmdPruner(Pruner):
 
 
 class IcmdRecovery(RecoveryTrainer):
+    zero = (3,)  # under 1 and 2 deepspeed 0.19.8 fails in its gradient buckets
+
     class Options(Base):
         lr: float = option(1e-5, "learning rate of student and heads", "ours", gt=0)
         matrices: float = option(
@@ -89,7 +91,9 @@ class IcmdRecovery(RecoveryTrainer):
         betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
         warmup: int = option(20, "iterations of linear warm-up", "ours", ge=0)
-        ema: float = option(0.99, "decay of the averaged weights handed on", "ours", ge=0, lt=1)
+        ema: float = option(
+            0.99, "decay of the averaged weights handed on, at most n / (n + 10) after n updates", "ours", ge=0, lt=1
+        )
 
     def roles(self) -> Mapping[str, Role]:
         o = self.options

@@ -34,7 +34,9 @@ class LcmDistiller(StepDistiller):
         target: Literal["ema", "stop-gradient"] = option("ema", "what the student is compared with", "LCM")
         target_decay: float = option(0.95, "decay of the target's moving average", "LCM", ge=0, lt=1)
         c: float = option(1e-3, "pseudo-Huber's c", "ours, FastVideo's", gt=0)
-        ema: float = option(0.99, "decay of the averaged weights handed on", "ours", ge=0, lt=1)
+        ema: float = option(
+            0.99, "decay of the averaged weights handed on, at most n / (n + 10) after n updates", "ours", ge=0, lt=1
+        )
         betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
         weight_decay: float = option(0.0, "AdamW's", "ours", ge=0)

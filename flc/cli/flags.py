@@ -1,4 +1,4 @@
-"""Flags that several commands share: declared once, and gathered into a recipe."""
+"""Flags that several commands share: declared once."""
 
 from __future__ import annotations
 

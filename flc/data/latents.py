@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from flc.api import Batch, Sample
@@ -18,6 +18,7 @@ from flc.data.source import Clip
 from flc.draws import StepDraws
 from flc.flow import shifted
 from flc.models.condition import Condition
+from flc.models.folder import read_tensors
 
 FILE = "latents.safetensors"
 
@@ -43,7 +44,7 @@ class LatentClips:
     """Encoded clips of a folder, drawn into batches."""
 
     def __init__(self, folder: Path, adapter: Any, negative: str = "") -> None:
-        flat = load_file(folder / FILE)
+        flat = read_tensors(folder / FILE)
         self.latents, self.index = flat["latents"], flat["caption"]
         captions = json.loads((folder / "captions.json").read_text())
         self.cond: Condition = adapter.condition(captions, negative)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from flc.api import Metric, Score
-from flc.errors import PluginError
+from flc.errors import UserError
 from flc.evaluate.clips import Clips
 from flc.evaluate.metrics import AVERAGE, average, word_accuracies
 from flc.evaluate.sampling import Prompts, Row
 from flc.recipe import versions
-from flc.registry import registry
+from flc.registry import create, registry
 
 #: What a table cannot do without; a metric beside these may be broken, and is n/a then.
 NEEDED = (*AVERAGE, "distribution", "diversity")
@@ -35,9 +35,9 @@ class Broken(Metric):
 def load(name: str) -> Metric:
     """A registered metric; `PluginError` when one of `NEEDED` is broken."""
     try:
-        cls: Any = registry().load("metric", name)
-        return cls()
-    except PluginError as error:
+        metric: Metric = create("metric", name)
+        return metric
+    except UserError as error:
         if name in NEEDED:
             raise
         return Broken(str(error))
@@ -52,7 +52,12 @@ def metrics() -> dict[str, Metric]:
 def scored(name: str, metric: Metric, clips: Clips, reference: Clips) -> Score:
     """A third party's metric that fails is n/a, with the cause as its note; it does not end the run."""
     try:
-        return metric.score(clips, reference)
+        score = metric.score(clips, reference)
+        if not isinstance(score, Score):
+            raise TypeError(f"score() returned {type(score).__name__}, not an flc.api.Score")
+        if not (math.isnan(score.value) or 0 <= score.value <= 1):
+            raise ValueError(f"score() returned {score.value}, which is not in [0, 1]")
+        return score
     except Exception as error:
         if name in NEEDED:
             raise
@@ -90,7 +95,7 @@ def cpu_name() -> str:
 def described() -> list[dict[str, Any]]:
     """The shapes suite's metrics as metrics.json lists them."""
     return [
-        {"name": n, "summary": m.summary or (m.__doc__ or "").splitlines()[0], "in_average": n in AVERAGE}
+        {"name": n, "summary": m.summary or registry().find("metric", n).algorithm.summary, "in_average": n in AVERAGE}
         for n, m in metrics().items()
     ]
 

@@ -81,7 +81,7 @@ leave the schedule it was trained on.
 
 {table(rows, columns)}
 
-{measured}Means over generated clips, on the machine that made this student; `flc evaluate` repeats them.
+{measured}Means over generated clips, on the machine that made this student.
 
 ## Limits
 

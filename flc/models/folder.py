@@ -77,6 +77,17 @@ def check_weights(folder: Path) -> None:
         header(file)
 
 
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """The tensors of a file that a run wrote itself; `UserError` when it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=device)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is missing or damaged: remove {path.parent} to make it again with --resume") from error
+
+
 def numbers(folder: Path) -> int:
     """How many parameters the safetensors of a folder hold, by their headers."""
     entries = [entry for file in folder.glob("*.safetensors") for name, entry in header(file).items()]
@@ -129,10 +140,14 @@ def adapter_for(folder: Path) -> Any:
     for name in names:
         try:  # an adapter that is broken must not stand in the way of another family's
             cls: Any = registry().load("model", name)
+            if not cls.recognises(index, config):
+                continue
         except PluginError as error:
             faults.append(f" ({error})")
-            continue
-        if cls.recognises(index, config):
+        except Exception as error:  # a stranger's code, on a stranger's config
+            origin = registry().find("model", name).origin
+            faults.append(f" (model {name!r} from {origin} failed: {type(error).__name__}: {error})")
+        else:
             return cls()
     raise UserError(
         f"no model adapter for {index.get('_class_name')} / {config.get('_class_name')} in {folder}: "

@@ -29,18 +29,38 @@ class Notes(BaseModel):
     base_model: str | None = None
 
 
+class Student(Notes):
+    """`student.json`: what stage III says of the student, all of it needed."""
+
+    steps: Whole
+    guidance: Annotated[Number, Field(ge=1)]
+    shift: Annotated[Number, Field(gt=0)]
+    sigmas: list[Number]
+    sampler: Literal["sde", "ode"]
+    distiller: str
+    teacher: str
+
+
 def read_notes(folder: Path) -> dict[str, Any]:
     """The folder's notes, without entries that are null; empty when there is no file."""
     path = folder / NOTES
-    if not path.exists():
-        return {}
+    values = checked(path, Notes, "mend it, or download it again") if path.exists() else {}
+    if "sigmas" in values and "steps" not in values:
+        raise UserError(f"{path}: sigmas without steps: mend it, or download it again")
+    return values
+
+
+def read_student(path: Path) -> dict[str, Any]:
+    """What a `student.json` declares."""
+    return checked(path, Student, "it is written by `flc distill`")
+
+
+def checked(path: Path, model: type[Notes], way_out: str) -> dict[str, Any]:
     values = {name: value for name, value in read_json(path).items() if value is not None}
     try:
-        notes = Notes(**values)
+        model(**values)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
-        raise UserError(f"{path}: {where} {fault['msg']}: mend it, or download it again") from error
-    if notes.sigmas is not None and notes.steps is None:
-        raise UserError(f"{path}: sigmas without steps: mend it, or download it again")
+        raise UserError(f"{path}: {where} {fault['msg']}: {way_out}") from error
     return values

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from flc.errors import Interrupted, UserError
 from flc.models.folder import check, read_json
+from flc.models.notes import read_student
 from flc.options import parse_set
 from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, placed, read_yaml, resolve
 from flc.registry import create
@@ -45,7 +46,7 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     if values.get("recipe"):
         file = read_yaml(values["recipe"])
         check_preset(given, file, values["recipe"], "leave it out")
-    elif lock.exists() and not values.get("dry_run"):
+    elif lock.exists() and (values.get("resume") or not values.get("dry_run")):
         file = read_yaml(lock)
         check_preset(given, file, lock, "give another --out")
     else:
@@ -98,6 +99,7 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
     ranks = from_environment(recipe.engine, recipe.device)
     job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check(planned)
+    stages.check_objectives(job, planned)
     return job
 
 
@@ -125,8 +127,8 @@ def begin(job: Job, resume: bool) -> None:
 def compress(values: dict[str, Any]) -> None:
     if not values["dry_run"]:
         check_out(values["out"], values["resume"])
-        if values["resume"]:
-            check_resumed(values["out"], LOCK)
+    if values["resume"]:
+        check_resumed(values["out"], LOCK)
     job = make_job(values)
     if values["dry_run"]:
         from flc.run.estimate import dry_run
@@ -240,7 +242,7 @@ def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]
     for folder in inputs[1:]:
         stages.check_channels(job, plan, folder)
     if name in ("export", "evaluate"):
-        read_json(inputs[-1] / stages.STUDENT)
+        read_student(inputs[-1] / stages.STUDENT)
 
 
 def print_table(job: Job) -> None:

@@ -23,6 +23,7 @@ from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
 from flc.models.folder import EMBEDDED, NOTES, read_json
+from flc.models.notes import read_student
 from flc.models.view import blocks_of
 from flc.recipe import Recipe, RowName, lock_text, placed
 from flc.registry import registry
@@ -42,9 +43,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
     def work(folder: Path) -> None:
         if not job.ranks.leader:
             return
-        declared, plan = read_json(distilled / STUDENT), read_plan(job, scored)
-        if not {"steps", "shift", "sampler"} <= declared.keys():
-            raise UserError(f"{distilled / STUDENT} says no steps, shift and sampler: it is written by `flc distill`")
+        declared, plan = read_student(distilled / STUDENT), read_plan(job, scored)
         schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
         student = load_transformer(job, distilled)
         share = job.budget.share(plan["kept"], plan["channels"])
@@ -61,7 +60,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         "size": job.size,
         "dtype": job.recipe.dtype,
         "recovery": job.recipe.recovery.name,
-        "model": job.recipe.model,
+        "name": public(job.recipe).model,
     }
     run_stage(out, options, inputs, work, job.ranks.leader)
     job.ranks.barrier()
@@ -93,7 +92,7 @@ class Entry:
 def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> list[Entry]:
     """The table: the teacher at many and at few steps, after each stage, and the student."""
     r, adapter = job.recipe, job.adapter
-    declared, kept = read_json(distilled / STUDENT), read_plan(job, scored)["kept"]
+    declared, kept = read_student(distilled / STUDENT), read_plan(job, scored)["kept"]
     many, few, guidance = r.evaluate.teacher_steps, declared["steps"], job.guidance
     own = adapter.schedule(few, declared["shift"], declared["sampler"]).scheduler
 
@@ -260,7 +259,7 @@ def table_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
 
 def public(recipe: Recipe) -> Recipe:
     """As a model card may show it: files and folders by name, not by where they lie on this machine."""
-    return placed(recipe, lambda place: Path(place).name)
+    return placed(recipe, lambda place: Path(place).resolve().name)
 
 
 def report(job: Job) -> Path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flc.api import Channels, PrunePlan, RecoveryTrainer, Setting, StepDistiller, View
+from flc.api import Channels, Objective, PrunePlan, RecoveryTrainer, Role, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
 from flc.errors import PluginError, UserError
@@ -23,6 +23,7 @@ from flc.run.folders import run_stage
 from flc.run.job import Job
 from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, student_guidance
 from flc.schedule import FewStepSchedule
+from flc.train.nets import check_teacher
 
 PLAN, STUDENT = "plan.json", "student.json"
 
@@ -239,6 +240,35 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
 def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
     shift = objective.shift()
     return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
+
+
+def check_objectives(job: Job, planned: Collection[str]) -> None:
+    """What a trainable stage would refuse at its start, before the first stage; the plan is not known yet, so that
+    half of each stack stands for it."""
+    r, full = job.recipe, View(job.prunable.full)
+    pruned = View({stack: blocks[: max(1, len(blocks) // 2)] for stack, blocks in job.prunable.full.items()})
+    for name, kind in (("recover", "recovery"), ("distill", "distiller")):
+        objective, options = job.algorithm(kind), getattr(r, name)
+        if name not in planned or not objective.trains:
+            continue
+        schedule = student_schedule(job, objective) if kind == "distiller" else None
+        objective.bind(Setting(pruned, full, r.steps, options.iterations, schedule, options.given_share))
+        roles = objective.roles()
+        if kind == "distiller":
+            check_teacher(job.algorithm("teacher"), roles)
+        if r.engine == "deepspeed":
+            check_deepspeed(job, kind, objective, roles)
+
+
+def check_deepspeed(job: Job, kind: str, objective: Objective, roles: Mapping[str, Role]) -> None:
+    from flc.train.deepspeed import check_optim
+
+    if job.zero not in objective.zero:
+        stages = " or ".join(map(str, objective.zero))
+        name = getattr(job.recipe, kind).name
+        raise UserError(f"--{kind} {name} trains with deepspeed under --zero {stages} only, not under {job.zero}")
+    for role in roles.values():
+        check_optim(role.optim)
 
 
 @contextmanager

@@ -29,11 +29,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flc.api import Optim, Role
 from flc.errors import UserError
+from flc.models.folder import read_tensors
 from flc.train.engine import Averaged, finite, followers
 from flc.train.nets import trainable
 
@@ -87,15 +88,18 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def check_optim(optim: Optim | None) -> None:
+    if optim is not None and optim.matrices:
+        raise UserError(
+            "--engine deepspeed has AdamW only: set the options named `matrices` to 0, or use --engine plain"
+        )
+
+
 def settings(module: nn.Module, optim: Optim | None, zero: int, local_batch: int) -> dict[str, Any]:
     """deepspeed's configuration of one engine; without `optim`, of frozen weights."""
     dtypes = {p.dtype for p in module.parameters()}
     if torch.float16 in dtypes:
         raise UserError("--engine deepspeed trains in float32 or bfloat16: float16 would need loss scaling")
-    if optim is not None and optim.matrices:
-        raise UserError(
-            "--engine deepspeed has AdamW only: set the options named `matrices` to 0, or use --engine plain"
-        )
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": local_batch,
         "gradient_accumulation_steps": 1,
@@ -124,6 +128,7 @@ class DeepSpeedEngine:
         self.hooks: list[Any] = []
         for name, parameters in self.parameters.items():
             assert id(modules[name]) not in self.engines, "two trained roles share one module"
+            check_optim(roles[name].optim)
             self.activate(name)  # deepspeed takes what requires a gradient
             for p in parameters.values():
                 # before deepspeed's own, which takes `p.grad` away
@@ -265,7 +270,7 @@ class DeepSpeedEngine:
             )
             for name in self._averages_of(role):
                 path, average = self._average_file(folder, role, name), self.averages[name]
-                average.values = load_file(path, device=str(self.device))
+                average.values = read_tensors(path, str(self.device))
                 with safe_open(path, "pt") as file:
                     average.count = json.loads(file.metadata()["count"])
                 if name != role:

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flc.api import Role
 from flc.errors import NonFinite, UserError
+from flc.models.folder import read_tensors
 from flc.train.nets import trainable
 
 
@@ -195,7 +196,7 @@ class PlainEngine:
     def load(self, folder: Path) -> None:
         for name, parameters in self.parameters.items():
             path = folder / f"{name}.safetensors"
-            flat = load_file(path, device=str(next(iter(parameters.values())).device))
+            flat = read_tensors(path, str(next(iter(parameters.values())).device))
             names = list(parameters)
             with torch.no_grad():
                 for n, p in self.masters[name].items():

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from flc.api import Batch, Net
+from flc.models.folder import read_tensors
 from flc.sample import sample
 from flc.schedule import FewStepSchedule
 
@@ -92,4 +93,4 @@ class Health:
         record = self.record()
         if not record["last"] or deviation(record["last"]) < COLLAPSED or record["deviation"] >= COLLAPSED:
             return None
-        return record["step"], load_file(self.folder / BEST)
+        return record["step"], read_tensors(self.folder / BEST)

@@ -45,10 +45,25 @@ def from_environment(engine: str, device: str) -> Ranks:
         return Ranks()
     if engine == "plain":
         raise UserError(f"{world} processes were started but --engine is plain: add --engine deepspeed")
+    check_gpus(world, local, device)
     from flc.train.deepspeed import initialise
 
     initialise(device)
     return Ranks(rank, world, local)
+
+
+def check_gpus(world: int, local: int, device: str) -> None:
+    """That each rank of a machine has a GPU of its own."""
+    import torch
+
+    kind, index = torch.device(device).type, torch.device(device).index
+    if kind != "cuda" or world == 1:
+        return
+    if index is not None:
+        raise UserError(f"--device {device} is one GPU, and {world} processes were started: give --device cuda")
+    if local >= torch.cuda.device_count():
+        text = f"{local + 1} processes or more were started on this machine, which has {torch.cuda.device_count()} GPUs"
+        raise UserError(f"{text}: give --nproc-per-node {torch.cuda.device_count()}")
 
 
 def number(name: str, otherwise: int) -> int:

@@ -236,6 +236,14 @@ class RoleNets:
         return self._teacher(x, t, cond, self.rng)
 
 
+def check_teacher(teacher: TeacherComposer, roles: Mapping[str, Role]) -> None:
+    """That this teacher finds among an objective's networks what it composes from."""
+    leans = any(query.adapter for query in teacher.needs())
+    if leans and not any(role.train == "lora" for role in roles.values()):
+        raise UserError("this teacher leans on the fake's low-rank branch, and this distiller trains none: "
+                        "choose another --teacher, or a distiller with a LoRA fake")  # fmt: skip
+
+
 def connect(
     adapter: Any,
     modules: Mapping[str, nn.Module],
@@ -257,10 +265,7 @@ def connect(
     heads = {name: call(name) for name, role in roles.items() if role.train == "head"}
     if teacher is None:
         return RoleNets(nets, None, heads)
-    leans = any(query.adapter for query in teacher[0].needs())
-    if leans and not any(role.train == "lora" for role in roles.values()):
-        raise UserError("this teacher leans on the fake's low-rank branch, and this distiller trains none: "
-                        "choose another --teacher, or a distiller with a LoRA fake")  # fmt: skip
+    check_teacher(teacher[0], roles)
     real = RoleNet(adapter, modules[TEACHER], call(TEACHER), View())
     whole = RoleNet(adapter, modules[UNPRUNED], call(UNPRUNED), View()) if UNPRUNED in modules else None
     if whole is not None and any(query.adapter for query in teacher[0].needs() if query.view == "unpruned"):

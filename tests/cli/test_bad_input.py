@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +23,11 @@ from flc.data.source import write_video
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
+from flc.run.compress import completed
 from flc.run.console import Console
-from flc.run.job import Job
-from flc.train.launch import Ranks
+from flc.run.job import STAGES, Job
+from flc.run.stages import check_objectives
+from flc.train.launch import Ranks, check_gpus
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 
@@ -240,6 +244,45 @@ def test_data_with_a_later_video_that_is_none_or_too_short(refused, place):
     assert "clips/b.mp4 has 5 frames, 17 are needed: give --frames 5" in line
     (folder / "b.mp4").write_bytes((folder / "a.mp4").read_bytes()[:60])
     assert "clips/b.mp4 cannot be read as a video" in refused("compress", "--out", "run", "--data", "clips")
+
+
+# -- what does not go together ---------------------------------------------------------------------------------
+
+
+def test_a_teacher_that_needs_another_distiller_is_refused_before_the_first_stage(refused, place):
+    line = refused("compress", "--out", "run", "--teacher", "magic")
+    assert "leans on the fake's low-rank branch" in line and "choose another --teacher" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"recovery": {"matrices": 0.01}}, "AdamW only: set the options named `matrices` to 0"),
+        ({"recovery": "icmd"}, "--recovery icmd trains with deepspeed under --zero 3 only, not under 2"),
+        ({"recovery": "icmd", "zero": 3}, ""),
+        ({}, ""),
+    ],
+    ids=["muon", "icmd", "icmd under 3", "flagship"],
+)
+def test_what_deepspeed_cannot_train_is_refused_before_the_first_stage(place, values, says):
+    job = Job(completed(resolve({"engine": "deepspeed", **values}, {}, {})), place / "run", Console(quiet=True))
+    with pytest.raises(UserError, match=re.escape(says)) if says else contextlib.nullcontext():
+        check_objectives(job, STAGES)
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "says"),
+    [
+        ("cuda:1", 0, "--device cuda:1 is one GPU, and 4 processes were started: give --device cuda"),
+        ("cuda", 3, "4 processes or more were started on this machine, which has 2 GPUs: give --nproc-per-node 2"),
+        ("cuda", 1, ""),
+        ("cpu", 3, ""),
+    ],
+)
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch, device, local, says):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match=re.escape(says)) if says else contextlib.nullcontext():
+        check_gpus(4, local, device)
 
 
 # -- suites ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ import pytest
 
 from flc.api import Algorithm, PrunePlan, Pruner
 from flc.api import Options as Base
+from flc.errors import UserError
+from flc.models.folder import EMBEDDED, adapter_for
+from flc.models.wan import WanAdapter
 from flc.registry import Provided, Registry, registry
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -69,3 +72,22 @@ def test_a_plugin_that_goes_wrong_is_named_and_its_plan_is_not_kept(place, flc, 
     (line,) = (row for row in err.splitlines() if row.startswith("flc: error: "))
     assert code == 2 and says in line and "'failing' from flc-mine 1.2" in line, err
     assert not (place / "run" / "score").exists()
+
+
+class Confused(WanAdapter):
+    """A family's adapter that trips over another family's config."""
+
+    @classmethod
+    def recognises(cls, index, transformer):
+        return transformer["depth"] > 10
+
+
+def test_an_adapter_that_trips_over_a_config_does_not_stand_in_the_way_of_another_family(place, monkeypatch):
+    whole = registry()
+    algorithm = Algorithm("aaa", f"{__name__}:Confused", "goes wrong")
+    mine = Registry([Provided("model", algorithm, "mine", "flc-mine", "1.2"), *whole.provided], [])
+    monkeypatch.setattr("flc.models.folder.registry", lambda: mine)
+    assert mine.names("model")[0] == "aaa" and isinstance(adapter_for(EMBEDDED), WanAdapter)
+    monkeypatch.setattr(WanAdapter, "recognises", lambda index, transformer: False)
+    with pytest.raises(UserError, match=r"model 'aaa' from flc-mine 1.2 .*failed: KeyError: 'depth'"):
+        adapter_for(EMBEDDED)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from flc.data.latents import LatentClips
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
+from flc.models.notes import read_student
 from flc.recipe import lock_text, resolve
 from flc.run.compress import completed
 from flc.run.console import Console
+from flc.run.finish import public
 from flc.run.folders import fingerprint
 from flc.run.job import Job
 from flc.run.marks import INPUTS, OPTIONS, changed
@@ -144,3 +147,39 @@ def test_a_later_stage_may_run_elsewhere_but_resuming_there_makes_it_again(place
     assert changed(elsewhere) == [("recover", "world"), ("distill", "world")]
     saving = completed(resolve({"preset": "quick", "recover": {"save_every": 7, "log_every": 3}}, {}, {}))
     assert changed(Job(saving, run, Console(quiet=True))) == [], "how it is saved changes nothing of it"
+
+
+STUDENT = {"steps": 4, "guidance": 1.0, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "well-guided",
+           "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sigmas": None}, {"steps": "four"}, {"guidance": None}, {"sampler": "euler"}], ids=str
+)
+def test_what_a_student_says_of_itself_is_read_before_anything_is_written(place, wrong):
+    (place / "student.json").write_text(json.dumps(STUDENT))
+    assert read_student(place / "student.json") == STUDENT
+    (place / "student.json").write_text(json.dumps(STUDENT | wrong))
+    with pytest.raises(UserError, match=f"student.json: {next(iter(wrong))} .*: it is written by `flc distill`"):
+        read_student(place / "student.json")
+
+
+def test_damaged_latents_are_one_line(place, adapter):
+    (place / "data").mkdir()
+    (place / "data" / "latents.safetensors").write_bytes(b"\x10" + bytes(30))
+    with pytest.raises(UserError, match=r"latents.safetensors is missing or damaged: remove .*data to make it again"):
+        LatentClips(place / "data", adapter)
+
+
+def test_a_dry_run_of_a_run_that_goes_on_plans_that_run(place, refused, monkeypatch, flc):
+    made(place, seed=5, steps=7)
+    seen = []
+    monkeypatch.setattr("flc.run.estimate.dry_run", lambda job, scratch: seen.append(job.recipe.steps))
+    assert flc("compress", "--out", "run", "--resume", "--dry-run")[0] == 0 and seen == [7]
+    assert "--out rum does not exist" in refused("compress", "--out", "rum", "--resume", "--dry-run")
+
+
+def test_a_model_card_names_the_folder_it_stands_in(place, monkeypatch):
+    (place / "mine").mkdir()
+    monkeypatch.chdir(place / "mine")
+    assert public(resolve({"model": "."}, {}, {})).model == "mine"

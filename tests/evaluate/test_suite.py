@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import signal
 
 import numpy as np
 import pytest
 
-from flc.api import Metric, Score
-from flc.errors import PluginError
+from flc.api import Algorithm, Metric, Score
+from flc.api import Options as Base
+from flc.errors import Interrupted, PluginError
 from flc.evaluate import suite
 from flc.evaluate.clips import Clips
 from flc.evaluate.sampling import Row
+from flc.registry import Provided, discover
 
 
 class Raising(Metric):
@@ -24,24 +28,54 @@ class Fixed(Metric):
         return Score(0.5)
 
 
+class Returning(Metric):
+    def score(self, clips, reference):
+        return {"number": 0.5, "infinite": Score(math.inf), "above": Score(1.5)}[self.options.what]
+
+    class Options(Base):
+        what: str = "number"
+
+
+class Infinite(Returning):
+    class Options(Base):
+        what: str = "infinite"
+
+
+class Needy(Metric):
+    class Options(Base):
+        weights: str
+
+
+class Stopped(Metric):
+    def score(self, clips, reference):
+        raise Interrupted(signal.SIGTERM)
+
+
 class Registry:
-    """The needed metrics at .5, one that does not load, one that raises."""
+    """The needed metrics at .5, one that does not load, and those that go wrong in their own ways."""
 
     broken = "aesthetic"
+    wrong = {"raising": Raising, "number": Returning, "infinite": Infinite, "needy": Needy}  # noqa: RUF012
 
     def names(self, kind):
-        return sorted([*suite.NEEDED, "aesthetic", "raising"])
+        return sorted([*suite.NEEDED, "aesthetic", *self.wrong])
 
     def load(self, kind, name):
+        if kind != "metric":
+            return discover().load(kind, name)
         if name == self.broken:
             raise PluginError(f"metric {name!r} cannot be loaded: ModuleNotFoundError")
-        return Raising if name == "raising" else Fixed
+        return self.wrong.get(name, Fixed)
+
+    def find(self, kind, name):
+        return Provided(kind, Algorithm(name, "mine:Metric", f"what {name} is"), "mine", "flc-mine", "1.2")
 
 
 @pytest.fixture
 def registry(monkeypatch):
     found = Registry()
     monkeypatch.setattr(suite, "registry", lambda: found)
+    monkeypatch.setattr("flc.registry.registry", lambda: found)
     return found
 
 
@@ -51,6 +85,11 @@ def test_it_is_na_with_its_cause_and_the_rest_is_scored(registry):
     row = suite.score_row(Row("student", "student", None, None, 4, 1.0, 10), clips, clips, 0.1)
     assert row["scores"]["aesthetic"] is None and "cannot be loaded" in row["notes"]["aesthetic"]
     assert row["scores"]["raising"] is None and row["notes"]["raising"] == "failed: RuntimeError: no weights"
+    assert "returned float, not an flc.api.Score" in row["notes"]["number"] and row["scores"]["number"] is None
+    assert "returned inf, which is not in [0, 1]" in row["notes"]["infinite"] and row["scores"]["infinite"] is None
+    assert "weights" in row["notes"]["needy"] and row["scores"]["needy"] is None
+    json.dumps(row, allow_nan=False)
+    assert {m["name"]: m["summary"] for m in suite.described()}["raising"] == "what raising is", "it has no docstring"
     assert row["average"] == 0.5 and all(row["scores"][name] == 0.5 for name in suite.NEEDED)
 
 
@@ -61,6 +100,11 @@ def test_one_that_the_table_needs_is_refused(registry, monkeypatch):
     with pytest.raises(RuntimeError):
         suite.scored("sharpness", Raising(), None, None)
     assert math.isnan(suite.scored("other", Raising(), None, None).value)
+
+
+def test_a_signal_while_a_metric_scores_is_no_fault_of_the_metric(registry):
+    with pytest.raises(Interrupted):
+        suite.scored("other", Stopped(), None, None)
 
 
 def test_a_run_is_warned_before_its_first_stage_and_one_without_a_table_is_not(registry, tmp_path, capsys):

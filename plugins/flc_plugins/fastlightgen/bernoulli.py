@@ -42,7 +42,9 @@ class BernoulliRecovery(RecoveryTrainer):
         weight_decay: float = option(0.01, "AdamW's", "ours", ge=0)
         clip: float = option(1.0, "largest gradient norm", "ours", gt=0)
         warmup: int = option(20, "iterations of linear warm-up", "ours", ge=0)
-        ema: float = option(0.99, "decay of the averaged weights handed on", "ours", ge=0, lt=1)
+        ema: float = option(
+            0.99, "decay of the averaged weights handed on, at most n / (n + 10) after n updates", "ours", ge=0, lt=1
+        )
         drift_every: int = option(50, "iterations between measurements of the drift", "ours", ge=1)
 
     def roles(self) -> Mapping[str, Role]:
