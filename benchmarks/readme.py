@@ -23,6 +23,11 @@ def value(v: dict[str, float]) -> str:
     return f"{v['mean']:.3f} ± {v['spread']:.3f}"
 
 
+def made_by(*results: dict[str, Any]) -> str:
+    """Of figures that were measured at another time than the tables: the commit and torch's version."""
+    return "; ".join(dict.fromkeys(f"commit {r['commit']}, torch {r['versions']['torch']}" for r in results))
+
+
 def quality(q: dict[str, Any]) -> list[str]:
     seeds, commits = (", ".join(map(str, q[name])) for name in ("seeds", "runs_of"))
     lines = [
@@ -84,7 +89,8 @@ def section() -> str:
     quick = read("quality_quick")
     machine = f"{quick['hardware']['cpu']}, torch {quick['hardware']['torch']}"
     lines = [
-        f"On the embedded model, on two cores of one machine ({machine}). Scripts and results: `benchmarks/`."
+        f"On the embedded model, on two cores of one machine ({machine} unless said otherwise). Scripts and"
+        " results: `benchmarks/`."
         ' Scores are in [0, 1], higher is better, mean ± standard deviation over seeds; "student ahead by" is the'
         " difference of averages within a run, whose rows share prompts and noise. Speed-up is of sampling, against"
         f" the first row: networks of each row's shape in turn, warm, mean over rounds (threads:"
@@ -107,18 +113,21 @@ def section() -> str:
     bright = ", ".join(f"{title} {b['mean']:.3f} ± {b['spread']:.3f}" for title, b in read("drift")["rows"].items())
     lines += [
         f"- The README's first line: {first['minutes']:.1f} minutes, {first['peak_memory_gb']:.1f} GB at most;"
-        f" `flc --help` {first['help_seconds']:.2f} s (commit {first['commit']}).",
+        f" `flc --help` {first['help_seconds']:.2f} s ({made_by(first)}).",
         f"- The embedded model at 50 guided steps ({teacher['rows'][0]['clips']} clips a task, every caption): "
         + "; ".join(words)
-        + ".",
+        + f" ({made_by(teacher)}).",
         "- Drawn clips through the embedded autoencoder, which no row can be above but by chance: average"
         f" {value(ceiling['average'])}, sharpness {value(ceiling['sharpness'])}, distribution"
-        f" {value(ceiling['distribution'])}, diversity {value(ceiling['diversity'])}.",
+        f" {value(ceiling['distribution'])}, diversity {value(ceiling['diversity'])} ({made_by(read('ceiling'))}).",
         f"- Stage I in one sweep: {by_n['sweep']} block evaluations a batch instead of {by_n['naive']}, identical"
-        f" scores ({stage1['identical_scores']}), {stage1['time_ratio_naive_over_sweep']:.2f} times as fast.",
-        f"- Brightness of clips from text, mean ± standard deviation over clips (`--preset quick`, seed 0): {bright}.",
+        f" scores ({stage1['identical_scores']}), {stage1['time_ratio_naive_over_sweep']:.2f} times as fast"
+        f" ({made_by(stage1)}).",
+        f"- Brightness of clips from text, mean ± standard deviation over clips (`--preset quick`, seed 0): {bright}"
+        f" ({made_by(read('drift'))}).",
         "",
-        "The 4-step student of seed 0 elsewhere (`--preset quick`). Other numbers of steps are asked of the folder's"
+        f"The 4-step student of seed 0 elsewhere (`--preset quick`; {made_by(edges)}). Other numbers of steps"
+        " are asked of the folder's"
         " scheduler, as a stock call does, which leaves the trained schedule; the last rows have one of their own:",
         "",
         "| | average | caption | sharpness | distribution | diversity |",
