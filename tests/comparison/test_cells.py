@@ -15,12 +15,13 @@ from benchmarks import table5
 from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary
 from benchmarks.table import TEACHER, Table
 from flc.errors import UserError
+from flc.recipe import resolve
 
 TINY = Scale("tiny")
 
 
 def test_a_cells_own_options_are_over_the_scales_and_those_over_the_presets(tmp_path, monkeypatch):
-    preset = Cell("c").at(TINY, 3).distiller.options["fake_lr"]
+    preset = resolve({}, {}, {}).distiller.options["fake_lr"]
     (tmp_path / "mine.yaml").write_text(
         "distill: {iterations: 7}\nalgorithms: {distiller: {dmd: {lr: 0.5, ratio: 9}}, teacher: {cfg: {scale: 3}}}\n"
     )
