@@ -73,12 +73,14 @@ class Scale:
 @dataclass(frozen=True)
 class Cell:
     """One method at one setting. `values` is laid over the scale's recipe; `row` is what counts of its metrics.
-    A method that trains in one stage only, `all_in`, has both stages' iterations there: the same training budget."""
+    A method that trains in one stage only, `all_in`, has both stages' iterations there: the same training budget.
+    `seeded`: the algorithm whose own seed is the run's."""
 
     label: str
     values: dict[str, Any] = field(default_factory=dict)
     row: str = "student"
     all_in: Literal["recover", "distill"] | None = None
+    seeded: Literal["pruner"] | None = None
 
     def at(self, scale: Scale, seed: int) -> Recipe:
         recipe = self.resolved(scale, seed)
@@ -98,6 +100,7 @@ class Cell:
         choice: Choice = getattr(recipe, kind)
         given = self.values.get(kind)
         own = {k: v for k, v in given.items() if k != "name"} if isinstance(given, dict) else {}
+        own |= {"seed": recipe.seed} if kind == self.seeded else {}
         return Choice(name=choice.name, **choice.options | scale.options(kind, choice.name) | own)
 
 

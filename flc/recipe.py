@@ -190,13 +190,16 @@ def without(names: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
     return {k: without(names, v) if isinstance(v, dict) else v for k, v in values.items() if k not in names}
 
 
-def resolve(file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[str, Any]]) -> Recipe:
-    """The recipe of a run. A lock file names every value, so presets change nothing under it."""
+def resolve(
+    file: dict[str, Any], flags: dict[str, Any], sets: dict[str, dict[str, Any]], small: bool = False
+) -> Recipe:
+    """The recipe of a run. A lock file names every value, so presets change nothing under it. `small`: the model that
+    is given is of the embedded one's size."""
     given = merge(merge(file, flags), sets)
     name = given.get("preset", "quick")
     values = merge(Recipe().model_dump(), {})
     if name in ("quick", "full"):
-        preset = preset_values(given.get("model") is None, name)
+        preset = preset_values(small or given.get("model") is None, name)
         per_algorithm = preset.pop("algorithms", {})
         if given.get("engine") == "deepspeed":  # it has no Muon
             per_algorithm = without(MUON, per_algorithm)

@@ -14,6 +14,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NOTES = "flc.json"
 """Beside model_index.json: the size and guidance a pipeline is meant for, and what a student declares."""
 EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny-wan"
+EMBEDDED_NAME = "flc/tiny-wan"
+"""What a student of it calls its base model."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

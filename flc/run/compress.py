@@ -14,8 +14,8 @@ from rich.console import Console as Rich
 from rich.table import Table
 
 from flc.errors import Interrupted, UserError
-from flc.models.folder import check, read_json
-from flc.models.notes import read_student
+from flc.models.folder import EMBEDDED_NAME, check, read_json
+from flc.models.notes import read_notes, read_student
 from flc.options import parse_set
 from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, placed, read_yaml, resolve
 from flc.registry import create
@@ -51,7 +51,9 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
         check_preset(given, file, lock, "give another --out")
     else:
         file = {}
-    return resolve(file, given, parse_set(values.get("set_") or []))
+    alone = values.get("pipeline")
+    small = alone is not None and read_notes(alone).get("base_model") == EMBEDDED_NAME
+    return resolve(file, given, parse_set(values.get("set_") or []), small)
 
 
 def check_preset(given: dict[str, Any], file: dict[str, Any], path: Path, way_out: str) -> None:

@@ -22,7 +22,7 @@ from flc.evaluate.sampling import Row, condition, generate, make_prompts, prompt
 from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
-from flc.models.folder import EMBEDDED, NOTES, read_json
+from flc.models.folder import EMBEDDED, EMBEDDED_NAME, NOTES, read_json
 from flc.models.notes import read_student
 from flc.models.view import blocks_of
 from flc.recipe import Recipe, RowName, lock_text, placed
@@ -32,8 +32,6 @@ from flc.run.folders import run_stage
 from flc.run.job import Job
 from flc.run.stages import STUDENT, clips, load_transformer, read_plan
 from flc.train.nets import RoleNet
-
-EMBEDDED_NAME = "flc/tiny-wan"
 
 
 def export(job: Job, scored: Path, distilled: Path) -> Path:

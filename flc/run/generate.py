@@ -28,21 +28,10 @@ def generate(
     folder = EMBEDDED if str(folder) == "tiny-wan" else folder
     check(folder, "PIPELINE")
     check_device(device)
+    check_out(out)
+    check_numbers(seed, guidance, {"steps": steps, "height": height, "width": width, "frames": frames})
     if dtype not in (None, *DTYPES):
         raise UserError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}")
-    if out.suffix != ".mp4" or out.is_dir():
-        raise UserError(f"--out {out} must be the name of an .mp4 file")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: folder {out.parent} does not exist")
-    if out.exists():
-        raise UserError(f"--out {out} is there already: give another name, or remove it")
-    if guidance is not None and not 1 <= guidance < inf:
-        raise UserError(f"--guidance {guidance} must be 1 (none) or more, and finite")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed {seed} must be from 0 to 2^63 - 1")
-    for name, value in (("steps", steps), ("height", height), ("width", width), ("frames", frames)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value} must be 1 or more")
     notes = read_notes(folder)
     f, h, w = notes.get("size", (81, 480, 832))
     settings: dict[str, Any] = {
@@ -83,6 +72,25 @@ def generate(
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
     write_video(out, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
+
+
+def check_out(out: Path) -> None:
+    if out.suffix != ".mp4" or out.is_dir():
+        raise UserError(f"--out {out} must be the name of an .mp4 file")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: folder {out.parent} does not exist")
+    if out.exists():
+        raise UserError(f"--out {out} is there already: give another name, or remove it")
+
+
+def check_numbers(seed: int, guidance: float | None, counts: dict[str, int | None]) -> None:
+    if guidance is not None and not 1 <= guidance < inf:
+        raise UserError(f"--guidance {guidance} must be 1 (none) or more, and finite")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed} must be from 0 to 2^63 - 1")
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} must be 1 or more")
 
 
 def check_frames(frames: int, pipe: Any) -> None:

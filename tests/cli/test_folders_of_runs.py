@@ -12,8 +12,8 @@ from flc.data.latents import LatentClips
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.models.notes import read_student
-from flc.recipe import lock_text, resolve
-from flc.run.compress import completed
+from flc.recipe import lock_text, preset_values, resolve
+from flc.run.compress import completed, recipe_from
 from flc.run.console import Console
 from flc.run.finish import public
 from flc.run.folders import fingerprint
@@ -183,3 +183,13 @@ def test_a_model_card_names_the_folder_it_stands_in(place, monkeypatch):
     (place / "mine").mkdir()
     monkeypatch.chdir(place / "mine")
     assert public(resolve({"model": "."}, {}, {})).model == "mine"
+
+
+@pytest.mark.parametrize(("base", "preset"), [("flc/tiny-wan", "tiny"), ("Wan2.1-T2V-14B-Diffusers", "large")])
+def test_a_student_is_measured_as_its_base_model_is(place, base, preset):
+    shutil.copytree(EMBEDDED, place / "student")
+    notes = json.loads((EMBEDDED / "flc.json").read_text()) | {"base_model": base}
+    (place / "student" / "flc.json").write_text(json.dumps(notes))
+    flags = {"pipeline": place / "student", "model": place / "student", "out": place / "alone"}
+    expected = preset_values(preset == "tiny", "quick")["evaluate"]
+    assert recipe_from(flags).evaluate.model_dump(include=set(expected)) == expected

@@ -99,7 +99,7 @@ def test_a_pipeline_is_evaluated_alone_as_it_was_in_its_run(whole, tmp_path):
     before = json.loads((out / "metrics.json").read_text())["rows"][-1]
     assert len(alone) == 1 and alone[0]["steps"] == 4 and alone[0]["guidance"] == 1.0
     for name, score in before["scores"].items():
-        # a folder of one's own has the long preset's batch of one: float32 sums in another order
+        # batches of another size: float32 sums in another order
         assert alone[0]["scores"][name] == (score if score is None else pytest.approx(score, abs=1e-3)), name
 
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import all as everything
+from benchmarks import parts, table5
 from benchmarks import table as tables
-from benchmarks import table5
 from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary
 from benchmarks.table import TEACHER, Table
 from flc.errors import UserError
@@ -105,6 +105,11 @@ def test_what_is_kept_of_a_cell_is_committed_alone_as_it_ends(tmp_path, monkeypa
     Runs(tmp_path / "runs", TINY, 2, tmp_path / "kept", committing=True).run(cells, [0])
     assert sorted(git("log", "--format=%s").splitlines()) == ["tiny: one, seed 0", "tiny: two, seed 0"]
     assert git("log", "--name-only", "--format=").count("metrics.json") == 2 and "other" not in git("ls-tree", "HEAD")
+
+
+def test_a_control_drawn_by_lot_is_drawn_anew_for_each_seed():
+    (random,) = (cell for cell in parts.TABLE.rows if cell.seeded)
+    assert [random.at(TINY, seed).pruner.options["seed"] for seed in (0, 1, 2)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))
