@@ -133,11 +133,20 @@ class Draws(Protocol):
     same on every rank, as ZeRO-3 needs for anything that decides which blocks run.
     """
 
-    def normal(self, like: Tensor) -> Tensor: ...
-    def uniform(self, batch: int) -> Tensor: ...
-    def shared_uniform(self, low: float = 0.0, high: float = 1.0) -> float: ...
-    def shared_integer(self, stop: int) -> int: ...
-    def shared_bernoulli(self, p: float, count: int) -> list[bool]: ...
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal noise, of `like`'s shape (B, ...), type and device; B is this rank's share of the batch."""
+
+    def uniform(self, batch: int) -> Tensor:
+        """(B,) in [0, 1), stratified over the whole batch; `batch` is this rank's B."""
+
+    def shared_uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """One number in [low, high)."""
+
+    def shared_integer(self, stop: int) -> int:
+        """One of 0 ... stop - 1."""
+
+    def shared_bernoulli(self, p: float, count: int) -> list[bool]:
+        """`count` draws, each true with probability `p`."""
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -165,6 +174,7 @@ class Budget:
         return stays / sum(map(sum, self.weights.values()))
 
     def fits(self, kept: Kept, channels: Channels | None = None) -> bool:
+        """Whether no more than `keep` stays."""
         return self.share(kept, channels) <= self.keep * (1 + 1e-9)
 
     def select(
@@ -208,12 +218,14 @@ class PrunableModel(Protocol):
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         """Parameters of each block, per stack."""
 
-    def velocity(self, sample: Sample, view: View | None = None) -> Tensor: ...
+    def velocity(self, sample: Sample, view: View | None = None) -> Tensor:
+        """v (B, C, F, H, W) in float32, without gradient, through the whole network or a view of it."""
 
     def skip_each(self, sample: Sample, kept: Kept | None = None) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:
         """Velocities with each block of `kept` skipped in turn, in one sweep; first (None, nothing skipped)."""
 
-    def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]: ...
+    def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]:
+        """The weights of one block."""
 
     def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
         """Hidden states (B, tokens, D) that enter and leave each block of the whole network."""
@@ -340,9 +352,11 @@ class Objective(Configured, ABC):
         return self
 
     @abstractmethod
-    def roles(self) -> Mapping[str, Role]: ...
+    def roles(self) -> Mapping[str, Role]:
+        """Its networks by name, `student` among them; the same at every call."""
 
     def phases(self, step: int) -> tuple[str, ...]:
+        """The trained roles updated in iteration `step`, in order; a function of `step` alone."""
         return ("student",)
 
     def updates(self, iterations: int) -> int:
@@ -350,7 +364,9 @@ class Objective(Configured, ABC):
         return sum("student" in self.phases(step) for step in range(iterations))
 
     @abstractmethod
-    def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss: ...
+    def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
+        """The scalar that the role `phase` descends in iteration `step`. One that is not finite ends the run before
+        the optimizer moves (`flc.errors.NonFinite`)."""
 
 
 class RecoveryTrainer(Objective):
@@ -409,7 +425,8 @@ class TeacherComposer(Configured, ABC):
     """
 
     @abstractmethod
-    def needs(self) -> Sequence[Query]: ...
+    def needs(self) -> Sequence[Query]:
+        """The velocities that `compose` is given; each costs an evaluation of the network."""
 
     @abstractmethod
     def compose(self, v: Mapping[Query, Tensor], rng: Draws) -> Tensor:
@@ -447,4 +464,6 @@ class Metric(Configured, ABC):
     summary: ClassVar[str] = ""
 
     @abstractmethod
-    def score(self, clips: Clips, reference: Clips) -> Score: ...
+    def score(self, clips: Clips, reference: Clips) -> Score:
+        """Of generated clips (N, frames, height, width, 3) in [0, 1] and drawn or real ones to compare with. What it
+        raises, and a value outside [0, 1], is n/a in the table, with its cause."""

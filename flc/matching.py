@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 
 class MatchingOptions(Base):
+    """What every distiller by distribution matching can be set to; a subclass may change defaults and add its own."""
+
     lr: float = option(2e-6, "generator's learning rate", "ours, Self-Forcing's", gt=0)
     fake_lr: float | None = option(None, "fake's learning rate; default lr / 5", "ours, Self-Forcing's ratio", gt=0)
     matrices: float = option(
@@ -77,6 +79,12 @@ class MatchingOptions(Base):
 
 
 class DistributionMatching(StepDistiller):
+    """A few-step generator whose samples' score is drawn to the teacher's (Eq 8), with a fake network trained on them.
+
+    Roles: `student`, the generator, and `fake`. A subclass adds terms to `loss` or roles of its own; velocities and
+    latents are (B, C, F, H, W).
+    """
+
     Options: ClassVar[Any] = MatchingOptions
 
     @property

@@ -24,6 +24,8 @@ from flc.losses import flow_matching, masked_mean, velocity_matching
 
 
 class BernoulliRecovery(RecoveryTrainer):
+    """Stage II, Eq 5-7: one network that works with and without its unimportant blocks."""
+
     class Options(Base):
         alpha: float = option(1.0, "weight of distillation; 1 - alpha weighs the data", "paper, Table 4", ge=0, le=1)
         p: float = option(0.5, "probability that an unimportant block is skipped", "paper", ge=0, le=1)

@@ -16,6 +16,8 @@ from flc.matching import DistributionMatching, MatchingOptions
 
 
 class DmdDistiller(DistributionMatching):
+    """Stage III, Eq 8, with the paper's rate."""
+
     class Options(MatchingOptions):
         lr: float = option(5e-7, "generator's learning rate", "paper", gt=0)
         normalise: bool = option(

@@ -30,6 +30,8 @@ Errors = Mapping[tuple[str, int] | None, Tensor]
 
 
 class ElboPruner(Pruner):
+    """Stage I, Eq 4: blocks by the x0 error without them; scores are those errors, per stack and block."""
+
     class Options(Base):
         samples: int = option(256, "noised clips that every variant is measured on", "ours", "clips", ge=2)
         greedy: bool = option(False, "re-score after each removal instead of ranking once", "ours; paper ranks once")

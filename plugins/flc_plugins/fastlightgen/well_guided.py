@@ -21,6 +21,8 @@ PRUNED, NULL, UNPRUNED = Query("pruned"), Query("pruned", "null"), Query("unprun
 
 
 class WellGuided(TeacherComposer):
+    """Eq 9, of the pruned network with and without text and the unpruned one with text."""
+
     class Options(Base):
         beta1: float = option(3.5, "inter CFG: guidance by the text", "paper, WanX (2.0 for Hunyuan)", ge=0, le=20)
         beta2: float = option(0.25, "intra CFG: guidance by the removed blocks", "paper", ge=-1, le=2)
