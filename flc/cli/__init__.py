@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             code = fail(f"no disk space left ({error}): free some and run again", 2, debug)
         else:
             code = fail(f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1, debug)
+    if engine := sys.modules.get("flc.train.deepspeed"):  # only where it was used: --help imports no torch
+        engine.leave(code)
     sys.exit(code)
 
 

@@ -13,7 +13,6 @@ Checkpoints are deepspeed's own (pickles of this run, in its folder), with the a
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import logging
@@ -68,18 +67,22 @@ def initialise(device: str) -> None:
     backend = "gloo" if where.type == "cpu" else "nccl"
     with redirect_stdout(sys.stderr):  # it prints
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
-    if backend == "gloo":
-        atexit.register(leave)
 
 
-def leave() -> None:
-    """Leave the process group, before the interpreter is torn down.
+def leave(code: int) -> None:
+    """End a rank over gloo with this exit code, without tearing the interpreter down; returns in any other process.
 
-    gloo's threads outlive it otherwise, and end a finished rank with SIGABRT every now and then. nccl has no such
-    threads, and leaving its group waits for ranks that a failed one has left behind: it goes with the process.
+    gloo's threads outlive the interpreter and end a finished rank with SIGABRT every now and then, even when its group
+    was left before. nccl has no such threads, and leaving its group waits for ranks that a failed one has left behind:
+    it goes with the process.
     """
-    if dist.is_initialized():
+    if not dist.is_initialized() or dist.get_backend() != "gloo" or dist.get_world_size() == 1:
+        return
+    if code == 0:
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def free_port() -> int:

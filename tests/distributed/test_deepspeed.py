@@ -316,3 +316,6 @@ def test_one_ranks_non_finite_value_stops_both_before_the_optimizer(ranks, kind)
 
 if __name__ == "__main__":
     rank_main(int(sys.argv[1]), Path(sys.argv[2]))
+    from flc.train.deepspeed import leave
+
+    leave(0)
