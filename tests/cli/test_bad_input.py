@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,18 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from flc.data.source import write_video
-from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
-from flc.run.compress import completed
-from flc.run.console import Console
-from flc.run.job import STAGES, Job
-from flc.run.stages import check_objectives
-from flc.train.launch import Ranks, check_gpus
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 
@@ -246,45 +236,6 @@ def test_data_with_a_later_video_that_is_none_or_too_short(refused, place):
     assert "clips/b.mp4 cannot be read as a video" in refused("compress", "--out", "run", "--data", "clips")
 
 
-# -- what does not go together ---------------------------------------------------------------------------------
-
-
-def test_a_teacher_that_needs_another_distiller_is_refused_before_the_first_stage(refused, place):
-    line = refused("compress", "--out", "run", "--teacher", "magic")
-    assert "leans on the fake's low-rank branch" in line and "choose another --teacher" in line
-
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ({"recovery": {"matrices": 0.01}}, "AdamW only: set the options named `matrices` to 0"),
-        ({"recovery": "icmd"}, "--recovery icmd trains with deepspeed under --zero 3 only, not under 2"),
-        ({"recovery": "icmd", "zero": 3}, ""),
-        ({}, ""),
-    ],
-    ids=["muon", "icmd", "icmd under 3", "flagship"],
-)
-def test_what_deepspeed_cannot_train_is_refused_before_the_first_stage(place, values, says):
-    job = Job(completed(resolve({"engine": "deepspeed", **values}, {}, {})), place / "run", Console(quiet=True))
-    with pytest.raises(UserError, match=re.escape(says)) if says else contextlib.nullcontext():
-        check_objectives(job, STAGES)
-
-
-@pytest.mark.parametrize(
-    ("device", "local", "says"),
-    [
-        ("cuda:1", 0, "--device cuda:1 is one GPU, and 4 processes were started: give --device cuda"),
-        ("cuda", 3, "4 processes or more were started on this machine, which has 2 GPUs: give --nproc-per-node 2"),
-        ("cuda", 1, ""),
-        ("cpu", 3, ""),
-    ],
-)
-def test_each_rank_has_a_gpu_of_its_own(monkeypatch, device, local, says):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(UserError, match=re.escape(says)) if says else contextlib.nullcontext():
-        check_gpus(4, local, device)
-
-
 # -- suites ----------------------------------------------------------------------------------------------------
 
 GOOD = '{"prompt": "a red circle moving left"}'
@@ -350,54 +301,6 @@ def test_an_image_to_video_suite_needs_images(refused, place):
     assert "prompts.jsonl line 1 has no image, which --suite vbench-i2v needs" in refused("evaluate", *arguments)
 
 
-# -- devices and processes -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("more", [[], ["--engine", "deepspeed"], ["--engine", "deepspeed", "--dry-run"]])
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_cuda_without_a_gpu(refused, unloaded, monkeypatch, device, more):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    line = refused("compress", "--out", "run", "--device", device, *more)
-    assert f"--device {device}: torch sees no GPU" in line and "--device cpu" in line
-
-
-def test_a_gpu_that_is_not_there(refused, unloaded, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert "this machine has 2 GPUs" in refused("compress", "--out", "run", "--device", "cuda:2")
-
-
-@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
-def test_a_launchers_words_that_are_no_numbers(refused, unloaded, monkeypatch, name):
-    monkeypatch.setenv(name, "two")
-    assert f"{name}=two in the environment is no number" in refused("compress", "--out", "run")
-
-
-def test_several_processes_with_the_plain_engine(refused, unloaded, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    line = refused("compress", "--out", "run", "--engine", "plain")
-    assert "2 processes" in line and "--engine deepspeed" in line
-
-
-@pytest.mark.parametrize("name", ["recover", "distill"])
-def test_a_batch_that_does_not_divide_over_the_ranks(place, unloaded, name):
-    recipe = resolve(
-        {"engine": "deepspeed"}, {}, {"recover": {"batch": 6}, "distill": {"batch": 6}, name: {"batch": 7}}
-    )
-    job = Job(recipe, place / "run", Console(quiet=True), Ranks(world=3))
-    with pytest.raises(UserError, match=rf"{name}.batch=7 does not divide over 3 ranks: --set {name}.batch=6"):
-        job.check()
-
-
-def test_float16_is_refused_where_something_is_trained_only(place, monkeypatch):
-    monkeypatch.setattr("flc.models.wan.WanAdapter.load", lambda *a: (_ for _ in ()).throw(KeyError("loaded")))
-    job = Job(resolve({"dtype": "float16"}, {}, {}), place / "run", Console(quiet=True))
-    with pytest.raises(KeyError, match="loaded"):
-        job.check(["evaluate"])
-    with pytest.raises(UserError, match="float16"):
-        job.check(["distill"])
-
-
 # -- sizes: these need the model -------------------------------------------------------------------------------
 
 
@@ -410,47 +313,6 @@ def test_float16_is_refused_where_something_is_trained_only(place, monkeypatch):
 )  # fmt: skip
 def test_sizes_that_do_not_fit_the_model(refused, flag, value, says):
     assert says in refused("compress", "--out", "run", flag, value)
-
-
-# -- flc generate ----------------------------------------------------------------------------------------------
-
-GENERATE = {
-    "no prompt": (["tiny-wan"], ["Missing option '--prompt'"]),
-    "no folder": (["nowhere", "--prompt", "a cat"], ["nowhere does not exist"]),
-    "no steps": (["tiny-wan", "--prompt", "a cat", "--steps", "0"], ["--steps 0 must be 1 or more"]),
-    "no height": (["tiny-wan", "--prompt", "a cat", "--height", "0"], ["--height 0 must be 1 or more"]),
-    "frames": (["tiny-wan", "--prompt", "a cat", "--frames", "16"], ["--frames 16 must be one more than a multiple"]),
-    "no image": (["tiny-wan", "--prompt", "a cat", "--image", "i.png"], ["--image i.png cannot be read"]),
-    "not a video": (["tiny-wan", "--prompt", "a cat", "--out", "clip.txt"], ["--out clip.txt", ".mp4"]),
-    "no place": (["tiny-wan", "--prompt", "a cat", "--out", "no/clip.mp4"], ["folder no does not exist"]),
-    "weak guidance": (["tiny-wan", "--prompt", "a cat", "--guidance", "0.5"], ["--guidance 0.5 must be 1"]),
-    "guidance nan": (["tiny-wan", "--prompt", "a cat", "--guidance", "nan"], ["--guidance nan must be 1"]),
-    "no device": (["tiny-wan", "--prompt", "a cat", "--device", "toaster"], ["--device 'toaster'"]),
-    "no such device": (["tiny-wan", "--prompt", "a cat", "--device", "xpu"], ["--device xpu: torch sees none"]),
-    "no dtype": (["tiny-wan", "--prompt", "a cat", "--dtype", "float8"], ["--dtype float8 is not one of float32"]),
-}
-
-
-@pytest.mark.parametrize("case", GENERATE)
-def test_generate(refused, case):
-    arguments, expected = GENERATE[case]
-    line = refused("generate", *arguments)
-    for part in expected:
-        assert part in line, line
-
-
-def test_generate_gives_no_first_frame_to_a_text_to_video_model(refused, place):
-    shutil.copytree(EMBEDDED, place / "model")
-    index = place / "model" / "model_index.json"
-    index.write_text(index.read_text().replace('"expand_timesteps": true', '"expand_timesteps": false'))
-    Image.new("RGB", (48, 48)).save(place / "i.png")
-    line = refused("generate", "model", "--prompt", "a cat", "--image", "i.png")
-    assert "--image i.png: model is a text-to-video model and takes no first frame" in line
-
-
-def test_generate_keeps_a_clip_that_is_there(refused, place):
-    (place / "clip.mp4").write_bytes(b"a clip")
-    assert "--out clip.mp4 is there already" in refused("generate", "tiny-wan", "--prompt", "a cat")
 
 
 # -- the rest --------------------------------------------------------------------------------------------------
