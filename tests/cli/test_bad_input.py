@@ -19,9 +19,6 @@ from flc.data.source import write_video
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
 
-PLUGINS = Path(__file__).parents[1] / "plugins"
-
-
 pytestmark = pytest.mark.usefixtures("place")
 
 
