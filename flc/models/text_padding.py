@@ -6,9 +6,8 @@ and m equal padding rows is exactly the attention over n + 1 rows whose last log
 
     sum_j exp(q k_j) v_j + m exp(q k_pad) v_pad,   m exp(z) = exp(z + log m).
 
-On short sequences the 512 rows cost more than the video itself (a tiny-wan training step is 2.7 times
-faster without them, one CPU thread, batch 32 of 80 tokens); on a 14B model at 32,760 tokens it is a
-percent. The model stays stock: only the processors of its cross-attentions are exchanged.
+On short sequences the 512 rows cost more than the video itself (a tiny-wan clip has 80 tokens); on a 14B model at
+32,760 tokens they matter little. The model stays stock: only the processors of its cross-attentions are exchanged.
 """
 
 from __future__ import annotations

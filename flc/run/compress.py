@@ -102,7 +102,22 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
     job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check(planned)
     stages.check_objectives(job, planned)
+    for text in idle(job, values):
+        job.console.warn(text)
     return job
+
+
+def idle(job: Job, values: dict[str, Any]) -> list[str]:
+    """What of this command's own flags changes nothing: lengths and teachers of a stage that trains nothing."""
+    flags = {f"--{k}": k for k in ALGORITHMS if values.get(k) is not None}
+    flags |= {f"--set {item.partition('=')[0]}": item.partition(".")[0] for item in values.get("set_") or []}
+    decided_by = {"recover": "recovery", "distill": "distiller", "teacher": "distiller"}
+    still = {s: kind for s, kind in decided_by.items() if not job.algorithm(kind).trains}
+    return [
+        f"{flag} has no effect: --{still[section]} {getattr(job.recipe, still[section]).name} trains nothing"
+        for flag, section in flags.items()
+        if section in still
+    ]
 
 
 def make_folder(out: Path) -> None:

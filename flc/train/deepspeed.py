@@ -13,6 +13,7 @@ Checkpoints are deepspeed's own (pickles of this run, in its folder), with the a
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import logging
@@ -74,12 +75,13 @@ def leave(code: int) -> None:
 
     gloo's threads outlive the interpreter and end a finished rank with SIGABRT every now and then, even when its group
     was left before. nccl has no such threads, and leaving its group waits for ranks that a failed one has left behind:
-    it goes with the process.
+    it goes with the process. What was registered for the exit is still done: torch removes scratch folders there.
     """
     if not dist.is_initialized() or dist.get_backend() != "gloo" or dist.get_world_size() == 1:
         return
     if code == 0:
         dist.destroy_process_group()
+    atexit._run_exitfuncs()  # the only way to run them before `os._exit`, which skips them
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -13,6 +13,7 @@ from flc.api import Algorithm
 from flc.options import describe
 from flc.recipe import STAGE_OPTIONS
 from flc.registry import HOOKS, registry
+from flc.run.compress import make_job
 
 EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
 
@@ -121,3 +122,19 @@ def test_python_m_flc_is_the_same_program(flc):
     assert (ran.returncode, ran.stdout, ran.stderr) == flc("plugins", "--json")
     ran = subprocess.run([sys.executable, "-m", "flc", "plugin"], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout, ran.stderr) == flc("plugin")
+
+
+@pytest.mark.parametrize(
+    "flags, idle",
+    [
+        ({"distiller": "euler", "teacher": "cfg"}, ["--teacher has no effect: --distiller euler trains nothing"]),
+        ({"distiller": "euler", "set_": ["distill.batch=4", "evaluate.clips=8"]},
+         ["--set distill.batch has no effect: --distiller euler trains nothing"]),
+        ({"recovery": "none", "set_": ["recover.iterations=9"]},
+         ["--set recover.iterations has no effect: --recovery none trains nothing"]),
+        ({"teacher": "cfg", "set_": ["recover.iterations=9", "distill.batch=4"]}, []),
+    ],
+)  # fmt: skip
+def test_settings_of_a_stage_that_trains_nothing_are_said_to_have_no_effect(flags, idle, tmp_path, capsys):
+    make_job({"out": tmp_path / "out"} | flags)
+    assert capsys.readouterr().err == "".join(f"warning: {line}\n" for line in idle)
