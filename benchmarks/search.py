@@ -1,4 +1,4 @@
-"""Each method's own learning rate, from a small search: thrice less, as preset, thrice more, and where the best of
+"""Each method's own learning rate, from a small search: thrice less, as preset, thrice more, and while the best of
 them is at an end one rate beyond it; one seed of its own.
 
     python -m benchmarks.search [--scale tiny] [--jobs 2] [--list]
@@ -53,28 +53,37 @@ def variant(cell: Cell, scale: Scale, factor: float) -> Cell:
     )
 
 
-def beyond(averages: list[float]) -> float | None:
-    """The factor to try next, when the best of `FACTORS` (in order) is at an end."""
-    best = averages.index(max(averages))
-    return {0: FACTORS[0] / 3, len(FACTORS) - 1: FACTORS[-1] * 3}.get(best)
+def beyond(averages: dict[float, float]) -> float | None:
+    """The factor to try next, while the best of those tried is at an end; of a method that fails, none."""
+    best = max(averages, key=averages.__getitem__)
+    if not averages[best]:
+        return None
+    return {min(averages): best / 3, max(averages): best * 3}.get(best)
+
+
+def bracketed(runs: Runs, cells: list[Cell]) -> dict[str, dict[float, Cell]]:
+    """Each method's runs by factor, made until its best lies between two others; a failed one counts 0."""
+    found = {c.label: {f: variant(c, runs.scale, f) for f in FACTORS} for c in cells}
+    while True:
+        runs.run([c for group in found.values() for c in group.values()], [SEED])
+        tried = {label: {f: average(runs, c) for f, c in group.items()} for label, group in found.items()}
+        more = {label: f for label, averages in tried.items() if (f := beyond(averages)) is not None}
+        if not more:
+            return found
+        for c in cells:
+            if c.label in more:
+                found[c.label][more[c.label]] = variant(c, runs.scale, more[c.label])
 
 
 def main() -> int:
     args = arguments(__doc__)
     runs = runs_of(args)
-    rows_of = algorithms(runs.scale)
-    found = {c.label: [variant(c, runs.scale, f) for f in FACTORS] for c in rows_of}
-    cells = [c for group in found.values() for c in group]
+    methods = algorithms(runs.scale)
     if args.list:
-        for cell, seed in runs.missing(cells, [SEED]):
+        for cell, seed in runs.missing([variant(c, runs.scale, f) for c in methods for f in FACTORS], [SEED]):
             print(f"{cell.label}, seed {seed}")
         return 0
-    runs.run(cells, [SEED])
-    for cell in rows_of:
-        factor = beyond([average(runs, c) for c in found[cell.label]])
-        if factor is not None:
-            found[cell.label].append(variant(cell, runs.scale, factor))
-    runs.run([c for group in found.values() for c in group], [SEED])
+    found = {label: list(group.values()) for label, group in bracketed(runs, methods).items()}
     rows = {c.label: runs.row(c, SEED) for group in found.values() for c in group}
     best = {label: max(group, key=lambda c: average(runs, c)).label for label, group in found.items()}
     kept = ("average", "scores")

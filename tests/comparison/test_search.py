@@ -1,4 +1,9 @@
-"""The search of learning rates: around the preset's, whatever was found before, and one rate beyond an end."""
+"""The search of learning rates: around the preset's, whatever was found before, and further while the best is at an end."""
+
+import math
+from typing import ClassVar
+
+import pytest
 
 from benchmarks import search
 from benchmarks.cells import Cell, Scale
@@ -30,10 +35,29 @@ def test_what_does_not_distil_is_searched_in_its_recovery_or_not_at_all():
 
 
 def test_the_search_goes_beyond_an_end_only():
-    low, high = search.FACTORS[0], search.FACTORS[-1]
-    assert search.beyond([0.9, 0.8, 0.7]) == low / 3
-    assert search.beyond([0.7, 0.9, 0.8]) is None
-    assert search.beyond([0.7, 0.8, 0.9]) == high * 3
+    assert search.beyond({1 / 3: 0.9, 1.0: 0.8, 3.0: 0.7}) == 1 / 3 / 3
+    assert search.beyond({1 / 3: 0.7, 1.0: 0.9, 3.0: 0.8}) is None
+    assert search.beyond({1 / 3: 0.7, 1.0: 0.8, 3.0: 0.9}) == 9.0
+    assert search.beyond({1 / 3: 0.0, 1.0: 0.0, 3.0: 0.0}) is None, "a method that fails is not looked for"
+
+
+def test_the_search_goes_on_until_the_best_is_between_two_others():
+    """Averages that are highest at a 27th of the preset's rate: two rates beyond the first end, and one to see it."""
+
+    class Made:
+        scale = Scale("tiny")
+        ran: ClassVar[list[str]] = []
+
+        def run(self, cells, seeds):
+            self.ran = [c.label for c in cells]
+
+        def row(self, cell, seed):
+            assert cell.label in self.ran
+            rate = cell.values["distiller"]["lr"] if cell.label.startswith("dmd2") else 1.0
+            return {"average": 1 - abs(math.log(rate / (3e-4 / 27))) / 100}
+
+    found = search.bracketed(Made(), [ROWS["dmd2"]])["dmd2"]
+    assert sorted(found) == pytest.approx([3.0**-4, 3.0**-3, 3.0**-2, 3.0**-1, 1.0, 3.0])
 
 
 def test_a_method_of_one_stage_is_searched_and_run_with_the_iterations_of_both():
