@@ -1,4 +1,4 @@
-"""The search of learning rates: around the preset's, whatever was found before, and further while the best is at an end."""
+"""The search of learning rates: around the preset's, whatever was found before, and on while the best is at an end."""
 
 import math
 from typing import ClassVar
