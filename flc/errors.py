@@ -25,6 +25,16 @@ class PluginError(UserError):
     """A plugin that is unknown, broken, or provided twice."""
 
 
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+
+
+def refused_path(error: BaseException) -> str:
+    """What is wrong with a path that the system refuses as such (its name, its kind, or who may use it), or nothing."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in REFUSALS:
+        return ""
+    return f"{error.filename}: {error.strerror}: give another path, or mend this one"
+
+
 def out_of_space(error: BaseException) -> bool:
     """safetensors' writer reports the system's error in words only."""
     if isinstance(error, OSError):

@@ -91,8 +91,8 @@ class ModelAdapter(Configured, ABC):
         """Whether a folder's pipeline may be given a first frame, without loading it."""
 
     @abstractmethod
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of a clip's latents; `UserError` when the size does not fit the model."""
+    def latent_shape(self, frames: int, height: int, width: int, pipe: Any = None) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of a clip's latents; `UserError` when the size does not fit the model, or the stock `pipe`."""
 
     # -- encoding -----------------------------------------------------------------------------------------
 

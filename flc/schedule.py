@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flc.errors import UserError
+
 Sampler = Literal["sde", "ode"]
 
 
@@ -30,6 +32,10 @@ class FewStepSchedule:
         self.scheduler.set_timesteps(self.steps)
         object.__setattr__(self, "sigmas", tuple(float(s) for s in self.scheduler.sigmas))
         assert len(self.sigmas) == self.steps + 1, self.sigmas
+        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
+        if not falling or abs(self.sigmas[0] - 1) > 1e-3:  # the nearest that the scheduler's table of 1000 may be
+            raise UserError(f"a shift of {self.shift:g} over {self.steps} steps leaves no schedule from noise to clip: "
+                            f"sigmas {[round(s, 4) for s in self.sigmas]}")  # fmt: skip
 
     def declaration(self) -> dict[str, Any]:
         """What a student's folder says about itself."""

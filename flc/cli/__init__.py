@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from flc.cli.app import app
-from flc.errors import Interrupted, NonFinite, UserError, out_of_space
+from flc.errors import Interrupted, NonFinite, UserError, out_of_space, refused_path
 
 #: What typer raises for a wrong flag: newer typer brings its own copy of click, older ones use the package, so the
 #: class is found as a parent of typer's public BadParameter.
@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if out_of_space(error):  # outside a stage: a lock file, a report, a clip
             code = fail(f"no disk space left ({error}): free some and run again", 2, debug)
+        elif fault := refused_path(error):
+            code = fail(fault, 2, debug)
         else:
             code = fail(f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1, debug)
     if engine := sys.modules.get("flc.train.deepspeed"):  # only where it was used: --help imports no torch

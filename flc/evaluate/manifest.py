@@ -114,7 +114,7 @@ def check_image(path: Path, where: str) -> None:
     try:
         with Image.open(path) as image:
             image.verify()
-    except (OSError, SyntaxError) as error:  # PIL's word for a broken PNG
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: PIL's word for a broken PNG
         raise UserError(f"{where}: {path} cannot be read as an image: {error}") from error
 
 
@@ -125,7 +125,7 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return fitted(image.convert("RGB"), height, width)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from error
 
 

@@ -19,11 +19,16 @@ SIGMA_TOLERANCE = 1e-6
 def write_pipeline(
     adapter: Any, student: nn.Module, schedule: FewStepSchedule, declared: dict[str, Any], folder: Path
 ) -> None:
-    """Save the pipeline; refuse a schedule that is not the one `student.json` says it was trained on."""
+    """Save the pipeline of a student that `declared` describes."""
+    check_schedule(declared, schedule)
+    adapter.save_pipeline(folder, student, schedule.scheduler)
+    (folder / NOTES).write_text(json.dumps(declared, indent=1))
+
+
+def check_schedule(declared: dict[str, Any], schedule: FewStepSchedule) -> None:
+    """Refuse a schedule that is not the one `student.json` says it was trained on."""
     trained = declared["sigmas"]
     if declared["sampler"] != schedule.sampler or len(trained) != len(schedule.sigmas):
         raise UserError(f"the student was trained as {declared['sampler']} on {declared['steps']} steps: export it so")
     if max(abs(a - b) for a, b in zip(trained, schedule.sigmas, strict=True)) > SIGMA_TOLERANCE:
         raise UserError(f"the student was trained on sigmas {trained}, the scheduler gives {list(schedule.sigmas)}")
-    adapter.save_pipeline(folder, student, schedule.scheduler)
-    (folder / NOTES).write_text(json.dumps(declared, indent=1))

@@ -18,6 +18,11 @@ EMBEDDED_NAME = "flc/tiny-wan"
 """What a student of it calls its base model."""
 
 
+def by_name(folder: Path) -> Path:
+    """The embedded model's folder for `tiny-wan`; any other as it is given."""
+    return EMBEDDED if str(folder) == EMBEDDED.name else folder
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
@@ -44,10 +49,10 @@ def header(path: Path) -> dict[str, Any]:
             described = json.loads(file.read(length))
             entries = {name: entry for name, entry in described.items() if name != "__metadata__"}
             ends = [entry["data_offsets"][1] for entry in entries.values()]
-            whole = all(holds(entry) for entry in entries.values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            whole = all(holds(entry) for entry in entries.values()) and size == 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(fault) from error
-    if not whole or size != 8 + length + max(ends, default=0):
+    if not whole:
         raise UserError(fault)
     return entries
 
@@ -118,7 +123,7 @@ def check_component(folder: Path) -> None:
 def check(folder: Path, flag: str = "--model") -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline index and transformer config of a diffusers folder; `UserError` for anything else."""
     if not folder.exists():
-        raise UserError(f"{flag} {folder} does not exist")
+        raise UserError(f"{flag} {folder} does not exist: give a local folder (hf download NAME --local-dir DIR)")
     if folder.is_file():
         kind = "a pickle checkpoint" if folder.suffix in PICKLES else "a single file"
         raise UserError(f"{flag} {folder} is {kind}: give a diffusers folder with safetensors weights")

@@ -171,9 +171,9 @@ class WanAdapter(ModelAdapter):
         """Standard-form guidance scale of the teacher: what the folder's flc.json says, or Wan's own 5."""
         return float(self.notes.get("guidance", 5.0))
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of a clip's latents; `UserError` when the size does not fit the model."""
-        pipe, patch = self.pipe, self.pipe.transformer.config.patch_size
+    def latent_shape(self, frames: int, height: int, width: int, pipe: Any = None) -> tuple[int, int, int, int]:
+        pipe = pipe or self.pipe
+        patch = pipe.transformer.config.patch_size
         temporal, spatial = pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial
         for name, value, step in (("height", height, spatial * patch[1]), ("width", width, spatial * patch[2])):
             step = max(step, 16)  # stock pipelines refuse anything else
@@ -181,7 +181,13 @@ class WanAdapter(ModelAdapter):
                 raise UserError(f"--{name} {value} must be a positive multiple of {step} for this model")
         if frames < 1 or frames % temporal != 1:
             raise UserError(f"--frames {frames} must be one more than a multiple of {temporal} for this model")
-        return pipe.vae.config.z_dim, (frames - 1) // temporal + 1, height // spatial, width // spatial
+        shape = (pipe.vae.config.z_dim, (frames - 1) // temporal + 1, height // spatial, width // spatial)
+        most = pipe.transformer.config.rope_max_seq_len
+        pixels = (frames, height, width)
+        for name, value, size, step in zip(("frames", "height", "width"), pixels, shape[1:], patch, strict=True):
+            if size // step > most:
+                raise UserError(f"--{name} {value} is beyond this model's {most} positions: give a smaller size")
+        return shape
 
     # -- encoding -----------------------------------------------------------------------------------------
 

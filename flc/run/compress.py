@@ -14,7 +14,8 @@ from rich.console import Console as Rich
 from rich.table import Table
 
 from flc.errors import Interrupted, UserError
-from flc.models.folder import EMBEDDED_NAME, check, read_json
+from flc.export.pipeline import check_schedule
+from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check, read_json
 from flc.models.notes import read_notes, read_student
 from flc.options import parse_set
 from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, placed, read_yaml, resolve
@@ -39,6 +40,8 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     given: dict[str, Any] = {
         k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None
     }
+    if given.get("model") == EMBEDDED.name:  # what it is when none is given
+        given["model"] = None
     for name, section in SECTIONS.items():
         if name in given:
             given.setdefault(section, {})[name] = given.pop(name)
@@ -176,8 +179,9 @@ def stage(name: str, values: dict[str, Any]) -> None:
     """One stage in OUT; what it needs comes from OUT too, or from --plan and --weights."""
     alone = values.get("pipeline")
     if alone:
+        alone = by_name(alone)
         check(alone, "--pipeline")
-        values = values | {"model": alone}
+        values = values | {"model": alone, "pipeline": alone}
     fresh = name == "score" or alone  # the other stages go on in a folder by their nature
     check_out(values["out"], values["resume"] or not fresh)
     if values["resume"] or (not fresh and values["out"].exists()):
@@ -256,10 +260,13 @@ def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]
     if name == "report" or not inputs:
         return
     plan = stages.read_plan(job, inputs[0])
-    for folder in inputs[1:]:
-        stages.check_channels(job, plan, folder)
+    needs = {"distill": [False], "export": [True], "evaluate": [True, False, True]}
+    for folder, pruned in zip(inputs[1:], needs.get(name, []), strict=True):
+        stages.check_shape(job, plan, folder, pruned)
     if name in ("export", "evaluate"):
-        read_student(inputs[-1] / stages.STUDENT)
+        declared = read_student(inputs[-1] / stages.STUDENT)
+        schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
+        check_schedule(declared, schedule)
 
 
 def print_table(job: Job) -> None:

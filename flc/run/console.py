@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console as Rich
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Bar:
@@ -33,10 +34,11 @@ class Console:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.rich.print(text, soft_wrap=True)
+            self.rich.print(text, soft_wrap=True, markup=False)  # names of folders may hold brackets
 
     def warn(self, text: str) -> None:
-        self.say(f"[yellow]warning:[/] {text}")
+        if not self.quiet:
+            self.rich.print(Text.assemble(("warning:", "yellow"), " ", text), soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:

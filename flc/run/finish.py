@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.markup import escape
 
 from flc.api import View
 from flc.data.source import write_video
@@ -152,7 +151,7 @@ def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Pat
         if reason and not draws(job):
             raise UserError(reason)
         if reason:
-            job.console.warn(f"{escape(reason)}. Measured with the shapes suite instead")
+            job.console.warn(f"{reason}. Measured with the shapes suite instead")
         if reason or suite == "shapes":
             measure_shapes(job, table_of, inputs)
         shutil.copy(out / "metrics.json", job.out / "metrics.json")

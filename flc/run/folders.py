@@ -60,17 +60,19 @@ def sync_tree(folder: Path) -> None:
         sync(path)
 
 
-def read_json(path: Path) -> Any:
-    """The contents of a file of ours; None when it is missing or was cut off."""
+def read_mark(path: Path) -> dict[str, Any] | None:
+    """The options and inputs that a stage was made with: of its `done.json`, or of `fingerprint.json` while it is being
+    made; None when the file is missing, was cut off, or holds anything else."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+        mark = json.loads(path.read_text())
+        mark = mark["fingerprint"] if path.name == DONE else mark
+        return mark if isinstance(mark["options"], dict) and isinstance(mark["inputs"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):  # ValueError: not JSON, or not text at all
         return None
 
 
 def is_done(folder: Path, mark: dict[str, Any]) -> bool:
-    done = read_json(folder / DONE)
-    return done is not None and done["fingerprint"] == mark
+    return read_mark(folder / DONE) == mark
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -106,7 +108,7 @@ def run_stage(
         raise UserError(f"{final} holds no finished stage of a run: move it away, or give another --out")
     check_stopped(partial, mark)
     try:
-        if leader and read_json(partial / FINGERPRINT) != mark:
+        if leader and read_mark(partial / FINGERPRINT) != mark:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write_whole(partial / FINGERPRINT, json.dumps(mark))
@@ -125,7 +127,7 @@ def run_stage(
 
 def check_stopped(partial: Path, mark: dict[str, Any]) -> None:
     """Hours of training are not thrown away because an option is another one now. All ranks see the same."""
-    before = read_json(partial / FINGERPRINT)
+    before = read_mark(partial / FINGERPRINT)
     if before is None or before == mark or checkpoint_path(partial / CHECKPOINTS) is None:
         return
     pairs = ((before[part], mark[part]) for part in ("options", "inputs"))

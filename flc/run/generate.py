@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from flc.data.source import fitted, write_video
 from flc.errors import UserError
-from flc.models.folder import EMBEDDED, adapter_for, check
+from flc.models.folder import adapter_for, by_name, check
 from flc.models.notes import read_notes
 from flc.models.quiet import hush
 from flc.run.console import Console
@@ -25,7 +26,7 @@ def generate(
     height: int | None, width: int | None, frames: int | None, negative: str, device: str, dtype: str | None, out: Path,
 ) -> None:  # fmt: skip
     """`torch.manual_seed(seed)` and a generator of the same seed, as the model card's example has it."""
-    folder = EMBEDDED if str(folder) == "tiny-wan" else folder
+    folder = by_name(folder)
     check(folder, "PIPELINE")
     check_device(device)
     check_out(out)
@@ -51,13 +52,15 @@ def generate(
         raise UserError(f"--steps 1: the schedule of {folder} has {notes['steps']} steps and makes nothing of one")
     if "sigmas" in notes and settings["num_inference_steps"] != notes["steps"]:
         console.warn(f"{folder} was trained for {notes['steps']} steps; another number leaves the trained schedule")
+    if negative and settings["guidance_scale"] == 1:
+        console.warn("--negative-prompt has no effect without guidance: give --guidance above 1")
     if image is not None:
         settings["image"] = read_image(image, settings["height"], settings["width"])
     hush()
     # float32 is what diffusers reads without being told, and what the model card's call says then
     pipe = adapter.stock_pipeline(folder, image is not None, None if dtype == "float32" else dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
-    check_frames(settings["num_frames"], pipe)
+    adapter.latent_shape(settings["num_frames"], settings["height"], settings["width"], pipe)
     torch.manual_seed(seed)
     with console.bar("generate", settings["num_inference_steps"]) as bar:
 
@@ -71,7 +74,12 @@ def generate(
             ).frames[0]
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
-    write_video(out, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
+    partial = out.with_name(f".partial-{out.name}")  # a clip is there whole or not at all
+    try:
+        write_video(partial, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check_out(out: Path) -> None:
@@ -81,6 +89,8 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out {out}: folder {out.parent} does not exist")
     if out.exists():
         raise UserError(f"--out {out} is there already: give another name, or remove it")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out}: nothing may be written in {out.parent}")
 
 
 def check_numbers(seed: int, guidance: float | None, counts: dict[str, int | None]) -> None:
@@ -93,13 +103,6 @@ def check_numbers(seed: int, guidance: float | None, counts: dict[str, int | Non
             raise UserError(f"--{name} {value} must be 1 or more")
 
 
-def check_frames(frames: int, pipe: Any) -> None:
-    """Stock pipelines round the number of frames and only log it."""
-    temporal = getattr(pipe, "vae_scale_factor_temporal", 1)
-    if (frames - 1) % temporal:
-        raise UserError(f"--frames {frames} must be one more than a multiple of {temporal} for this model")
-
-
 def read_image(path: Path, height: int, width: int) -> Any:
     """Scaled to cover the frame and cropped at its centre, as clips are."""
     from PIL import Image, UnidentifiedImageError
@@ -107,5 +110,5 @@ def read_image(path: Path, height: int, width: int) -> Any:
     try:
         frame = fitted(Image.open(path).convert("RGB"), height, width)
         return Image.fromarray((frame * 255).round().astype(np.uint8))
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"--image {path} cannot be read as an image: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,6 +118,13 @@ class Job:
                 near = max(world, batch - batch % world)
                 raise UserError(f"{name}.batch={batch} does not divide over {world} ranks: --set {name}.batch={near}")
 
+    def check_apart(self) -> None:
+        """What a run reads is known by its contents, which must not change while the run writes."""
+        out = self.out.resolve()
+        for flag, folder in (("--model", self.recipe.model), ("--data", self.recipe.data)):
+            if folder and out.is_relative_to(Path(folder).resolve()):
+                raise UserError(f"--out {self.out} lies in {flag} {folder}, which it would change: give another folder")
+
     def disk_needed(self, stages: Collection[str]) -> int:
         """Bytes at the least: transformers of the stages and the student's pipeline; while a stage trains, a copy's
         float32 weights, moments and average, twice (a checkpoint is written beside the one before it)."""
@@ -159,6 +167,7 @@ class Job:
         if self.recipe.zero is not None and self.recipe.engine == "plain":
             raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
         self.check_training(stages)
+        self.check_apart()
         hush()  # before the first adapter's import: transformers logs advice while it is imported
         adapter_for(self.model_folder)
         if "evaluate" in stages:
@@ -183,7 +192,8 @@ class Job:
 
 def check_device(device: str) -> None:
     try:
-        kind, index = torch.device(device).type, torch.device(device).index
+        with warnings.catch_warnings(action="ignore"):  # of names that torch is going to drop
+            kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError as error:
         raise UserError(f"--device {device!r} is not a torch device: cpu, cuda, cuda:1, mps, ...") from error
     if kind == "meta":
@@ -194,6 +204,7 @@ def check_device(device: str) -> None:
         raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     if kind not in ("cpu", "cuda"):
         try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError, AttributeError) as error:
+            with warnings.catch_warnings(action="ignore"):
+                torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError, AttributeError, ImportError) as error:
             raise UserError(f"--device {device}: torch sees none on this machine; use --device cpu") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flc.errors import UserError
-from flc.run.folders import DONE, as_json, fingerprint_of_folder, read_json
+from flc.run.folders import DONE, as_json, fingerprint_of_folder, read_mark
 from flc.run.job import Job
 
 #: How a training is saved and shown, not what comes out of it.
@@ -76,7 +76,7 @@ def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
     ahead = names[: names.index(before)] if before in names else names
     found = []
     for name in ahead:
-        mark = (read_json(job.out / name / DONE) or {}).get("fingerprint")
+        mark = read_mark(job.out / name / DONE)
         if mark is None:
             continue
         was, now = mark["options"], as_json(OPTIONS[name](job))
@@ -100,8 +100,8 @@ def check_chain(job: Job, stages: list[Path], given: Mapping[str, Path]) -> None
     user's own, by input."""
     places = {name: given.get(name, job.out / stage) for name, stage in INPUTS.items()}
     for folder in stages:
-        mark = (read_json(folder / DONE) or {}).get("fingerprint", {})
-        for name, value in mark.get("inputs", {}).items():
+        mark = read_mark(folder / DONE) or {"inputs": {}}
+        for name, value in mark["inputs"].items():
             place = places.get(name)
             if place is not None and place.is_file():  # a plan by its file
                 place = place.parent

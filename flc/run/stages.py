@@ -78,11 +78,14 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
                 bar.advance()
 
         plan = planned(job, pruner, batches)
-    if not budget.fits(plan.kept, plan.channels) and sum(map(len, plan.kept.values())) > 1:
+    share = budget.share(plan.kept, plan.channels)
+    if not budget.fits(plan.kept, plan.channels):
+        if sum(map(len, plan.kept.values())) == 1:
+            raise UserError(f"--keep {r.keep} is less than one block, which is {share:.3g}: give that or more")
         raise UserError(f"pruner {r.pruner.name!r} kept more than --keep {r.keep} allows: report it to its author")
     weights = {s: list(w) for s, w in budget.weights.items()}
     facts = {"pruner": r.pruner.name, "keep": r.keep, "kept": plan.kept, "scores": plan.scores, "weights": weights}
-    facts |= {"share": budget.share(plan.kept, plan.channels), "channels": plan.channels}
+    facts |= {"share": share, "channels": plan.channels}
     facts |= {"details": plan.details, "block_evaluations": job.prunable.evaluations}
     (folder / PLAN).write_text(json.dumps(facts, indent=1))
 
@@ -188,14 +191,21 @@ def check_transformer(job: Job, folder: Path) -> Path:
     return path
 
 
-def check_channels(job: Job, plan: dict[str, Any], folder: Path) -> None:
-    """Weights and plan must agree on the channels of feed-forward layers."""
-    config = read_json(check_transformer(job, folder) / "config.json")
-    for stack, entry in job.adapter.ffn.items():
-        count = job.prunable.ffn[stack][0] if plan["channels"] is None else len(plan["channels"][stack][0])
-        if config.get(entry) != count:
-            has = f"{folder} has {entry}={config.get(entry)}"
-            raise UserError(f"{has}, the plan leaves {count}: give weights that were made under this plan")
+def check_shape(job: Job, plan: dict[str, Any], folder: Path, pruned: bool) -> None:
+    """Weights must be of the model's shape but for the channels that the plan leaves and, where they are `pruned`, the
+    blocks."""
+    config, adapter = read_json(check_transformer(job, folder) / "config.json"), job.adapter
+    own: Any = dict(adapter.transformer.config)
+    expected = {entry: value for entry, value in own.items() if entry in config and not entry.startswith("_")}
+    if plan["channels"] is not None:
+        expected |= {entry: len(plan["channels"][stack][0]) for stack, entry in adapter.ffn.items()}
+    if pruned:
+        expected |= {entry: len(plan["kept"][stack]) for stack, entry in adapter.stacks.items()}
+    for entry, value in expected.items():
+        found = config.get(entry)
+        if (tuple(found) if isinstance(found, list) else found) != (tuple(value) if isinstance(value, list) else value):
+            wanted = f"under this plan a {'pruned' if pruned else 'whole'} network has {value}"
+            raise UserError(f"{folder} has {entry}={found}, {wanted}: give weights that were made of this model so")
 
 
 def load_transformer(job: Job, folder: Path) -> Any:

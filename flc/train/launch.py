@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from flc.errors import UserError
 
+#: Where ranks find each other; launchers set them.
+MEETING = ("MASTER_ADDR", "MASTER_PORT")
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -43,8 +46,12 @@ def from_environment(engine: str, device: str) -> Ranks:
     rank, world, local = (number(*pair) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if world == 1 and engine == "plain":
         return Ranks()
+    if rank >= world:
+        raise UserError(f"RANK={rank} in the environment is beyond WORLD_SIZE={world}: start with torchrun")
     if engine == "plain":
         raise UserError(f"{world} processes were started but --engine is plain: add --engine deepspeed")
+    if missing := [name for name in MEETING if "WORLD_SIZE" in os.environ and name not in os.environ]:
+        raise UserError(f"WORLD_SIZE is in the environment and {missing[0]} is not: start with torchrun, or unset it")
     check_gpus(world, local, device)
     from flc.train.deepspeed import initialise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 
 import pytest
@@ -18,6 +19,8 @@ GENERATE = {
     "no steps": (["tiny-wan", "--prompt", "a cat", "--steps", "0"], ["--steps 0 must be 1 or more"]),
     "no height": (["tiny-wan", "--prompt", "a cat", "--height", "0"], ["--height 0 must be 1 or more"]),
     "frames": (["tiny-wan", "--prompt", "a cat", "--frames", "16"], ["--frames 16 must be one more than a multiple"]),
+    "beyond the table": (["tiny-wan", "--prompt", "a cat", "--height", "1040"], ["--height 1040 is beyond", "64"]),
+    "too many frames": (["tiny-wan", "--prompt", "a cat", "--frames", "257"], ["--frames 257 is beyond", "64"]),
     "no image": (["tiny-wan", "--prompt", "a cat", "--image", "i.png"], ["--image i.png cannot be read"]),
     "not a video": (["tiny-wan", "--prompt", "a cat", "--out", "clip.txt"], ["--out clip.txt", ".mp4"]),
     "no place": (["tiny-wan", "--prompt", "a cat", "--out", "no/clip.mp4"], ["folder no does not exist"]),
@@ -49,3 +52,32 @@ def test_generate_gives_no_first_frame_to_a_text_to_video_model(refused, place):
 def test_generate_keeps_a_clip_that_is_there(refused, place):
     (place / "clip.mp4").write_bytes(b"a clip")
     assert "--out clip.mp4 is there already" in refused("generate", "tiny-wan", "--prompt", "a cat")
+
+
+def test_generate_where_nothing_may_be_written(refused, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    assert "--out clip.mp4: nothing may be written in ." in refused("generate", "tiny-wan", "--prompt", "a cat")
+
+
+def test_an_image_too_large_to_be_opened(refused, place, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (48, 48)).save(place / "i.png")
+    assert "--image i.png cannot be read" in refused("generate", "tiny-wan", "--prompt", "a cat", "--image", "i.png")
+
+
+SMALL = ["tiny-wan", "--prompt", "a cat", "--steps", 1, "--frames", 5, "--height", 16, "--width", 16]
+
+
+def test_a_clip_is_there_whole_or_not_at_all(flc, place, monkeypatch):
+    def half(path, *arguments):
+        path.write_bytes(b"half a cl")
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("flc.run.generate.write_video", half)
+    assert flc("generate", *SMALL)[0] == 1 and list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(("guidance", "warned"), [(1, True), (2, False)])
+def test_a_negative_prompt_without_guidance_is_said_to_have_no_effect(flc, guidance, warned):
+    code, _, err = flc("generate", *SMALL, "--guidance", guidance, "--negative-prompt", "a dog")
+    assert code == 0 and ("warning: --negative-prompt has no effect without guidance" in err) == warned

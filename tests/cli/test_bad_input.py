@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flc.data.source import write_video
+from flc.data.source import read_manifest, write_video
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
 
@@ -122,7 +122,43 @@ def test_a_recipe_that_is_not_text(refused, unloaded, place):
 
 
 def test_a_pipeline_that_is_not_there(refused, unloaded):
-    assert refused("evaluate", "--out", "run", "--pipeline", "nowhere") == "--pipeline nowhere does not exist"
+    assert refused("evaluate", "--out", "run", "--pipeline", "nowhere").startswith(
+        "--pipeline nowhere does not exist: "
+    )
+
+
+@pytest.mark.parametrize("flag", ["--model", "--data"])
+@pytest.mark.parametrize("out", ["folder", "folder/run"])
+def test_out_in_a_folder_that_the_run_reads(refused, unloaded, place, flag, out):
+    (place / "folder").mkdir()
+    line = refused("compress", "--out", out, flag, "folder")
+    assert f"--out {out} lies in {flag} folder" in line
+
+
+@pytest.mark.parametrize("flag", ["--model", "--data", "--recipe"])
+def test_a_name_that_is_too_long(refused, unloaded, flag):
+    assert "File name too long" in refused("compress", "--out", "run", flag, "n" * 300)
+
+
+def test_an_out_in_which_nothing_may_be_written(refused, monkeypatch):
+    def denied(path, text):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("flc.run.compress.make_folder", lambda out: None)
+    monkeypatch.setattr("flc.run.compress.write_whole", denied)
+    assert "run/recipe.lock.yaml: Permission denied: give another path" in refused("compress", "--out", "run")
+
+
+def test_sizes_beyond_the_models_positions(refused):
+    assert "--height 1040 is beyond this model's 64 positions" in refused("compress", "--out", "run", "--height", 1040)
+
+
+def test_a_share_of_less_than_one_block(flc, place):
+    """Only the pruner knows what it can leave, so that this is said after it."""
+    sets = [part for s in ("prepare.clips=2", "pruner.samples=2") for part in ("--set", s)]
+    code, _, err = flc("score", "--out", "run", "--keep", "0.05", *sets)
+    assert code == 2 and "--keep 0.05 is less than one block, which is 0.1: give that or more" in err
+    assert not (place / "run" / "score").exists()
 
 
 @pytest.mark.parametrize("out", ["taken", "taken/run"])
@@ -186,6 +222,20 @@ def test_data_with_a_manifest_that_names_a_missing_video(refused, unloaded, plac
     (place / "clips" / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}\n')
     line = refused("compress", "--out", "run", "--data", "clips")
     assert "captions.jsonl line 1" in line and "a.mp4 does not exist" in line
+
+
+@pytest.mark.parametrize("caption", ["null", "[1, 2]", "3"])
+def test_captions_that_are_no_text(refused, unloaded, place, caption):
+    (place / "clips").mkdir()
+    (place / "clips" / "a.mp4").touch()
+    (place / "clips" / "captions.jsonl").write_text(f'{{"file": "a.mp4", "caption": {caption}}}\n')
+    assert "captions.jsonl line 1: caption" in refused("compress", "--out", "run", "--data", "clips")
+
+
+def test_captions_after_a_byte_order_mark(place):
+    (place / "a.mp4").touch()
+    (place / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}\n', encoding="utf-8-sig")
+    assert read_manifest(place) == [(place / "a.mp4", "a cat")]
 
 
 def test_captions_that_are_no_utf_8(refused, unloaded, place):

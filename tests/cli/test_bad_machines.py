@@ -81,6 +81,26 @@ def test_a_launchers_words_that_are_no_numbers(refused, unloaded, monkeypatch, n
     assert f"{name}=two in the environment is no number" in refused("compress", "--out", "run")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "1"}, "RANK=3 in the environment is beyond WORLD_SIZE=1"),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "WORLD_SIZE is in the environment and MASTER_ADDR is not"),
+    ],
+    ids=["rank", "address"],
+)
+def test_half_a_launchers_words(refused, unloaded, monkeypatch, words, says):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    assert says in refused("compress", "--out", "run", "--engine", "deepspeed")
+
+
+@pytest.mark.parametrize("device", ["hpu", "mkldnn"])
+def test_devices_that_torch_names_and_has_not(refused, unloaded, device):
+    assert f"--device {device}: torch sees none" in refused("compress", "--out", "run", "--device", device)
+
+
 def test_several_processes_with_the_plain_engine(refused, unloaded, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     line = refused("compress", "--out", "run", "--engine", "plain")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.models.loaded import check_finite
+from flc.models.view import removed
 from flc.run.stages import load_transformer
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -322,7 +323,47 @@ def test_channels_that_do_not_fit_the_model(refused, place, case):
 def test_weights_of_another_width_than_the_plans(refused, place, command):
     (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}, "channels": {"blocks": TEN}}))
     line = refused(command, "--out", "run", "--plan", "plan.json", "--weights", EMBEDDED)
-    assert "ffn_dim=384, the plan leaves 2" in line, line
+    assert "ffn_dim=384, under this plan a" in line and "network has 2:" in line, line
+
+
+@pytest.mark.parametrize(
+    ("command", "kept", "says"),
+    [
+        # what `flc prune` or `flc distill` left would be taken for the whole network: Eq 9 without its unpruned side
+        ("distill", ALL[:7], "num_layers=7, under this plan a whole network has 10"),
+        ("export", ALL, "num_layers=10, under this plan a pruned network has 7"),
+    ],
+)
+def test_weights_of_another_depth_than_the_stage_needs(refused, place, adapter, command, kept, says):
+    removed(adapter.transformer, {"blocks": tuple(kept)}, adapter.stacks).save_pretrained(place / "weights")
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL[:7]}}))
+    line = refused(command, "--out", "run", "--plan", "plan.json", "--weights", "weights")
+    assert says in line, line
+
+
+def test_weights_of_another_model(refused, place):
+    shutil.copytree(EMBEDDED / "transformer", place / "weights")
+    config = json.loads((place / "weights" / "config.json").read_text())
+    (place / "weights" / "config.json").write_text(json.dumps(config | {"eps": 0.1}))  # the same tensors
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
+    line = refused("distill", "--out", "run", "--plan", "plan.json", "--weights", "weights")
+    assert "weights has eps=0.1, under this plan a whole network has 1e-06" in line, line
+
+
+@pytest.mark.parametrize("entry", [{"data_offsets": [0]}, {"data_offsets": ["a", "b"]}, {"data_offsets": 4}], ids=str)
+def test_a_header_that_is_json_and_wrong(refused, model, entry):
+    text = json.dumps({"weight": {"dtype": "U7", "shape": [1], **entry}}).encode()
+    (model / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    assert "is truncated or corrupted" in refused("compress", "--out", "run", "--model", "model")
+
+
+def test_a_schedule_that_is_not_the_students_is_refused_before_anything_is_written(refused, place):
+    shutil.copytree(EMBEDDED / "transformer", place / "student" / "transformer")
+    says = {"steps": 2, "guidance": 1.0, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "cfg"}
+    (place / "student" / "student.json").write_text(json.dumps(says | {"sigmas": [1.0, 0.5, 0.0]}))
+    (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
+    line = refused("export", "--out", "run", "--plan", "plan.json", "--weights", "student")
+    assert "the student was trained on sigmas [1.0, 0.5, 0.0], the scheduler gives [1.0, 0.75" in line, line
 
 
 @pytest.mark.parametrize("command", ["recover", "distill", "export"])

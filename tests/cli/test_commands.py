@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from flc.api import Algorithm
+from flc.models.folder import EMBEDDED, by_name
 from flc.options import describe
 from flc.recipe import STAGE_OPTIONS
 from flc.registry import HOOKS, registry
-from flc.run.compress import make_job
+from flc.run.compress import make_job, recipe_from
+from flc.run.console import Console
 
 EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
 
@@ -138,3 +141,14 @@ def test_python_m_flc_is_the_same_program(flc):
 def test_settings_of_a_stage_that_trains_nothing_are_said_to_have_no_effect(flags, idle, tmp_path, capsys):
     make_job({"out": tmp_path / "out"} | flags)
     assert capsys.readouterr().err == "".join(f"warning: {line}\n" for line in idle)
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys):
+    Console().say("student: out[draft]/pipeline")
+    Console().warn("out[/x] was made")
+    assert capsys.readouterr().err == "student: out[draft]/pipeline\nwarning: out[/x] was made\n"
+
+
+def test_the_embedded_model_has_a_name():
+    assert recipe_from({"out": Path("out"), "model": Path("tiny-wan")}) == recipe_from({"out": Path("out")})
+    assert by_name(Path("tiny-wan")) == EMBEDDED and by_name(Path("./mine")) == Path("mine")

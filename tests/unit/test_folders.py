@@ -53,6 +53,13 @@ def test_a_failed_stage_leaves_no_result_and_its_partial_work_is_found_again(sta
     assert not (stage.out / "checkpoints").exists() and not (stage.out / FINGERPRINT).exists()
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "5", '{"fingerprint": 3}', "\x80", '{"fingerprint": {"options": {}}}'])
+def test_a_stage_whose_mark_is_damaged_is_made_again(stage, text):
+    stage()
+    (stage.out / DONE).write_text(text, encoding="latin-1")
+    assert stage() and stage.count == 2 and not stage()
+
+
 def test_partial_work_of_other_options_is_dropped(stage):
     def fail(folder):
         (folder / "half").write_text("")
