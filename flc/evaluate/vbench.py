@@ -49,11 +49,15 @@ def write_videos(
     batch: int,
     fps: int,
     on_step: Callable[[], Any],
+    rank: int = 0,
 ) -> None:
-    """The row's videos that are not there yet, `batch` at a time; size is (frames, height, width)."""
+    """The row's videos that are not there yet, `batch` at a time; size is (frames, height, width). Ranks may share the
+    folder, each with shots of its own; the times that are kept are the first one's."""
     before = json.loads((folder / ROW).read_text()) if (folder / ROW).exists() else {"seconds": 0.0, "timed": 0}
     seconds, timed = before["seconds"] * before["timed"], before["timed"]
-    pending, partial = missing(folder, shots), folder / ".new.mp4"
+    pending, partial = missing(folder, shots), folder / f".new-{rank}.mp4"
+    if rank == 0 and not (folder / ROW).exists():
+        pending = pending or list(shots[:1])  # others made all of them: one more, for the time
     for begin in range(0, len(pending), batch):
         part = pending[begin : begin + batch]
         prompts = prompts_of(part, *size[1:])
@@ -65,7 +69,8 @@ def write_videos(
         seconds, timed = seconds + each * len(part), timed + len(part)
         facts = {"name": row.name, "title": row.title, "steps": row.steps, "guidance": row.guidance}
         facts |= {"parameters": row.parameters, "seconds": seconds / timed, "timed": timed}
-        (folder / ROW).write_text(json.dumps(facts))
+        if rank == 0:
+            (folder / ROW).write_text(json.dumps(facts))
 
 
 def command(python: Path, suite: str, folder: Path, device: str, dimensions: Sequence[str]) -> list[str]:

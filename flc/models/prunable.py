@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flc.api import Kept, Sample, View
 from flc.flow import noised
+from flc.losses import tweedie_error
 from flc.models.channels import channel_size
 from flc.models.view import Gated, Inject, Sweep, Tap, blocks_of, exchanged, view
 
@@ -55,6 +56,14 @@ class Prunable:
         self.evaluations += sum(map(len, kept.values()))
         with view(self.transformer, kept):
             return self._call(sample)
+
+    def x0_error(self, samples: Iterable[Sample], chosen: View | None = None) -> float:
+        """E || x_t - t v(x_t, t) - x_0 ||^2 (FastLightGen Eq 4) of a view, mean over clips."""
+        parts = []
+        for s in samples:
+            x_t = noised(s.x0, s.x1, s.t)
+            parts.append(tweedie_error(x_t, self.velocity(s, chosen), s.t, s.x0, s.cond.free(s.x0)))
+        return float(torch.cat(parts).double().mean())
 
     def _call(self, s: Sample) -> Tensor:
         x_t = noised(s.x0, s.x1, s.t)

@@ -181,13 +181,17 @@ def blocks(run: Run) -> Html:
 def told(plan: dict[str, Any], bars: list[Bars], axis: Axis | Around) -> Html:
     details = own_details(plan)
     parts = [f"Importance of each block as pruner {plan.get('pruner', '?')} scored it; higher matters more."]
-    if (baseline := bars[0].baseline) is not None:
+    if bars[0].baseline is not None:
         parts.append("Bars begin at the baseline, the same measure with no block skipped.")
     if any(pair for b in bars for pair in b.intervals):
         parts.append("Whiskers are 95 % confidence intervals of the difference from it.")
-    if (joint := number(details.get("joint"))) is not None:
-        against = "" if baseline is None else f", against {label(baseline)} for the whole network"
-        parts.append(f"With all removed blocks gone at once the measure is {label(joint)}{against}.")
+    removal = plan.get("removal") or {}
+    whole, pruned, clips = (number(removal.get(name)) for name in ("whole", "pruned", "clips"))
+    if whole is not None and pruned is not None and clips is not None:
+        parts.append(
+            f"With all that goes gone at once the error of x0 (Eq 4) is {label(pruned)}, against {label(whole)} for the"
+            f" whole network, over {clips:.0f} clips."
+        )
     facts = [f"{name} {details[name]}" for name in ("samples", "ranking") if isinstance(details.get(name), int | str)]
     if (count := number(plan.get("block_evaluations"))) is not None:
         facts.append(f"{count:,.0f} block evaluations".replace(",", " "))

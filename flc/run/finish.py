@@ -146,8 +146,8 @@ def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Pat
     """
     out, suite = job.out / "evaluate", job.recipe.evaluate.suite
     inputs = inputs | {"model": job.model_folder} | ({"data": Path(job.recipe.data)} if job.recipe.data else {})
+    reason = "" if suite == "shapes" else vbench.measure(job, table_of(), inputs)
     if job.ranks.leader:
-        reason = "" if suite == "shapes" else vbench.measure(job, table_of(), inputs)
         if reason and not draws(job):
             raise UserError(reason)
         if reason:

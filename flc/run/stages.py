@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flc.api import Channels, Objective, PrunePlan, RecoveryTrainer, Role, Setting, StepDistiller, View
+from flc.api import Channels, Objective, PrunePlan, RecoveryTrainer, Role, Sample, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips, folder_clips
 from flc.errors import PluginError, UserError
 from flc.models.channels import narrowed
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
+from flc.models.prunable import Prunable
 from flc.models.view import removed
 from flc.registry import registry
 from flc.run.folders import run_stage
@@ -26,6 +27,8 @@ from flc.schedule import FewStepSchedule
 from flc.train.nets import check_teacher
 
 PLAN, STUDENT = "plan.json", "student.json"
+#: Clips that the removal of a plan's blocks is measured on, whatever the pruner looked at.
+REMOVAL_CLIPS = 64
 
 
 def clips(job: Job, count: int, seed: int, begin: int = 0) -> Any:
@@ -78,6 +81,8 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
                 bar.advance()
 
         plan = planned(job, pruner, batches)
+        evaluations = job.prunable.evaluations
+        removal = removal_error(job, plan, batches)
     share = budget.share(plan.kept, plan.channels)
     if not budget.fits(plan.kept, plan.channels):
         if sum(map(len, plan.kept.values())) == 1:
@@ -86,8 +91,16 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
     weights = {s: list(w) for s, w in budget.weights.items()}
     facts = {"pruner": r.pruner.name, "keep": r.keep, "kept": plan.kept, "scores": plan.scores, "weights": weights}
     facts |= {"share": share, "channels": plan.channels}
-    facts |= {"details": plan.details, "block_evaluations": job.prunable.evaluations}
+    facts |= {"details": plan.details, "block_evaluations": evaluations, "removal": removal}
     (folder / PLAN).write_text(json.dumps(facts, indent=1))
+
+
+def removal_error(job: Job, plan: PrunePlan, batches: Callable[[int], Iterator[Sample]]) -> dict[str, float]:
+    """The error of x0 (FastLightGen Eq 4) of the whole network and of the planned one, on the same clips: what blocks
+    do one at a time does not add up."""
+    small = Prunable(job.adapter, narrowed(job.adapter, job.adapter.transformer, plan.channels))
+    pruned = small.x0_error(batches(REMOVAL_CLIPS), View(plan.kept))
+    return {"clips": REMOVAL_CLIPS, "whole": job.prunable.x0_error(batches(REMOVAL_CLIPS)), "pruned": pruned}
 
 
 def planned(job: Job, pruner: Any, batches: Any) -> PrunePlan:

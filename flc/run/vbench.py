@@ -1,7 +1,8 @@
 """VBench's suites over the rows of a run: `OUT/<suite>/<row>/` with videos and results, then the table of `evaluate/`.
 
 The videos are a stage per row, which goes on video by video and is kept while the row's network, prompts and size stay
-the same. VBench may run here (`evaluate.vbench_python`) or elsewhere: what counts is its JSON in a row's `results/`.
+the same; with several ranks each samples a share of them, with a network of its own. VBench may run here
+(`evaluate.vbench_python`) or elsewhere: what counts is its JSON in a row's `results/`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ def fps(job: Job) -> int:
 
 
 def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:
-    """Write `evaluate/` with the suite's table; empty, or why it could not be had. The videos are there in any case."""
+    """Write `evaluate/` with the suite's table; empty, or why it could not be had. The videos are there in any case;
+    what comes after them is the leader's."""
     suite = job.recipe.evaluate.suite
     rows: dict[str, Path] = {entry.name: job.out / suite / entry.name for entry in table}
     for entry in table:
         write_videos(job, entry, rows[entry.name], inputs)
+    if not job.ranks.leader:
+        return ""
     reason = next(filter(None, (measure_row(job, name, folder) for name, folder in rows.items())), "")
     if reason:
         return f"{reason}. The videos are in {job.out / suite}; with VBench's JSON in ROW/results, run with --resume"
@@ -42,22 +46,26 @@ def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:
 
 
 def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) -> None:
-    r, o = job.recipe, job.recipe.evaluate
-    pending = shots(job.asked, SEEDS, r.seed)
+    r, o, ranks = job.recipe, job.recipe.evaluate, job.ranks
+    wanted = shots(job.asked, SEEDS, r.seed)
+    own = wanted[ranks.rank :: ranks.world]
     options = {"suite": o.suite, "asked": digest(job.asked), "seed": r.seed, "size": job.size, "dtype": r.dtype,
                "steps": entry.steps, "guidance": entry.guidance, "title": entry.title, "fps": fps(job),
                "negative_prompt": r.negative_prompt}  # fmt: skip
 
     def work(place: Path) -> None:
-        vbench.describe_videos(place, job.asked, pending, o.suite)
-        left = len(vbench.missing(place, pending))
-        row = entry.row()
+        if ranks.leader:
+            vbench.describe_videos(place, job.asked, wanted, o.suite)
+        ranks.barrier()
+        left = len(vbench.missing(place, own))
         with job.console.bar(f"videos of {entry.name}", -(-left // o.batch) * entry.steps) as bar:
-            vbench.write_videos(
-                job.adapter, row, pending, place, job.size, r.negative_prompt, o.batch, fps(job), bar.advance
-            )
+            sampled = (job.size, r.negative_prompt, o.batch, fps(job))
+            vbench.write_videos(job.adapter, entry.row(), own, place, *sampled, bar.advance, ranks.rank)
+        ranks.barrier()
 
-    run_stage(folder, options, {k: v for k, v in inputs.items() if k in ("model", *entry.needs)}, work)
+    needed = {k: v for k, v in inputs.items() if k in ("model", *entry.needs)}
+    run_stage(folder, options, needed, work, ranks.leader)
+    ranks.barrier()
 
 
 def measure_row(job: Job, name: str, folder: Path) -> str:

@@ -67,6 +67,9 @@ def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(comp
     if method.startswith("width"):
         assert {pipe.transformer.config.ffn_dim} == {len(b) for b in plan["channels"]["blocks"]}
         assert pipe.transformer.config.ffn_dim < adapter.transformer.config.ffn_dim
+    removal = plan["removal"]
+    assert removal["clips"] == 64 and 0 < removal["whole"] <= removal["pruned"]
+    assert (removal["whole"] == removal["pruned"]) == ("--keep 1" in flags)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler.set_timesteps(about["steps"])
     assert pipe.scheduler.sigmas.tolist() == pytest.approx(about["sigmas"], abs=1e-6)  # float32

@@ -1,4 +1,4 @@
-"""`flc compress` under torchrun on two ranks: the same student as one process makes, and a dry run."""
+"""`flc` under torchrun on two ranks: the same student as one process makes, a dry run, and VBench's videos."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from flc.evaluate.vbench_layout import SEEDS
+from flc.models.folder import EMBEDDED
 from tests.cli.small import ENVIRONMENT, command
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -85,3 +87,22 @@ def test_a_dry_run_of_ranks_plans_once_and_leaves_nothing(alone, tmp_path):
     assert (
         list(tmp_path.iterdir()) == [] and {n for n in set(os.listdir("/tmp")) - before if n.startswith("tmp")} == set()
     )
+
+
+def test_ranks_share_the_videos_of_vbench(tmp_path):
+    """Each its own, the same as one process samples; without VBench the leader measures with the shapes suite."""
+    prompts = ("a red circle moving left", "a blue square moving up", "a green circle moving down")
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": p}) for p in prompts))
+    short = {"evaluate.teacher_steps": 2, "evaluate.batch": 1, "evaluate.clips": 4, "evaluate.reference": 8}
+    sets = [part for key, value in short.items() for part in ("--set", f"{key}={value}")]
+    given = ["--pipeline", str(EMBEDDED), "--suite", "vbench", "--manifest", str(tmp_path / "prompts.jsonl"), *sets]
+    program = [sys.executable, "-m", "flc", "evaluate", *given, "--frames", "9", "--height", "32", "--width", "32"]
+    run([*program, "--out", str(tmp_path / "one")])
+    done = run(launched([*program, "--out", str(tmp_path / "two"), *RANKS]))
+    assert done.stderr.count("is not set") == 1 and (tmp_path / "two" / "metrics.json").exists()
+    one, two = (tmp_path / out / "vbench" / "pipeline" for out in ("one", "two"))
+    made = {p.name: p.read_bytes() for p in (one / "videos").iterdir()}
+    assert len(made) == len(prompts) * SEEDS
+    assert {p.name: p.read_bytes() for p in (two / "videos").iterdir()} == made
+    assert json.loads((one / "row.json").read_text())["timed"] == len(made)
+    assert json.loads((two / "row.json").read_text())["timed"] == -(-len(made) // 2), "the leader's share"

@@ -89,7 +89,8 @@ def fake_plan() -> dict:
         "pruner": "elbo", "keep": 0.7, "kept": {"blocks": [0, 1, 3, 5]}, "scores": {"blocks": blocks},
         "weights": {"blocks": [200_000] * BLOCKS}, "share": 4 / 6,
         "channels": {"blocks": [[0, 1, 4]] * BLOCKS}, "block_evaluations": 4321,
-        "details": {"baseline": 0.05, "joint": 0.12, "samples": 96, "ranking": "one-shot",
+        "removal": {"clips": 64, "whole": 0.05, "pruned": 0.12},
+        "details": {"baseline": 0.05, "samples": 96, "ranking": "one-shot",
                     "interval": {"blocks": [[b - 0.05 - 0.004, b - 0.05 + 0.004] for b in blocks]}},
     }  # fmt: skip
 
@@ -229,6 +230,13 @@ def test_a_third_party_plan_needs_scores_only(run: Path, details: dict | None) -
     change(run / "score/plan.json", details=details, scores={"blocks": [0, -1.5, None, float("nan"), 2, 3]}, weights={})
     page = page_of(run)
     assert page.classes["bar"] == BLOCKS and page.classes["whisker"] == 0
+
+
+def test_what_all_removals_together_cost_is_said(run: Path) -> None:
+    said = "With all that goes gone at once the error of x0 (Eq 4) is 0.12, against 0.05 for the whole network, over 64"
+    assert said in write_report(run).read_text()
+    change(run / "score/plan.json", removal=None)
+    assert "gone at once" not in write_report(run).read_text()
 
 
 def test_a_plan_without_scores_says_so(run: Path) -> None:

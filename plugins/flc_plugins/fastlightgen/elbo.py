@@ -4,10 +4,10 @@
 
 One block skipped at a time, on real clips; blocks are sorted by E^i and the top N_short stay. All variants
 see the same clips, noise and times, so that E^i - E^baseline is a paired difference: its standard error,
-over clips, gives the confidence interval. Isolated errors do not add, so the joint error of the chosen set
-is measured too, and `greedy` (ours) re-scores after each removal. What the paper does not say of the clips is ours, and
-the same for every pruner: times uniform, through the model's own shift, within [.02, .98]; half of the clips with their
-first frame given where the family takes one.
+over clips, gives the confidence interval. Isolated errors do not add (the core measures the removal of the whole set):
+`greedy` (ours) re-scores after each removal. What the paper does not say of the clips is ours, and the same for every
+pruner: times uniform, through the model's own shift, within [.02, .98]; half of the clips with their first frame given
+where the family takes one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flc.api import Budget, PrunableModel, PrunePlan, Pruner, Sample, View, option
+from flc.api import Budget, PrunableModel, PrunePlan, Pruner, Sample, option
 from flc.api import Options as Base
 from flc.flow import noised
 from flc.losses import tweedie_error
@@ -49,7 +49,6 @@ class ElboPruner(Pruner):
             "interval": {
                 s: [interval(errors[s, i] - baseline) for i in range(len(w))] for s, w in model.weights.items()
             },
-            "joint": float(self._error(model, data, View(kept)).mean()),
             "samples": self.options.samples,
             "ranking": "scored again after each removal (greedy)" if self.options.greedy else "one-shot",
         }
@@ -63,13 +62,6 @@ class ElboPruner(Pruner):
             for skipped, v in model.skip_each(s, kept):
                 parts.setdefault(skipped, []).append(tweedie_error(x_t, v, s.t, s.x0, s.cond.free(s.x0)))
         return {skipped: torch.cat(values).cpu().double() for skipped, values in parts.items()}
-
-    def _error(self, model: PrunableModel, data: Data, view: View) -> Tensor:
-        parts = []
-        for s in data():
-            x_t = noised(s.x0, s.x1, s.t)
-            parts.append(tweedie_error(x_t, model.velocity(s, view), s.t, s.x0, s.cond.free(s.x0)))
-        return torch.cat(parts).cpu().double()
 
     def _greedy(self, model: PrunableModel, data: Data, budget: Budget, errors: Errors) -> Kept:
         """Blocks that stay when the least important one of those left goes, until the rest fits; `errors` are those of
