@@ -110,7 +110,8 @@ class Net(Protocol):
     ) -> list[Tensor]:
         """Hidden states (B, F', N, D) after the given shares of the blocks, F' latent frames of N tokens.
 
-        `depths` in (0, 1], ascending; .5 is after the first half of the view's blocks. Later blocks do not run.
+        `depths` in (0, 1], ascending; .5 is after the first half of the view's blocks, which are counted over all
+        stacks in their order. Later blocks do not run.
         """
 
 

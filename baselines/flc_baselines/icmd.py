@@ -114,8 +114,10 @@ class IcmdRecovery(RecoveryTrainer):
     def surviving(self) -> tuple[list[float], list[float]]:
         """After which shares of depth the surviving blocks end: in the pruned network, and in the original."""
         assert self.setting.pruned.kept is not None and self.setting.full.kept is not None
-        (kept,), (full,) = self.setting.pruned.kept.values(), self.setting.full.kept.values()
-        return [(k + 1) / len(kept) for k in range(len(kept))], [(i + 1) / len(full) for i in kept]
+        full = [(stack, i) for stack, blocks in self.setting.full.kept.items() for i in blocks]
+        kept = [pair for pair in full if pair[1] in self.setting.pruned.kept[pair[0]]]
+        mine = [(k + 1) / len(kept) for k in range(len(kept))]
+        return mine, [(k + 1) / len(full) for k, pair in enumerate(full) if pair in kept]
 
     def times(self, x: Tensor, rng: Draws) -> Tensor:
         return shifted(rng.uniform(len(x)), self.options.shift).clamp(0.02, 0.98).to(x.device)

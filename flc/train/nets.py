@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -119,17 +119,22 @@ class RoleNet:
     def features(
         self, x: Tensor, t: Tensor, cond: Condition, depths: Sequence[float], given: View | None = None, /
     ) -> list[Tensor]:
-        """`flc.api.Net.features`, by taps between the blocks of a family with one stack."""
+        """`flc.api.Net.features`, by taps between the blocks, counted over the stacks in their order."""
         chosen = self.default if given is None else given
-        (stack,) = self.adapter.stacks
-        with view(self.module, chosen.kept):
-            blocks = blocks_of(self.module, stack)
-            taps = {max(1, round(depth * len(blocks))): Tap() for depth in depths}
+        with ExitStack() as exchanges:
+            exchanges.enter_context(view(self.module, chosen.kept))
+            stacks = {stack: blocks_of(self.module, stack) for stack in self.adapter.stacks}
+            count = sum(map(len, stacks.values()))
+            taps = {max(1, round(depth * count)): Tap() for depth in depths}
             if len(taps) != len(depths):
-                raise UserError(f"depths {list(depths)} fall together on {len(blocks)} blocks: give fewer")
-            tapped = [m for i, b in enumerate(blocks[: max(taps)], 1) for m in (b, taps.get(i)) if m is not None]
-            with exchanged(self.module, stack, tapped):
-                self.raw(x, t, cond, chosen.adapter)
+                raise UserError(f"depths {list(depths)} fall together on {count} blocks: give fewer")
+            before = 0
+            for stack, blocks in stacks.items():
+                run = enumerate(blocks[: max(0, max(taps) - before)], before + 1)
+                tapped = [m for i, b in run for m in (b, taps.get(i)) if m is not None]
+                exchanges.enter_context(exchanged(self.module, stack, tapped))
+                before += len(blocks)
+            self.raw(x, t, cond, chosen.adapter)
         return [self.adapter.by_frame(taps[at].hidden, x.shape[2]) for at in sorted(taps)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from flc.errors import UserError
 from flc.flow import noised
 from flc.losses import masked_mean
 from flc.models.prunable import Prunable
-from flc.models.view import exchanged, removed
+from flc.models.view import Tap, exchanged, removed
 from flc.train.nets import RoleNet
 
 KEPT = View({"blocks": (0, 2, 4)})
@@ -78,6 +79,41 @@ def test_gate_gradients_are_the_slopes_of_each_clips_loss(adapter, wan, sample):
     for key, slope in slopes.items():
         assert found[key].shape == (2,) and torch.allclose(found[key], slope, atol=5e-3 * largest), key
     assert all(p.grad is None for p in wan.parameters())
+
+
+class Stacks(nn.Module):
+    """A family of two stacks, which `RoleNet` meets as it meets any other."""
+
+    stacks: ClassVar = {"doubles": "num_layers", "singles": "num_single_layers"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.doubles, self.singles = (nn.ModuleList(nn.Linear(4, 4) for _ in range(n)) for n in (3, 5))
+        self.ran = 0
+
+    def velocity(self, call, module, x, t, cond):
+        hidden = x.flatten(2).mT  # tokens of C numbers
+        for block in (*self._modules["doubles"], *self._modules["singles"]):
+            hidden = block(hidden)
+            self.ran += not isinstance(block, Tap)
+        return hidden.mT.unflatten(2, x.shape[2:])
+
+    def by_frame(self, hidden, frames):
+        return hidden.unflatten(1, (frames, -1))
+
+
+def test_features_count_the_blocks_of_all_stacks():
+    net, x = Stacks(), torch.randn(2, 4, 3, 2, 2)
+    chosen = View({"doubles": (0, 2), "singles": (0, 1, 2, 4)})
+    found = RoleNet(net, net, net, View()).features(x, torch.zeros(2), None, [1 / 6, 0.5, 5 / 6], chosen)
+    assert net.ran == 5, "the last block of the view does not run"
+    hidden, expected = x.flatten(2).mT, []
+    for block in (net.doubles[0], net.doubles[2], *(net.singles[i] for i in (0, 1, 2))):
+        hidden = block(hidden)
+        expected.append(hidden.unflatten(1, (3, -1)))
+    assert all(torch.equal(a, b) for a, b in zip(found, (expected[0], expected[2], expected[4]), strict=True))
+    assert [len(net.doubles), len(net.singles)] == [3, 5]
 
 
 @torch.no_grad()

@@ -121,3 +121,7 @@ def test_surviving_blocks_are_compared_with_themselves():
     icmd.bind(Setting(View({"blocks": (0, 2, 5)}), View({"blocks": (0, 1, 2, 3, 4, 5)}), 4, 1))
     here, there = icmd.surviving()
     assert [round(d * 3) for d in here] == [1, 2, 3] and [round(d * 6) - 1 for d in there] == [0, 2, 5]
+    two = View({"double": (0, 2), "single": (1,)}), View({"double": (0, 1, 2), "single": (0, 1)})
+    icmd.bind(Setting(*two, 4, 1))
+    here, there = icmd.surviving()
+    assert [round(d * 3) for d in here] == [1, 2, 3] and [round(d * 5) - 1 for d in there] == [0, 2, 4]
