@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
@@ -87,3 +88,17 @@ def test_places_are_absolute_in_the_lock_file_and_names_in_the_model_card(tmp_pa
     assert held["evaluate"]["lpips"] == "random", "not a place"
     assert (public(recipe).model, public(recipe).data) == ("big", "clips")
     assert public(recipe_from(values())).model is None, "the embedded model is not a place"
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipes_of_the_examples_are_ones(path):
+    recipe = recipe_from({"out": Path("out"), "recipe": path, "model": Path("model"), "data": Path("clips")})
+    assert completed(recipe).engine == "deepspeed" and recipe.zero == 3 and recipe.evaluate.suite == "vbench"
+    assert (recipe.recover.iterations, recipe.distill.iterations) == (4000, 5000), "the large model's preset, full"
+
+
+def test_there_are_recipes_among_the_examples():
+    assert RECIPES
