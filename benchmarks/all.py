@@ -10,16 +10,20 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
-from benchmarks.cells import Cell
-from benchmarks.table import add_arguments, plan, runs_of
+from benchmarks.cells import Cell, Runs
+from benchmarks.table import Table, add_arguments, plan, runs_of
 
 TABLES = ("table2", "table4", "table5", "table6", "table9", "parts")
 #: Table 1 and 3 and all figures but the first are of runs that tables make.
 EVERY = (*TABLES, "table1", "table3", "fig1", "fig2", "fig4", "fig7")
 WHOLE = {"table1", "table3", "fig7"}
 """Those that run weights or show clips, which are not kept in `results/`."""
+FIRST = {"fig7"}
+"""Those of the first seed alone."""
 MINUTES = 4.5  # a cell of the embedded model on one core, with the stages it shares: by those of the search
 PASSED_ON = ("scale", "runs", "jobs", "model", "data", "launch")
 
@@ -28,8 +32,19 @@ def cells_of(name: str, scale: str) -> list[Cell]:
     """The runs that a table or figure stands on."""
     module = import_module(f"benchmarks.{name}")
     if name in TABLES:
-        return (module.table(scale) if hasattr(module, "table") else module.TABLE).cells
+        table: Table = module.table(scale)
+        return table.cells
     return module.cells(scale) if hasattr(module, "cells") else module.CELLS
+
+
+def missing(runs: Runs, names: Sequence[str], seeds: list[int]) -> list[tuple[Cell, int]]:
+    """What these tables and figures have still to run, each run once; first what must be run whole."""
+    found: dict[Path, tuple[Cell, int]] = {}
+    for name in sorted(names, key=lambda name: name not in WHOLE):
+        own = seeds[:1] if name in FIRST else seeds
+        for pair in runs.missing(cells_of(name, runs.scale.name), own, whole=name in WHOLE):
+            found.setdefault(runs.path(*pair), pair)
+    return list(found.values())
 
 
 def passed_on(args: argparse.Namespace) -> list[str]:
@@ -41,22 +56,16 @@ def passed_on(args: argparse.Namespace) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", choices=EVERY, nargs="*", default=list(EVERY))
+    parser.add_argument("--only", choices=EVERY, nargs="+", default=list(EVERY))
     add_arguments(parser)
     args = parser.parse_args()
     runs = runs_of(args)
-    asked = {
-        whole: [c for name in args.only if (name in WHOLE) == whole for c in cells_of(name, args.scale)]
-        for whole in (True, False)
-    }
     if args.dry_run:
-        return plan(runs, asked[True] + asked[False], args)
-    missing = runs.missing(asked[True], args.seeds, whole=True)
-    there = {runs.path(*pair) for pair in missing}
-    missing += [pair for pair in runs.missing(asked[False], args.seeds) if runs.path(*pair) not in there]
-    for cell, seed in missing:
+        return plan(runs, [c for name in args.only for c in cells_of(name, args.scale)], args)
+    pending = missing(runs, args.only, args.seeds)
+    for cell, seed in pending:
         print(f"{cell.label}, seed {seed}")
-    print(f"{len(missing)} runs" + how_long(len(missing), runs.jobs) * (args.scale == "tiny"))
+    print(f"{len(pending)} runs" + how_long(len(pending), runs.jobs) * (args.scale == "tiny"))
     if args.list:
         return 0
     commands = [[sys.executable, "-m", f"benchmarks.{name}", *passed_on(args)] for name in args.only]

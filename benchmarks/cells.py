@@ -217,12 +217,13 @@ class Runs:
         files = [folder / COMMIT for folder in folders if (folder / COMMIT).exists()]
         return sorted({line for file in files for line in file.read_text().split()})
 
-    def row(self, cell: Cell, seed: int, name: str = "") -> dict[str, Any]:
-        """The counting row of a finished cell, or {"error": ...} of a failed one."""
-        out = self.found(cell, seed)
+    def row(self, cell: Cell, seed: int, whole: bool = False) -> dict[str, Any]:
+        """The counting row of a finished cell, or {"error": ...} of a failed one. `whole`: of the run itself, whose
+        clips are to be shown; what is kept of another run of it is no success of this one."""
+        out = self.path(cell, seed) if whole else self.found(cell, seed)
         if (out / "metrics.json").exists():
             rows = json.loads((out / "metrics.json").read_text())["rows"]
-            return next(r for r in rows if r["name"] == (name or cell.row))
+            return next(r for r in rows if r["name"] == cell.row)
         log = out / "log.txt"
         lines = log.read_text().strip().splitlines() if log.exists() else []
         return {"error": lines[-1] if lines else "not run"}

@@ -10,48 +10,66 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figure, table
-from benchmarks.cells import Runs
+from benchmarks.cells import Cell, Runs
+from benchmarks.paper import printed
 from benchmarks.render import GUARDS, guarded, head, line, pair
-from benchmarks.table2 import TABLE
+from benchmarks.table2 import table as methods
 
-CELLS = TABLE.cells
+MARKERS = "osD^vP*Xd<>"
+
+
+def cells(scale: str) -> list[Cell]:
+    return methods(scale).cells
+
+
+def of_the_paper() -> str:
+    return f"printed in the paper ({printed('table2')['of']}, its own machines)"
 
 
 def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
-    found = table.measure(TABLE, runs, seeds)
-    wanted = ("seconds", "average", "scores")
-    points = {label: {k: row[k] for k in wanted if k in row} for label, row in found["rows"].items()}
+    found = table.measure(methods(runs.scale.name), runs, seeds)
+    kept = ("seconds", "average", "as_paper", "scores")
+    timed = {label: row for label, row in found["rows"].items() if "seconds" in row}
+    points = {label: {k: row[k] for k in kept if k in row} for label, row in timed.items()}
     paper = {label: {k: row[k] for k in ("seconds", "average")} for label, row in found["paper"].items()}
-    return {"points": {label: p for label, p in points.items() if len(p) == len(wanted)}, "paper": paper}
+    return {"points": points, "paper": paper}
 
 
 def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
-    drawing, ((ours, theirs),) = figure.axes(11, 4.2, 2)
+    """A row has one marker and colour in both panels: several take the same time, where names would overprint."""
+    drawing, ((ours, theirs),) = figure.axes(12, 4.6, 2)
+    from matplotlib.lines import Line2D
+
+    key, name = figure.comparable(list(values["points"].values()), "table2")
+    labels = list(dict.fromkeys([*values["points"], *values["paper"]]))
+    looks = {label: {"marker": MARKERS[i], "color": f"C{i % 10}"} for i, label in enumerate(labels)}
     for label, point in values["points"].items():
-        x, y = point["seconds"], point["average"]
-        ours.errorbar(x["mean"], y["mean"], xerr=x["spread"], yerr=y["spread"], fmt="o")
-        ours.annotate(label, (x["mean"], y["mean"]), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        x, y = point["seconds"], point[key]
+        ours.errorbar(x["mean"], y["mean"], xerr=x["spread"], yerr=y["spread"], **looks[label], linestyle="none")
     for label, point in values["paper"].items():
-        theirs.plot(point["seconds"], point["average"], "s", color="grey")
-        theirs.annotate(
-            label, (point["seconds"], point["average"]), textcoords="offset points", xytext=(5, 5), fontsize=8
-        )
-    for axes, title in ((ours, "measured here"), (theirs, "printed in the paper (VBench, its own machines)")):
+        theirs.plot(point["seconds"], point["average"], **looks[label], linestyle="none")
+    for axes, title, mean in ((ours, "measured here", name), (theirs, of_the_paper(), "average")):
         axes.set_xscale("log")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("seconds of sampling a clip")
-        axes.set_ylabel("average")
+        axes.set_ylabel(mean)
         axes.grid(alpha=0.3)
-        axes.margins(x=0.25, y=0.15)
+        axes.margins(x=0.1, y=0.1)
+    handles = [Line2D([], [], **look, linestyle="none", label=label) for label, look in looks.items()]
+    theirs.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
     figure.save(drawing, path)
 
 
 def markdown(values: dict[str, Any]) -> list[str]:
-    lines = head(["measured here", "seconds a clip", "average", *GUARDS])
-    lines += [line([label, pair(p["seconds"]), *guarded(p)]) for label, p in values["points"].items()]
-    lines += ["", *head(["printed in the paper (VBench, its own machines)", "seconds a clip", "average"])]
+    points = values["points"]
+    key, name = figure.comparable(list(points.values()), "table2")
+    theirs = [name] * (key != "average")
+    lines = head(["measured here", "seconds a clip", *theirs, "average", *GUARDS])
+    for label, p in points.items():
+        lines.append(line([label, pair(p["seconds"]), *(pair(p[key]) for _ in theirs), *guarded(p)]))
+    lines += ["", *head([of_the_paper(), "seconds a clip", "average"])]
     return lines + [line([label, f"{p['seconds']:g}", f"{p['average']:g}"]) for label, p in values["paper"].items()]
 
 
 if __name__ == "__main__":
-    sys.exit(figure.main("fig2", __doc__, CELLS, measure, draw, markdown))
+    sys.exit(figure.main("fig2", __doc__, cells, measure, draw, markdown))

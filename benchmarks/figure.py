@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import RESULTS, write
+from benchmarks.render import over
 from benchmarks.table import arguments, plan, runs_of
 
 
@@ -18,6 +19,11 @@ def axes(width: float = 7.0, height: float = 4.2, columns: int = 1) -> tuple[Any
     from matplotlib import pyplot
 
     return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
+
+
+def comparable(points: Sequence[Mapping[str, Any]], name: str) -> tuple[str, str]:
+    """Which average is drawn, and what it is called: over the dimensions of the paper's `name` where all have those."""
+    return ("as_paper", over(name)) if points and all("as_paper" in p for p in points) else ("average", "average")
 
 
 def save(figure: Any, path: Path) -> None:
@@ -38,14 +44,16 @@ def main(
     whole: bool = False,
 ) -> int:
     """Run what is missing of the cells, or of those made for the scale, write `results/NAME.json`, `.md` (the numbers
-    drawn) and `.png`. 1 when a cell failed. `whole`: the figure shows clips."""
+    drawn) and `.png`. 1 when a cell failed. `whole`: the figure shows clips, of the first seed alone."""
     args = arguments(description)
+    args.seeds = args.seeds[:1] if whole else args.seeds
     runs = runs_of(args)
     cells = made if isinstance(made, list) else made(args.scale)
     if args.list or args.dry_run:
         return plan(runs, cells, args)
     runs.run(cells, args.seeds, whole)
-    errors = {f"{c.label}, seed {s}": r["error"] for c in cells for s in args.seeds if "error" in (r := runs.row(c, s))}
+    rows = {f"{c.label}, seed {s}": runs.row(c, s, whole) for c in cells for s in args.seeds}
+    errors = {label: row["error"] for label, row in rows.items() if "error" in row}
     for label, error in errors.items():
         print(f"{label} failed: {error}")
     if len(errors) == len(cells) * len(args.seeds):

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
+from benchmarks.render import GUARDS, pair, ratio, signed
 
 #: Shown beside the average, which is never printed alone: two of its parts, and the guards.
 SCORES = ("caption_accuracy", "sharpness", "distribution", "diversity")
@@ -17,10 +18,6 @@ BEGIN, END = "<!-- measured: python -m benchmarks.readme -->", "<!-- end of meas
 
 def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def value(v: dict[str, float]) -> str:
-    return f"{v['mean']:.3f} ± {v['spread']:.3f}"
 
 
 def made_by(*results: dict[str, Any]) -> str:
@@ -39,9 +36,9 @@ def quality(q: dict[str, Any]) -> list[str]:
     for row in q["rows"]:
         s = row["scores"]
         cells = [
-            value(row["average"]),
-            value(row["student_ahead"]) if row is not q["rows"][-1] else "",
-            *(value(s[n]) for n in SCORES),
+            pair(row["average"]),
+            pair(row["student_ahead"]) if row is not q["rows"][-1] else "",
+            *(pair(s[n]) for n in SCORES),
         ]
         speed = f"{row['speed_up']['mean']:.1f}×"
         lines.append(f"| {row['title']} | {row['parameters'] / 1e6:.2f} | {speed} | " + " | ".join(cells) + " |")
@@ -69,10 +66,10 @@ def comparison(values: dict[str, Any]) -> list[str]:
         cells = [
             str(row["steps"]),
             f"{row['parameters'] / 1e6:.2f}",
-            f"{row['speed_up']['mean']:.1f}×",
-            value(row["average"]),
-            "" if label == values["reference"] else f"{row['ahead']['mean']:+.3f} ± {row['ahead']['spread']:.3f}",
-            *(value(row["scores"][n]) for n in ("distribution", "diversity")),
+            ratio(row.get("speed_up")),
+            pair(row["average"]),
+            "" if label == values["reference"] else signed(row.get("ahead")),
+            *(pair(row["scores"].get(n)) for n in GUARDS),
             "" if theirs is None else f"{theirs:.3f}",
         ]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
@@ -118,8 +115,8 @@ def section() -> str:
         + "; ".join(words)
         + f" ({made_by(teacher)}).",
         "- Drawn clips through the embedded autoencoder, which no row can be above but by chance: average"
-        f" {value(ceiling['average'])}, sharpness {value(ceiling['sharpness'])}, distribution"
-        f" {value(ceiling['distribution'])}, diversity {value(ceiling['diversity'])} ({made_by(read('ceiling'))}).",
+        f" {pair(ceiling['average'])}, sharpness {pair(ceiling['sharpness'])}, distribution"
+        f" {pair(ceiling['distribution'])}, diversity {pair(ceiling['diversity'])} ({made_by(read('ceiling'))}).",
         f"- Stage I in one sweep: {by_n['sweep']} block evaluations a batch instead of {by_n['naive']}, identical"
         f" scores ({stage1['identical_scores']}), {stage1['time_ratio_naive_over_sweep']:.2f} times as fast"
         f" ({made_by(stage1)}).",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks.paper import title
 
 #: The average's parts and the guards, in the order of the columns; another suite's come after them.
 SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
@@ -19,32 +22,58 @@ def markdown(values: dict[str, Any]) -> str:
     names = [n for n in SCORES if n in found] + sorted(found - set(SCORES))
     absent = [n for n in PROPRIETARY if any(n in paper["columns"] for paper in values["paper_tables"].values())]
     columns = ["", "steps", "M", "seconds", "speed-up", "average", f"less {values['reference']}'s"]
-    columns += [*(n.replace("_", " ") for n in names), *absent, "paper: average"]
-    lines = [f"## {values['title']}", "", *head(columns)]
+    columns += [*(n.replace("_", " ") for n in names), *absent]
+    beside = beside_paper(values)
+    lines = [f"## {values['title']}", "", *head([*columns, *beside])]
     for label, row in values["rows"].items():
-        theirs = values["paper"].get(label, {}).get("average")
         if "average" in row:
             ahead = "" if label == values["reference"] or "ahead" not in row else signed(row["ahead"])
             cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", times(row), ratio(row.get("speed_up"))]
             cells += [pair(row["average"]), ahead]
-            cells += [pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in names] + ["n/a"] * len(absent)
+            cells += [pair(row["scores"].get(n)) for n in names] + ["n/a"] * len(absent)
         else:
             cells = [""] * 4 + [f"failed: {row['error']}"] + [""] * (1 + len(names) + len(absent))
-        lines.append(line([label, *cells, number(theirs)]))
+        lines.append(line([label, *cells, *(of[label] for of in beside.values())]))
     for label, row in values["rows"].items():
         if "average" in row and "error" in row:
             lines += ["", f"{label}: of {row['average']['n']} of {len(values['seeds'])} seeds; {row['error']}"]
     if values.get("notes"):
         lines += ["", values["notes"]]
     for name, paper in values["paper_tables"].items():
-        lines += ["", f"The paper's {name.replace('table', 'Table ')}, as printed:", "", *head(["", *paper["columns"]])]
-        lines += [line([key, *map(number, row)]) for key, row in paper["rows"].items()]
+        lines += ["", *as_printed(name, paper)]
     return "\n".join(lines) + "\n"
+
+
+def beside_paper(values: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The last columns, each row's cell by its label: our average over the dimensions of the paper's own, where a suite
+    has them, and the paper's, of its model under its benchmark."""
+    columns: dict[str, dict[str, str]] = {}
+    for name, paper in list(values["paper_tables"].items())[:1]:
+        rows = values["rows"]
+        if any("as_paper" in row for row in rows.values()):
+            said = {label: pair(row["as_paper"]) if "as_paper" in row else "" for label, row in rows.items()}
+            columns[over(name)] = said
+        columns[f"paper: average ({paper['of']})"] = {
+            label: number(values["paper"].get(label, {}).get("average")) for label in rows
+        }
+    return columns
+
+
+def over(name: str) -> str:
+    """The column of our average over the dimensions of a paper's table."""
+    return f"average over {title(name)}'s dimensions"
+
+
+def as_printed(name: str, paper: Mapping[str, Any]) -> list[str]:
+    """A table of the paper under ours."""
+    lines = [f"The paper's {title(name)} ({paper['of']}), as printed:", "", *head(["", *paper["columns"]])]
+    lines += [line([key, *map(number, row)]) for key, row in paper["rows"].items()]
+    return lines + (["", paper["notes"]] if "notes" in paper else [])
 
 
 def guarded(row: dict[str, Any]) -> list[str]:
     """Cells of a row's average and its guards; n/a where a suite has none."""
-    return [pair(row["average"]), *(pair(row["scores"][n]) if n in row["scores"] else "n/a" for n in GUARDS)]
+    return [pair(row["average"]), *(pair(row["scores"].get(n)) for n in GUARDS)]
 
 
 def head(columns: list[str]) -> list[str]:
@@ -64,15 +93,20 @@ def times(row: dict[str, Any]) -> str:
 
 
 def ratio(v: dict[str, float] | None) -> str:
-    return "n/a" if v is None else f"{v['mean']:.1f} ± {v['spread']:.1f}×"
+    return "n/a" if v is None else f"{with_spread(v, '.1f')}×"
 
 
-def pair(v: dict[str, float]) -> str:
-    return f"{v['mean']:.3f} ± {v['spread']:.3f}"
+def pair(v: dict[str, float] | None) -> str:
+    return "n/a" if v is None else with_spread(v, ".3f")
 
 
-def signed(v: dict[str, float]) -> str:
-    return f"{v['mean']:+.3f} ± {v['spread']:.3f}"
+def signed(v: dict[str, float] | None) -> str:
+    return "n/a" if v is None else with_spread(v, ".3f", sign="+")
+
+
+def with_spread(v: dict[str, float], form: str, sign: str = "") -> str:
+    """One value alone has no spread."""
+    return f"{v['mean']:{sign}{form}}" + (f" ± {v['spread']:{form}}" if v["n"] > 1 else "")
 
 
 def picture(values: dict[str, Any], path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import write
 from benchmarks.table import arguments, runs_of
-from benchmarks.table2 import TABLE
+from benchmarks.table2 import table
 from flc.run.compress import completed
 
 SEED = 100
@@ -36,7 +36,7 @@ def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | No
 def algorithms(scale: Scale) -> list[Cell]:
     """The first row of table 2 for each algorithm that has rates."""
     first: dict[tuple[str, str], Cell] = {}
-    for cell in TABLE.rows:
+    for cell in table(scale.name).rows:
         if found := searched(cell, scale):
             first.setdefault(found[:2], cell)
     return list(first.values())

@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
+from benchmarks import paper
 from benchmarks.cells import Cell, Runs, Scale, summary
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.render import markdown, picture
 from benchmarks.timing import interleaved
 from flc.recipe import merge
 
-PAPER = Path(__file__).parent / "paper.yaml"
 #: Of a recovery whose network is sampled with guidance: the text is dropped as often as the teacher's own training did.
 GUIDED = {"drop_text": 0.1}
 TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0, "steps": 50})
@@ -26,7 +26,8 @@ TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0
 class Table:
     """A comparison: rows of cells. `paper` maps a row's label to its row in the first of the paper's `papers`;
     averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise.
-    All of `papers` are printed under ours, with `notes`: what a reader must know to compare."""
+    All of `papers` are printed under ours, with `notes`: what a reader must know to compare. `module` has the command
+    where it is not called after the number."""
 
     number: int
     title: str
@@ -35,10 +36,15 @@ class Table:
     reference: str = TEACHER.label
     papers: tuple[str, ...] = ()
     notes: str = ""
+    module: str = ""
 
     @property
     def name(self) -> str:
         return f"table{self.number}"
+
+    @property
+    def command(self) -> str:
+        return f"python -m benchmarks.{self.module or self.name}"
 
     @property
     def cells(self) -> list[Cell]:
@@ -51,16 +57,18 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
     runs.run(cells, seeds)
     found = {c.label: [runs.row(c, s) for s in seeds] for c in cells}
     results = {label: summary(rows) for label, rows in found.items()}
+    papers = {name: paper.printed(name) for name in table.papers}
+    first = next(iter(papers.values()), {"columns": [], "rows": {}})
     for label, rows in found.items():
         if ahead := differences(rows, found[table.reference]):
             results[label]["ahead"] = spread(ahead)
+        if over := paper.averages(rows, paper.dimensions(first)):
+            results[label]["as_paper"] = spread(over)
     add_times(results, {c.label: runs.found(c, seeds[0]) for c in cells}, runs.scale)
-    papers = yaml.safe_load(PAPER.read_text())
-    paper = papers[table.papers[0]] if table.papers else {"columns": [], "rows": {}}
-    theirs = {label: dict(zip(paper["columns"], paper["rows"][key], strict=True)) for label, key in table.paper.items()}
+    theirs = {label: dict(zip(first["columns"], first["rows"][key], strict=True)) for label, key in table.paper.items()}
     about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "reference": table.reference}
     about |= {"runs_of": runs.commits(cells, seeds)}
-    about |= {"notes": table.notes, "paper_tables": {name: papers[name] for name in table.papers}}
+    about |= {"notes": table.notes, "paper_tables": papers}
     return about | {"rows": results, "paper": theirs}
 
 
@@ -126,16 +134,16 @@ def plan(runs: Runs, cells: list[Cell], args: argparse.Namespace) -> int:
     return int(any(text.startswith("failed") for text in said.values()))
 
 
-def main(made: Table | Callable[[str], Table], description: str | None) -> int:
-    """The command of a table's module, or of what makes one for a scale. 1 when a cell failed (the table says why)."""
+def main(made: Callable[[str], Table], description: str | None) -> int:
+    """The command of a module that makes a table for a scale. 1 when a cell failed (the table says why)."""
     args = arguments(description)
     runs = runs_of(args)
-    table = made if isinstance(made, Table) else made(args.scale)
+    table = made(args.scale)
     if args.list or args.dry_run:
         return plan(runs, table.cells, args)
     values = measure(table, runs, args.seeds)
     name = table.name if args.scale == "tiny" else f"{table.name}_{args.scale}"
-    write(name, f"python -m benchmarks.{table.name} --scale {args.scale}", values)
+    write(name, f"{table.command} --scale {args.scale}", values)
     text = markdown(values)
     (RESULTS / f"{name}.md").write_text(text)
     picture(values, RESULTS / f"{name}.png")

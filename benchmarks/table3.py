@@ -1,12 +1,13 @@
 """A blind comparison by people, in place of the paper's user study (Table 3).
 
-    python -m benchmarks.table3 [--scale tiny] [--seeds 0] [--pairs 24]     writes table3.html and table3_key.json
-    python -m benchmarks.table3 --votes votes-*.json                        scores the votes, with intervals
+    python -m benchmarks.table3 [--scale tiny] [--seeds 0 1 2] [--pairs 24]   writes table3.html and table3_key.json
+    python -m benchmarks.table3 --votes votes-*.json                          scores the votes, with intervals
 
 The page is self-contained: pairs of clips of the same prompt and noise, the flagship's student against another row,
 left and right by lot, without a name. Votes are kept by the browser and saved as a JSON file; which side was which is
 in the key alone. A tie counts half. The interval is Wilson's, 95 %, at the number of votes: it takes votes as
-independent, which several by one person are not quite.
+independent, which several by one person are not quite. The paper had models of several alpha rated one by one; its
+scores stand below ours, and are not comparable with them.
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ from typing import Any
 
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import RESULTS, write
+from benchmarks.paper import printed
+from benchmarks.render import as_printed
 from benchmarks.table import add_arguments, plan, runs_of
-from benchmarks.table2 import TABLE
+from benchmarks.table2 import CODMD, OURS, table
 from flc.errors import UserError
 from flc.models.folder import read_json
 
-OURS = next(cell for cell in TABLE.rows if cell.label == "fastlightgen")
 PAGE = Path(__file__).with_name("pairs.html")
-RIVALS = [cell for cell in TABLE.cells if cell.label not in ("fastlightgen", "codmd on fastlightgen")]
-CELLS = [*RIVALS, OURS]
 QUESTIONS = ("action", "vision")
 """The paper's two scores: of the motion, and of what is seen."""
+
+
+def rivals(scale: str) -> list[Cell]:
+    """All rows of Table 2 but ours, as it is and with one term more."""
+    return [cell for cell in table(scale).cells if cell not in (OURS, CODMD)]
+
+
+def cells(scale: str) -> list[Cell]:
+    return [*rivals(scale), OURS]
 
 
 def videos(runs: Runs, cell: Cell, seed: int) -> dict[int, Path]:
@@ -49,7 +58,7 @@ def make_pairs(runs: Runs, seeds: Sequence[int], count: int, lot: random.Random)
     for seed in seeds:
         mine, metrics = videos(runs, OURS, seed), runs.path(OURS, seed) / "metrics.json"
         prompts = read_json(metrics)["prompts"] if metrics.exists() else []
-        for rival in RIVALS:
+        for rival in rivals(runs.scale.name):
             theirs = videos(runs, rival, seed)
             for index in sorted(mine.keys() & theirs.keys()):
                 pair = {"caption": prompts[index]["caption"], "ours": mine[index], "theirs": theirs[index]}
@@ -62,8 +71,11 @@ def make_pairs(runs: Runs, seeds: Sequence[int], count: int, lot: random.Random)
     return chosen
 
 
-def write_page(pairs: Sequence[dict[str, Any]], page: Path, key: Path, lot: random.Random) -> None:
-    """The page knows numbers and clips; the key says which rival a number is, and on which side ours stands."""
+def write_page(
+    pairs: Sequence[dict[str, Any]], page: Path, key: Path, lot: random.Random, about: dict[str, Any]
+) -> None:
+    """The page knows numbers and clips; the key says which rival a number is, on which side ours stands, and `about`:
+    of which runs the clips are."""
     shown, secret = [], {}
     for number, pair in enumerate(pairs):
         left = lot.choice(["ours", "theirs"])
@@ -74,12 +86,10 @@ def write_page(pairs: Sequence[dict[str, Any]], page: Path, key: Path, lot: rand
         shown.append({"id": str(number), "caption": pair["caption"], **clips})
         secret[str(number)] = {"rival": pair["rival"], "ours": "left" if left == "ours" else "right"}
     bytes_of_all = b"".join(pair[who].read_bytes() for pair in pairs for who in ("ours", "theirs"))
-    study = hashlib.sha256(bytes_of_all + json.dumps(secret).encode()).hexdigest()[
-        :16
-    ]  # of these clips, on these sides
+    study = hashlib.sha256(bytes_of_all + json.dumps(secret).encode()).hexdigest()[:16]  # these clips on these sides
     data = json.dumps({"study": study, "questions": QUESTIONS, "pairs": shown}).replace("</", "<\\/")
     page.write_text(PAGE.read_text().replace("/*DATA*/null", data))
-    key.write_text(json.dumps({"study": study, "pairs": secret}, indent=1) + "\n")
+    key.write_text(json.dumps({"study": study, **about, "pairs": secret}, indent=1) + "\n")
 
 
 def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
@@ -118,21 +128,25 @@ def score(files: Sequence[Path], key: dict[str, Any]) -> dict[str, Any]:
         }
         for rival, by_question in tally.items()
     }
-    return {"rows": rows, "voters": len(ballots)}
+    about = {name: value for name, value in key.items() if name != "pairs"}
+    return about | {"voters": len(ballots), "rows": rows}
 
 
-def markdown(rows: dict[str, Any]) -> str:
+def markdown(found: dict[str, Any]) -> str:
+    seeds = ", ".join(map(str, found["seeds"]))
     lines = [
         "## Preferred to (blind pairs)",
+        "",
+        f"Study {found['study']}: runs of scale {found['scale']}, seeds {seeds}; {found['voters']} voters.",
         "",
         "| ours against | question | preferred | 95 % | votes |",
         "|---|---|---|---|---|",
     ]
-    for rival, questions in rows.items():
+    for rival, questions in found["rows"].items():
         for question, v in questions.items():
             low, high = v["interval"]
             lines.append(f"| {rival} | {question} | {v['preferred']:.2f} | {low:.2f} to {high:.2f} | {v['votes']} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *as_printed("table3", printed("table3"))]) + "\n"
 
 
 def count(name: str, votes: Sequence[Path], key: Path) -> int:
@@ -142,8 +156,8 @@ def count(name: str, votes: Sequence[Path], key: Path) -> int:
         print(error, file=sys.stderr)
         return 2
     write(name, f"python -m benchmarks.{name.partition('_')[0]} --votes ...", found)
-    (RESULTS / f"{name}.md").write_text(markdown(found["rows"]))
-    print(markdown(found["rows"]))
+    (RESULTS / f"{name}.md").write_text(markdown(found))
+    print(markdown(found))
     return 0
 
 
@@ -158,17 +172,19 @@ def main() -> int:
     if args.votes:
         return count(name, args.votes, key)
     runs = runs_of(args)
+    shown = cells(args.scale)
     if args.list or args.dry_run:
-        return plan(runs, CELLS, args)
-    runs.run(CELLS, args.seeds, whole=True)
+        return plan(runs, shown, args)
+    runs.run(shown, args.seeds, whole=True)
     lot = random.Random(0)
     pairs = make_pairs(runs, args.seeds, args.pairs, lot)
     if not pairs:
         print("no clips to compare: the cells failed, see their log.txt", file=sys.stderr)
         return 1
-    write_page(pairs, page, key, lot)
+    about = {"scale": args.scale, "seeds": args.seeds, "runs_of": runs.commits(shown, args.seeds)}
+    write_page(pairs, page, key, lot, about)
     print(f"{page}: {len(pairs)} pairs; votes are scored with --votes FILE")
-    rows = {f"{c.label}, seed {s}": runs.row(c, s) for c in CELLS for s in args.seeds}
+    rows = {f"{c.label}, seed {s}": runs.row(c, s, whole=True) for c in shown for s in args.seeds}
     errors = [f"{label} is not among them: {row['error']}" for label, row in rows.items() if "error" in row]
     print("\n".join(errors), end="\n" * bool(errors))
     return int(bool(errors))

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import sys
 
-import yaml
-
 from benchmarks.cells import Cell
-from benchmarks.table import PAPER, Table, main
+from benchmarks.paper import printed
+from benchmarks.table import Table, main
 
 Betas = tuple[float, float]
 #: (the embedded model's, the paper's WanX row)
@@ -40,8 +39,8 @@ def rows(scale: str) -> tuple[tuple[Betas, str | None], ...]:
     """Each row's betas, and its row in the paper."""
     if scale == "tiny":
         return TINY
-    printed = yaml.safe_load(PAPER.read_text())[papers(scale)[0]]["rows"]
-    return tuple(((float(key.split(",")[0]), float(key.split(",")[1])), key) for key in printed)
+    keys = printed(papers(scale)[0])["rows"]
+    return tuple(((float(key.split(",")[0]), float(key.split(",")[1])), key) for key in keys)
 
 
 def label(betas: Betas) -> str:

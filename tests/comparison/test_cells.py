@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import parts, table5
+from benchmarks import parts, table5, table6
 from benchmarks import table as tables
 from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary
 from benchmarks.table import TEACHER, Table
@@ -81,6 +81,8 @@ def test_a_finished_cell_is_kept_and_needs_no_second_run_but_where_its_clips_are
     assert here.found(cell, 0) == here.path(cell, 0)
     there = Runs(tmp_path / "there", TINY, 1, kept)
     assert there.missing([cell], [0]) == [] and there.missing([cell], [0], whole=True) == [(cell, 0)]
+    assert there.row(cell, 0, whole=True) == {"error": "not run"}, "its clips are on the other machine"
+    assert here.row(cell, 0, whole=True) == there.row(cell, 0)
     assert there.row(cell, 0)["average"] == 0.5 and there.commits([cell], [0]) == here.commits([cell], [0]) != []
     files = sorted(str(p.relative_to(there.found(cell, 0))) for p in there.found(cell, 0).rglob("*") if p.is_file())
     assert files == ["commit.txt", "metrics.json", "pipeline/flc.json", "score/plan.json"]
@@ -108,7 +110,7 @@ def test_what_is_kept_of_a_cell_is_committed_alone_as_it_ends(tmp_path, monkeypa
 
 
 def test_a_control_drawn_by_lot_is_drawn_anew_for_each_seed():
-    (random,) = (cell for cell in parts.TABLE.rows if cell.seeded)
+    (random,) = (cell for cell in parts.ROWS if cell.seeded)
     assert [random.at(TINY, seed).pruner.options["seed"] for seed in (0, 1, 2)] == [0, 1, 2]
 
 
@@ -147,6 +149,36 @@ def test_table_5_is_the_papers_own_sweep_at_full_size_and_the_models_here():
         assert table5.label(main) in {cell.label for cell in made.rows}
     assert table5.table("wan-14b").paper["beta1 1.5, beta2 0.25"] == "1.5, 0.25"
     assert table5.table("hunyuan-13b").papers[0] == "table8"
+
+
+def test_table_6_stands_beside_the_papers_rows_of_the_scales_own_model():
+    wan, hunyuan = table6.table("wan-14b"), table6.table("hunyuan-13b")
+    assert (wan.papers[0], wan.paper["28 steps, 50% removed"]) == ("table6", "28, 50%")
+    assert (hunyuan.papers[0], hunyuan.paper["4 steps, 0% removed"]) == ("table7", "0%")
+    assert not any(label.startswith("28") for label in hunyuan.paper), "Table 7 has one number a ratio"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))
+def test_no_two_rows_of_a_table_are_the_same_run(name):
+    for table in everything.TABLES:
+        cells = everything.cells_of(table, name)
+        paths = {Runs(Path("runs"), Scale(name), 1).path(cell, 0) for cell in cells}
+        assert len(paths) == len(cells) == len({cell.label for cell in cells}), table
+
+
+def test_what_shows_clips_of_one_seed_asks_for_no_other(tmp_path):
+    runs = Runs(tmp_path, TINY, 1, tmp_path)
+    shown = everything.cells_of("fig7", "tiny")
+    assert everything.missing(runs, ["fig7"], [3, 4]) == [(cell, 3) for cell in shown]
+    both = everything.missing(runs, ["table5", "fig7"], [3, 4])
+    assert len(both) == 2 * len(everything.cells_of("table5", "tiny")), "each run once"
+
+
+def test_nothing_to_do_by_name_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["all", "--only"])
+    with pytest.raises(SystemExit) as ended:
+        everything.main()
+    assert ended.value.code == 2 and "--only" in capsys.readouterr().err
 
 
 def test_everything_passes_on_where_the_weights_are(tmp_path, monkeypatch, capsys):
@@ -191,9 +223,9 @@ def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, 
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     written = {}
     monkeypatch.setattr(tables, "write", lambda name, script, values: written.update(values))
-    assert tables.main(Table(99, "Two cells", (good, bad), {}), "a table") == 1
+    assert tables.main(lambda scale: Table(99, f"Two cells, {scale}", (good, bad), {}), "a table") == 1
     text = (tmp_path / "table99.md").read_text()
-    assert "| good | 4 |" in text and "| bad |" in text and "nowhere" in text
+    assert "## Two cells, tiny" in text and "| good | 4 |" in text and "| bad |" in text and "nowhere" in text
     assert written["rows"]["good"]["average"]["mean"] == 0.5 and "nowhere" in written["rows"]["bad"]["error"]
     assert "| bad |" in capsys.readouterr().out
 
@@ -220,14 +252,22 @@ def test_a_row_of_fewer_seeds_says_how_many_and_why_and_a_score_missing_on_one_i
     one, two = ({"caption_accuracy": 0.5, "diversity": v} for v in (None, 0.4))
     some = summary([row | {"scores": one}, row | {"scores": two}, {"error": "out of memory"}])
     assert set(some["scores"]) == {"caption_accuracy"} and some["average"]["n"] == 2
-    paper = {"columns": ["average", "lip sync"], "rows": {"x": [0.8, 1.5]}}
-    values = {"title": "T", "reference": "teacher", "seeds": [0, 1, 2], "rows": {"some": some}, "paper": {}}
+    paper = {"of": "Hunyuan", "notes": "Lips.", "columns": ["average", "lip sync"], "rows": {"x": [0.8, 1.5]}}
+    paper_row = dict(zip(paper["columns"], paper["rows"]["x"], strict=True))
+    values = {
+        "title": "T",
+        "reference": "teacher",
+        "seeds": [0, 1, 2],
+        "rows": {"some": some},
+        "paper": {"some": paper_row},
+    }
     text = tables.markdown(values | {"paper_tables": {"table8": paper}})
     assert "some: of 2 of 3 seeds; out of memory" in text
     heading, ours = (next(x for x in text.splitlines() if x.startswith(f"| {name} |")) for name in ("", "some"))
     cells = dict(zip(heading.split(" | "), ours.split(" | "), strict=True))
     assert cells["lip sync"] == "n/a" and cells["average"].startswith("0.500")
-    assert "The paper's Table 8, as printed" in text and "| x | 0.800 | 1.500 |" in text
+    assert cells["paper: average (Hunyuan) |"] == "0.800 |" and "over" not in heading, "no dimensions of the paper's"
+    assert "The paper's Table 8 (Hunyuan), as printed" in text and "| x | 0.800 | 1.500 |\n\nLips." in text
 
 
 def test_a_cell_that_cannot_be_is_refused_before_any_run():

@@ -35,14 +35,15 @@ def finish(runs: Runs, cell, seed: int, average: float) -> None:
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """`made(figure)`: exit code, what was written, the picture's size."""
+    """`made(figure)`: exit code, what was written, the picture's size. `lost`: cells of which only what is kept of a
+    run is there, as on another machine."""
     written: dict = {}
     monkeypatch.setattr(figure, "RESULTS", tmp_path)
     monkeypatch.setattr(figure, "write", lambda name, script, values: written.update(values))
     monkeypatch.setattr(table, "interleaved", lambda folders, **more: {n: [1.0, 2.0] for n in folders})
     monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)  # nothing is really run
 
-    def make(module, fail=(), seeds=(0, 1)):
+    def make(module, fail=(), lost=(), seeds=(0, 1)):
         runs = Runs(tmp_path / "runs", Scale("tiny"), 1)
         cells = module.cells("tiny") if hasattr(module, "cells") else module.CELLS
         for number, cell in enumerate(cells):
@@ -51,10 +52,17 @@ def made(tmp_path, monkeypatch):
                 (runs.path(cell, seed) / "pipeline").mkdir()
         for cell in fail:
             shutil.rmtree(runs.path(cell, seeds[0]))
+        for cell in lost:
+            for seed in seeds:
+                runs._keep(runs.path(cell, seed))
+                shutil.rmtree(runs.path(cell, seed))
         arguments = ["--seeds", *map(str, seeds), "--runs", str(tmp_path / "runs"), "--jobs", "1"]
         monkeypatch.setattr(sys, "argv", ["figure", *arguments])
         name = module.__name__.rpartition(".")[2]
-        code = figure.main(name, module.__doc__, cells, module.measure, module.draw, module.markdown)
+        shows_clips = module is fig7
+        code = figure.main(name, module.__doc__, cells, module.measure, module.draw, module.markdown, shows_clips)
+        if not (tmp_path / f"{name}.png").exists():
+            return code, written, None
         with Image.open(tmp_path / f"{name}.png") as picture:
             return code, written, picture.size
 
@@ -74,7 +82,9 @@ def test_fig1_without_one_cell_is_drawn_says_which_and_fails(made, tmp_path, cap
     assert code == 1 and "4 steps, 70% of the blocks, seed 0 failed" in capsys.readouterr().out
     assert values["points"][4]["average"]["n"] == 1
     text = (tmp_path / "fig1.md").read_text()
-    assert "| 70% of the blocks | 0.520 ± 0.014 / 0.500 ± 0.000 / n/a | 0.560 ± 0.000 /" in text
+    assert "| 70% of the blocks | 0.520 ± 0.014 / 0.500 ± 0.000 / n/a | 0.560 / 0.500 /" in text, (
+        "one run has no spread"
+    )
     assert "4 steps, 70% of the blocks, seed 0 failed: not run" in text
 
 
@@ -88,6 +98,52 @@ def test_fig2_keeps_the_papers_points_apart(made, tmp_path):
     assert values["points"]["dmd2"]["average"]["mean"] != 0.716
 
 
+def boxes(drawing, axes, texts):
+    drawing.canvas.draw()
+    return [text.get_window_extent() for text in texts], axes.get_window_extent()
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """`drawn(figure, values)`: the drawing, as it is saved."""
+    kept = []
+    plain = figure.save
+    monkeypatch.setattr(figure, "save", lambda drawing, path: (plain(drawing, path), kept.append(drawing)))
+
+    def make(module, values):
+        module.draw(values, None, tmp_path / "figure.png")
+        return kept[-1]
+
+    return make
+
+
+def test_fig1_has_its_numbers_inside_the_axes_and_off_the_tick_labels(drawn):
+    points = [{"steps": s, "keep": k, "average": {"mean": 0.9 + s / 100, "spread": 0.0, "n": 3}}
+              for s in fig1.STEPS for k in fig1.KEEPS]  # fmt: skip
+    drawing = drawn(fig1, {"points": points})
+    axes = drawing.axes[0]
+    numbers, inside = boxes(drawing, axes, axes.texts)
+    assert len(numbers) == len(points)
+    for box in numbers:
+        assert inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
+
+
+def test_fig2_tells_rows_of_one_time_apart_by_markers_that_the_legend_names(drawn):
+    """dmd2, lcm and magic take the same time: names beside their points would overprint."""
+    same = {"seconds": {"mean": 0.1, "spread": 0.0}, "average": {"mean": 0.9, "spread": 0.0}}
+    points = {cell.label: same for cell in fig2.cells("tiny")}
+    drawing = drawn(fig2, {"points": points, "paper": {"dmd2": {"seconds": 35.4, "average": 0.7}}})
+    ours, theirs = drawing.axes
+    assert not ours.texts and not theirs.texts
+    legend = theirs.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == list(points)
+    looks = {handle.get_label(): (handle.get_marker(), handle.get_color()) for handle in legend.legend_handles}
+    assert len(set(looks.values())) == len({marker for marker, _ in looks.values()}) == len(points)
+    assert (theirs.lines[0].get_marker(), theirs.lines[0].get_color()) == looks["dmd2"], "one look in both panels"
+    box = legend.get_window_extent()
+    assert box.x1 <= drawing.bbox.x1 and box.x0 >= theirs.get_window_extent().x1, "beside the axes, and whole"
+
+
 def test_fig4_is_the_mean_over_seeds_of_the_error_without_each_block(made, tmp_path):
     _, values, _ = made(fig4)
     assert [e["mean"] for e in values["error_without"]["blocks"]] == pytest.approx([3.0, 0.1, 0.7])
@@ -96,10 +152,27 @@ def test_fig4_is_the_mean_over_seeds_of_the_error_without_each_block(made, tmp_p
 
 
 def test_fig7_shows_the_last_clip_of_each_beta_and_how_much_it_changes(made, tmp_path):
-    code, values, size = made(fig7, seeds=(0,))
+    code, values, size = made(fig7, seeds=(2, 0))
     assert code == 0 and size[1] > size[0] / 2, "one line of frames each"
+    assert values["seeds"] == [2] and "| clip of seed 2 |" in (tmp_path / "fig7.md").read_text(), "of the first alone"
     assert [line["label"] for line in values["lines"]][:2] == ["teacher", "beta2 0"]
     for line in values["lines"]:
         assert line["video"].endswith("/7.mp4") and not line["video"].startswith("/")
         assert f"| {line['label']} | {line['change']:.4f} |" in (tmp_path / "fig7.md").read_text()
         assert 0.1 < line["change"] < 0.4  # independent uniform noise changes by 1/3, less after H.264
+
+
+def test_fig7_says_of_which_cells_the_clips_could_not_be_made_again(made, tmp_path, capsys):
+    """What is kept of a run has no clips: a run that fails here is no success, whatever is kept of another one."""
+    lost = fig7.cells("tiny")[1]
+    code, values, _ = made(fig7, lost=[lost], seeds=(0,))
+    assert code == 1 and f"{lost.label}, seed 0 failed: " in capsys.readouterr().out
+    assert "beta2 0" not in [line["label"] for line in values["lines"]] and list(values["errors"]) == [
+        f"{lost.label}, seed 0"
+    ]
+
+
+def test_fig7_without_any_clip_says_so_and_draws_nothing(made, capsys):
+    code, values, size = made(fig7, lost=fig7.cells("tiny"), seeds=(0,))
+    assert code == 1 and size is None and not values
+    assert capsys.readouterr().out.count(" failed: ") == len(fig7.cells("tiny"))

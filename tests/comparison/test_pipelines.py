@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,23 @@ from PIL import Image
 from benchmarks import table1, timing
 from benchmarks.cells import Scale
 from benchmarks.pipelines import Contestant, Stock, clips, seconds
+from benchmarks.render import GUARDS
 from flc.data.shapes import draw, sample_spec
+from flc.data.source import drawn_clips
 from flc.errors import UserError
 from flc.evaluate.manifest import Shot
+from flc.evaluate.sampling import make_prompts
 from flc.models.folder import EMBEDDED
 
 SIZE = (5, 48, 48)
+#: Of the reference some captions twice: there are 144.
+FEW = ["--set", "evaluate.clips=4", "evaluate.reference=160"]
+
+
+def suite(**given):
+    flags = {"scale": "tiny", "runs": Path("runs"), "suite": None, "manifest": None, "vbench_python": None}
+    flags |= {"model": None, "data": None, "set": [], "launch": ""}
+    return table1.suite_of(Namespace(**flags | given))
 
 
 @pytest.fixture
@@ -71,20 +83,58 @@ def test_what_nobody_says_is_the_folders_own(tmp_path):
 
 
 def test_a_row_that_fails_says_why_and_the_table_is_finished(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(table1, "CLIPS", 4)
-    monkeypatch.setattr(table1, "REFERENCE", 8)
     monkeypatch.setattr(table1, "RESULTS", tmp_path)
     written = {}
     monkeypatch.setattr(table1, "write", lambda name, script, values: written.update(values))
     rows = [f"good={EMBEDDED},steps=1,guidance=1", f"bad={tmp_path / 'nowhere'}"]
-    monkeypatch.setattr(sys, "argv", ["table1", "--seeds", "0", "1", "--pipelines", *rows])
+    monkeypatch.setattr(sys, "argv", ["table1", "--seeds", "0", "1", "--pipelines", *rows, *FEW])
     assert table1.main() == 1
     good = written["rows"]["good"]
     assert good["average"]["n"] == 2 and good["num_inference_steps"] == 1
-    assert good["scores"].keys() >= {"sharpness", "first_frame_fidelity"}
+    assert good["scores"].keys() >= {"sharpness", "first_frame_fidelity", *GUARDS}, "guards beside every average"
+    assert (written["scale"], written["runs_of"]) == ("tiny", []), "none was trained"
     text = (tmp_path / "table1.md").read_text()
     assert "| bad | failed:" in text and "nowhere" in text and "| FastLightGen | 0.952 |" in text
     assert text in capsys.readouterr().out
+
+
+def test_drawn_prompts_are_those_of_a_runs_own_evaluation(tmp_path):
+    """Two clips a caption, each from a seed of its own, the first half of the captions with their first frame."""
+    asked, made, reference = table1.drawn_shots(suite(set=FEW[1:]), 3, tmp_path)
+    own = make_prompts(list(drawn_clips(2, 17, 48, 48, 3 + 7919)), 2, 0.5, 3)
+    assert [(s.prompt, s.seed) for s in asked] == list(zip(own.captions, own.seeds, strict=True))
+    assert [s.image is not None for s in asked] == own.given.tolist() == [True, True, False, False]
+    assert asked[0].prompt == asked[1].prompt and asked[0].seed != asked[1].seed and asked[0].prompt != asked[2].prompt
+    assert np.abs(np.asarray(Image.open(asked[1].image)) / 255 - own.first[1]).max() < 0.51 / 255
+    assert (made.first == own.first).all() and len(reference) == 160
+    assert reference.captions == tuple(caption for _, caption in drawn_clips(160, 17, 48, 48, 3 + 104_729))
+
+
+def test_a_scales_own_suite_and_prompts_are_asked_for_without_a_flag(tmp_path):
+    """As `benchmarks.all` starts it: the scale and `--set evaluate.*` are enough, and a flag comes before them."""
+    entry = {"prompt_en": "a boat", "dimension": ["aesthetic_quality"]}
+    (tmp_path / "VBench_full_info.json").write_text(json.dumps([entry]))
+    (tmp_path / "python").write_text("")
+    said = [f"evaluate.vbench_data={tmp_path}", f"evaluate.vbench_python={tmp_path / 'python'}"]
+    made = suite(scale="wan-14b", set=said)
+    assert (made.options.suite, made.size, made.recipe.dtype) == ("vbench", (81, 480, 832), "bfloat16")
+    assert [a.prompt for a in made.asked] == ["a boat"] and made.options.vbench_python == str(tmp_path / "python")
+    (tmp_path / "m.jsonl").write_text(json.dumps({"prompt": "a tree"}) + "\n")
+    other = suite(scale="wan-14b", set=said, manifest=tmp_path / "m.jsonl")
+    assert [a.prompt for a in other.asked] == ["a tree"]
+
+
+def test_results_of_another_suite_than_the_scales_go_to_a_file_of_their_own(tmp_path, image):
+    (tmp_path / "m.jsonl").write_text(json.dumps({"prompt": "a tree"}) + "\n")
+    (tmp_path / "i.jsonl").write_text(json.dumps({"prompt": "a tree", "image": image.name}) + "\n")
+
+    def name(scale, chosen, manifest):
+        made = suite(scale=scale, suite=chosen, manifest=manifest and tmp_path / manifest)
+        return table1.name_of(Namespace(scale=scale, model=None, data=None, set=[], launch=""), made)
+
+    assert name("tiny", None, None) == name("tiny", "shapes", None) == "table1"
+    assert name("wan-ti2v-5b", None, "i.jsonl") == name("wan-ti2v-5b", "vbench-i2v", "i.jsonl") == "table1_wan-ti2v-5b"
+    assert name("wan-ti2v-5b", "vbench", "m.jsonl") == "table1_wan-ti2v-5b_vbench"
 
 
 def test_times_of_pipelines_are_taken_in_turn_and_one_without_a_time_keeps_its_row(monkeypatch, capsys):
@@ -100,8 +150,7 @@ def test_times_of_pipelines_are_taken_in_turn_and_one_without_a_time_keeps_its_r
     names = ("a", "odd", "b", "failed")
     rows = {name: {"error": "why"} if name == "failed" else {} for name in names}
     monkeypatch.setattr(Scale, "read", lambda self: {"timing": {"rounds": 2, "clips": 3}})
-    args = Namespace(scale="tiny", suite="shapes", model=None, data=None, set=[], launch="")
-    table1.add_times(rows, {name: Contestant(name, EMBEDDED) for name in names}, args)
+    table1.add_times(rows, {name: Contestant(name, EMBEDDED) for name in names}, suite())
     assert seen == [("a", 3), ("odd", 3), ("b", 3), ("a", 3), ("b", 3)]
     assert rows["a"]["seconds"]["mean"] == 2.5 and rows["b"]["seconds"]["n"] == 2
     assert rows["odd"] == {} and "odd has no time: IndexError" in capsys.readouterr().err
@@ -126,13 +175,16 @@ def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json_when_they_a
     (tmp_path / "prompts.jsonl").write_text(
         json.dumps({"prompt": "a red circle moving left", "image": image.name}) + "\n"
     )
-    (tmp_path / "small.yaml").write_text("frames: 5\nheight: 48\nwidth: 48\ntiming: {rounds: 2, clips: 1}\n")
+    (tmp_path / "small.yaml").write_text(
+        "frames: 5\nheight: 48\nwidth: 48\ntiming: {rounds: 2, clips: 1}\nevaluate: {suite: vbench-i2v}\n"
+    )
     monkeypatch.setattr("benchmarks.cells.SCALES", tmp_path)
     monkeypatch.setattr(table1, "RESULTS", tmp_path)
     written = {}
     monkeypatch.setattr(table1, "write", lambda name, script, values: written.update(values))
-    command = ["table1", "--scale", "small", "--suite", "vbench-i2v", "--manifest", str(tmp_path / "prompts.jsonl"),
-               "--runs", str(tmp_path / "runs"), "--pipelines", f"ours={EMBEDDED},steps=1,guidance=1"]  # fmt: skip
+    manifest = f"evaluate.manifest={tmp_path / 'prompts.jsonl'}"
+    command = ["table1", "--scale", "small", "--set", manifest, "--runs", str(tmp_path / "runs"),
+               "--pipelines", f"ours={EMBEDDED},steps=1,guidance=1"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", command)
     assert table1.main() == 1 and "give --vbench-python" in written["rows"]["ours"]["error"]
     (place,) = (tmp_path / "runs" / "small" / "table1" / "vbench-i2v").iterdir()
@@ -147,13 +199,16 @@ def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json_when_they_a
     assert table1.main() == 0
     row = written["rows"]["ours"]
     assert row["average"] == {"mean": pytest.approx(0.3), "spread": 0.0, "n": 1}
+    assert row["as_paper"]["mean"] == pytest.approx(0.25), "the paper's has no flickering"
+    assert "| average | average over Table 1's dimensions |" in (tmp_path / "table1_small.md").read_text()
     assert row["scores"]["imaging_quality"]["mean"] == pytest.approx(0.5) and row["seconds"]["mean"] > 0
     assert [video.stat().st_mtime_ns for video in videos] == made, "clips that are there are not made again"
 
 
 def test_a_suite_that_does_not_fit_the_scale_is_refused(monkeypatch, capsys):
-    for arguments, says in ((["--suite", "vbench"], "needs the --scale"), (["--scale", "wan-14b"], "drawn clips"),
-                            (["--scale", "wan-14b", "--suite", "vbench"], "needs --manifest")):  # fmt: skip
+    for arguments, says in ((["--suite", "vbench"], "wan-14b, wan-ti2v-5b"), (["--manifest", "m"], "drawn clips"),
+                            (["--scale", "wan-14b", "--suite", "shapes"], "drawn clips"),
+                            (["--scale", "wan-14b"], "evaluate.vbench_data=VBench/vbench")):  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["table1", *arguments])
         assert table1.main() == 2 and says in capsys.readouterr().err
 
@@ -162,7 +217,7 @@ def test_a_manifest_without_its_image_is_refused_before_anything_is_run_or_writt
     monkeypatch.setattr(table1, "RESULTS", tmp_path / "results")
     for entry, says in (({"prompt": "p", "image": "gone.png"}, "gone.png"), ({"prompt": "p"}, "has no image")):
         (tmp_path / "m.jsonl").write_text(json.dumps(entry) + "\n")
-        command = ["table1", "--scale", "hunyuan-13b", "--suite", "vbench-i2v", "--manifest", str(tmp_path / "m.jsonl")]
+        command = ["table1", "--scale", "hunyuan-13b", "--manifest", str(tmp_path / "m.jsonl")]
         monkeypatch.setattr(sys, "argv", command)
         assert table1.main() == 2 and says in capsys.readouterr().err
     assert not (tmp_path / "results").exists()

@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks import search
 from benchmarks.cells import Cell, Scale
-from benchmarks.table2 import TABLE
+from benchmarks.table2 import table
 
-ROWS = {cell.label: cell for cell in TABLE.rows}
+ROWS = {cell.label: cell for cell in table("tiny").rows}
 
 
 def test_rates_are_the_presets_times_the_factor_also_where_the_scale_says_others(tmp_path, monkeypatch):

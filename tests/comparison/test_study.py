@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
 from benchmarks import table3
 from benchmarks.cells import Runs, Scale
 from flc.errors import UserError
+
+ABOUT = {"scale": "tiny", "seeds": [0, 2], "runs_of": ["abc"]}
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def study(tmp_path):
             path.write_bytes(f"{who} {number}".encode())
         pairs.append({"caption": f"text </script> {number}", "rival": rival, **paths})
     page, key = tmp_path / "page.html", tmp_path / "key.json"
-    table3.write_page(pairs, page, key, random.Random(1))
+    table3.write_page(pairs, page, key, random.Random(1), ABOUT)
     return page.read_text(), json.loads(key.read_text())
 
 
@@ -68,7 +71,10 @@ def test_votes_count_for_ours_against_each_rival_and_a_tie_counts_half(study, tm
     assert found["dmd2"]["action"]["preferred"] == pytest.approx(3.5 / 4) and found["dmd2"]["action"]["votes"] == 4
     assert found["dmd2"]["vision"]["preferred"] == 0.5
     assert found["lcm"]["vision"]["preferred"] == 0.0
-    assert "| dmd2 | action | 0.88 |" in table3.markdown(found)
+    assert counted["study"] == key["study"] and counted["seeds"] == [0, 2] and counted["runs_of"] == ["abc"]
+    text = table3.markdown(counted)
+    assert "| dmd2 | action | 0.88 |" in text and f"Study {key['study']}: runs of scale tiny, seeds 0, 2" in text
+    assert "The paper's Table 3 (user study" in text and "| 1.0 | 2.920 | 3.610 |" in text
 
 
 def test_of_one_voters_ballots_the_last_saved_counts(study, tmp_path):
@@ -87,7 +93,7 @@ def test_other_clips_or_sides_make_another_study(tmp_path):
         (tmp_path / "o.mp4").write_bytes(content)
         (tmp_path / "t.mp4").write_bytes(b"theirs")
         pairs = [{"caption": "a", "rival": "lcm", "ours": tmp_path / "o.mp4", "theirs": tmp_path / "t.mp4"}] * 8
-        table3.write_page(pairs, tmp_path / "p.html", tmp_path / "k.json", random.Random(seed))
+        table3.write_page(pairs, tmp_path / "p.html", tmp_path / "k.json", random.Random(seed), ABOUT)
         return json.loads((tmp_path / "k.json").read_text())["study"]
 
     assert made(b"one", 0) == made(b"one", 0)
@@ -95,23 +101,23 @@ def test_other_clips_or_sides_make_another_study(tmp_path):
 
 
 def test_pairs_are_of_one_prompt_and_seed_and_rivals_take_turns(tmp_path):
-    runs = Runs(tmp_path, Scale("tiny"), 1)
+    runs, some = Runs(tmp_path, Scale("tiny"), 1), table3.rivals("tiny")[:3]
     for seed in (0, 1):
-        for cell in [*table3.CELLS[:3], table3.OURS]:
+        for cell in [*some, table3.OURS]:
             out = runs.path(cell, seed)
             (out / "evaluate" / "videos" / cell.row).mkdir(parents=True)
             for index in (0, 3, 5):
                 (out / "evaluate" / "videos" / cell.row / f"{index}.mp4").write_bytes(b"")
             (out / "metrics.json").write_text(json.dumps({"prompts": [{"caption": f"{seed}-{i}"} for i in range(6)]}))
     pairs = table3.make_pairs(runs, [0, 1], 12, random.Random(0))
-    assert len(pairs) == 12 and sorted({p["rival"] for p in pairs}) == sorted(c.label for c in table3.CELLS[:3])
+    assert len(pairs) == 12 and sorted({p["rival"] for p in pairs}) == sorted(c.label for c in some)
     for pair in pairs:
         seed, index = pair["caption"].split("-")
-        rival = next(c for c in table3.CELLS if c.label == pair["rival"])
+        rival = next(c for c in some if c.label == pair["rival"])
         assert pair["ours"].stem == pair["theirs"].stem == index
         assert pair["ours"].is_relative_to(runs.path(table3.OURS, int(seed)))
         assert pair["theirs"].is_relative_to(runs.path(rival, int(seed)))
-    counts = [sum(p["rival"] == c.label for p in pairs) for c in table3.CELLS[:3]]
+    counts = [sum(p["rival"] == c.label for p in pairs) for c in some]
     assert counts == [4, 4, 4]
 
 
@@ -119,18 +125,31 @@ def test_a_rival_that_failed_is_named_and_the_page_is_made_without_it(tmp_path, 
     runs = Runs(tmp_path / "runs", Scale("tiny"), 1)
     monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)  # nothing is really run
     monkeypatch.setattr(table3, "RESULTS", tmp_path)
-    for number, cell in enumerate([table3.CELLS[0], table3.OURS]):
+    first, second, third, *_ = table3.rivals("tiny")
+    for number, cell in enumerate([first, table3.OURS]):
         out = runs.path(cell, 0)
         (out / "evaluate" / "videos" / cell.row).mkdir(parents=True)
         (out / "evaluate" / "videos" / cell.row / "0.mp4").write_bytes(bytes([number]))
         row = {"name": cell.row, "average": 0.5}
         (out / "metrics.json").write_text(json.dumps({"prompts": [{"caption": "c"}], "rows": [row]}))
+    kept = runs.kept / runs.path(third, 0).name
+    kept.mkdir(parents=True)
+    (kept / "metrics.json").write_text(json.dumps({"rows": [{"name": third.row, "average": 0.5}]}))
     monkeypatch.setattr("sys.argv", ["table3", "--seeds", "0", "--runs", str(tmp_path / "runs")])
     assert table3.main() == 1
     said = capsys.readouterr().out
     assert (tmp_path / "table3.html").exists() and "1 pairs" in said
-    assert f"{table3.CELLS[1].label}, seed 0 is not among them" in said
-    assert f"{table3.CELLS[0].label}, seed 0" not in said
+    assert f"{second.label}, seed 0 is not among them" in said
+    assert f"{third.label}, seed 0 is not among them" in said, "kept of another run, without clips"
+    assert f"{first.label}, seed 0" not in said
+    key = json.loads((tmp_path / "table3_key.json").read_text())
+    assert (key["scale"], key["seeds"]) == ("tiny", [0]) and key["study"]
+
+
+def test_ours_is_compared_with_no_run_of_its_own():
+    for name in ("tiny", "wan-14b", "hunyuan-13b"):
+        runs = Runs(Path("runs"), Scale(name), 1)
+        assert runs.path(table3.OURS, 0) not in {runs.path(cell, 0) for cell in table3.rivals(name)}, name
 
 
 def test_the_interval_is_wilsons():
