@@ -228,6 +228,13 @@ class Runs:
         lines = log.read_text().strip().splitlines() if log.exists() else []
         return {"error": lines[-1] if lines else "not run"}
 
+    def removal(self, cell: Cell, seed: int) -> float | None:
+        """The error of x0 with all that the cell's plan removes gone, before any training; None where the plan is of a
+        version that did not measure it."""
+        path = self.found(cell, seed) / "score" / "plan.json"
+        plan = json.loads(path.read_text()) if path.exists() else {}
+        return plan.get("removal", {}).get("pruned")
+
 
 def begin(out: Path, recipe: Recipe) -> None:
     """A run's folder, with its recipe and the commit that it runs under."""

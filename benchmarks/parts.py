@@ -52,6 +52,7 @@ def table(scale: str) -> Table:
         {},
         reference="elbo" if tiny else "elbo, ranked once",
         notes=NOTES + (TINY if tiny else FULL),
+        removal=True,
         module="parts",
     )
 

@@ -13,6 +13,8 @@ SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_f
           "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
 #: What an average is never printed without.
 GUARDS = ("distribution", "diversity")
+#: What a plan costs before anything is trained, lower is better: Eq 4 for the whole set of what goes.
+REMOVAL = "error of x0, untrained"
 #: Columns of the paper that need a model which cannot be had.
 PROPRIETARY = ("lip sync",)
 
@@ -22,17 +24,18 @@ def markdown(values: dict[str, Any]) -> str:
     names = [n for n in SCORES if n in found] + sorted(found - set(SCORES))
     absent = [n for n in PROPRIETARY if any(n in paper["columns"] for paper in values["paper_tables"].values())]
     columns = ["", "steps", "M", "seconds", "speed-up", "average", f"less {values['reference']}'s"]
-    columns += [*(n.replace("_", " ") for n in names), *absent]
+    removal = [REMOVAL] * any("removal" in row for row in values["rows"].values())
+    columns += [*removal, *(n.replace("_", " ") for n in names), *absent]
     beside = beside_paper(values)
     lines = [f"## {values['title']}", "", *head([*columns, *beside])]
     for label, row in values["rows"].items():
         if "average" in row:
             ahead = "" if label == values["reference"] or "ahead" not in row else signed(row["ahead"])
             cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", times(row), ratio(row.get("speed_up"))]
-            cells += [pair(row["average"]), ahead]
+            cells += [pair(row["average"]), ahead, *(pair(row.get("removal")) for _ in removal)]
             cells += [pair(row["scores"].get(n)) for n in names] + ["n/a"] * len(absent)
         else:
-            cells = [""] * 4 + [f"failed: {row['error']}"] + [""] * (1 + len(names) + len(absent))
+            cells = [""] * 4 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
         lines.append(line([label, *cells, *(of[label] for of in beside.values())]))
     for label, row in values["rows"].items():
         if "average" in row and "error" in row:

@@ -26,8 +26,9 @@ TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0
 class Table:
     """A comparison: rows of cells. `paper` maps a row's label to its row in the first of the paper's `papers`;
     averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise.
-    All of `papers` are printed under ours, with `notes`: what a reader must know to compare. `module` has the command
-    where it is not called after the number."""
+    All of `papers` are printed under ours, with `notes`: what a reader must know to compare. `removal`: of which plan a
+    row is counts, so its error before any training is shown. `module` has the command where it is not called after the
+    number."""
 
     number: int
     title: str
@@ -36,6 +37,7 @@ class Table:
     reference: str = TEACHER.label
     papers: tuple[str, ...] = ()
     notes: str = ""
+    removal: bool = False
     module: str = ""
 
     @property
@@ -59,9 +61,13 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
     results = {label: summary(rows) for label, rows in found.items()}
     papers = {name: paper.printed(name) for name in table.papers}
     first = next(iter(papers.values()), {"columns": [], "rows": {}})
-    for label, rows in found.items():
+    for cell in cells:
+        label, rows = cell.label, found[cell.label]
         if ahead := differences(rows, found[table.reference]):
             results[label]["ahead"] = spread(ahead)
+        errors = [e for s in seeds if table.removal and (e := runs.removal(cell, s)) is not None]
+        if len(errors) == len(seeds):
+            results[label]["removal"] = spread(errors)
         if over := paper.averages(rows, paper.dimensions(first)):
             results[label]["as_paper"] = spread(over)
     add_times(results, {c.label: runs.found(c, seeds[0]) for c in cells}, runs.scale)

@@ -48,6 +48,7 @@ def table(scale: str) -> Table:
         ),
         PAPERS[first],
         papers=papers(scale),
+        removal=True,
         notes=NOTES + " Table 7's rows stand beside ours of 4 steps." * (first == "table7"),
     )
 

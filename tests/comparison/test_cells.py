@@ -240,11 +240,18 @@ def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch)
         for seed, average in enumerate(averages):
             runs.path(cell, seed).mkdir(parents=True)
             (runs.path(cell, seed) / "metrics.json").write_text(json.dumps({"rows": [row | {"average": average}]}))
-    values = tables.measure(Table(99, "Three cells", (main, better), {}, reference="main"), runs, [0, 1])
+    for cell, errors in ((main, ({}, {"removal": {"pruned": 0.2}})), (better, [{"removal": {"pruned": 0.3}}] * 2)):
+        for seed, plan in enumerate(errors):
+            (runs.path(cell, seed) / "score").mkdir()
+            (runs.path(cell, seed) / "score" / "plan.json").write_text(json.dumps(plan))
+    made = Table(99, "Three cells", (main, better), {}, reference="main", removal=True)
+    values = tables.measure(made, runs, [0, 1])
+    assert values["rows"]["better"]["removal"] == {"mean": 0.3, "spread": 0.0, "n": 2}
+    assert "removal" not in values["rows"]["main"], "one plan of two did not say it"
     ahead = values["rows"]["better"]["ahead"]
     assert ahead["mean"] == pytest.approx(0.02) and ahead["spread"] == pytest.approx(0.02 / 2**0.5)
     text = tables.markdown(values)
-    assert "| less main's |" in text and "| +0.020 ± 0.014 |" in text and "| -0.400 ± 0.141 |" in text
+    assert "| less main's |" in text and "| +0.020 ± 0.014 | 0.300 ± 0.000 |" in text and "| -0.400 ± 0.141 |" in text
 
 
 def test_a_row_of_fewer_seeds_says_how_many_and_why_and_a_score_missing_on_one_is_left_out():
