@@ -34,7 +34,7 @@ from flc.run.compress import LOCK, completed
 SCALES = Path(__file__).parent / "scales"
 COMMIT = "commit.txt"
 #: Files of a run that are kept.
-KEPT = ("metrics.json", "score/plan.json", "pipeline/flc.json", COMMIT)
+KEPT = ("metrics.json", "score/plan.json", "recover/done.json", "distill/done.json", "pipeline/flc.json", COMMIT)
 #: Recipe fields that decide each shared stage, from the first to the last; later stages need the earlier ones' too.
 STEMS = {
     "data": ("model", "data", "seed", "height", "width", "frames", "dtype", "device", "prepare"),
@@ -234,6 +234,11 @@ class Runs:
         path = self.found(cell, seed) / "score" / "plan.json"
         plan = json.loads(path.read_text()) if path.exists() else {}
         return plan.get("removal", {}).get("pruned")
+
+    def minutes(self, cell: Cell, seed: int) -> float:
+        """How long stages II and III trained; none of them, 0."""
+        marks = (self.found(cell, seed) / stage / "done.json" for stage in ("recover", "distill"))
+        return sum(json.loads(mark.read_text()).get("seconds", 0.0) for mark in marks if mark.exists()) / 60
 
 
 def begin(out: Path, recipe: Recipe) -> None:

@@ -11,6 +11,10 @@ from benchmarks.paper import title
 #: The average's parts and the guards, in the order of the columns; another suite's come after them.
 SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
           "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
+COLUMNS = (
+    "M: millions of parameters. Minutes: of training, stages II and III, of the seed that took least. Seconds: of"
+    " sampling a clip."
+)
 #: What an average is never printed without.
 GUARDS = ("distribution", "diversity")
 #: What a plan costs before anything is trained, lower is better: Eq 4 for the whole set of what goes.
@@ -23,7 +27,7 @@ def markdown(values: dict[str, Any]) -> str:
     found = {name for row in values["rows"].values() for name in row.get("scores", {})}
     names = [n for n in SCORES if n in found] + sorted(found - set(SCORES))
     absent = [n for n in PROPRIETARY if any(n in paper["columns"] for paper in values["paper_tables"].values())]
-    columns = ["", "steps", "M", "seconds", "speed-up", "average", f"less {values['reference']}'s"]
+    columns = ["", "steps", "M", "minutes", "seconds", "speed-up", "average", f"less {values['reference']}'s"]
     removal = [REMOVAL] * any("removal" in row for row in values["rows"].values())
     columns += [*removal, *(n.replace("_", " ") for n in names), *absent]
     beside = beside_paper(values)
@@ -31,15 +35,17 @@ def markdown(values: dict[str, Any]) -> str:
     for label, row in values["rows"].items():
         if "average" in row:
             ahead = "" if label == values["reference"] or "ahead" not in row else signed(row["ahead"])
-            cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", times(row), ratio(row.get("speed_up"))]
+            cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", number(row.get("minutes"))]
+            cells += [times(row), ratio(row.get("speed_up"))]
             cells += [pair(row["average"]), ahead, *(pair(row.get("removal")) for _ in removal)]
             cells += [pair(row["scores"].get(n)) for n in names] + ["n/a"] * len(absent)
         else:
-            cells = [""] * 4 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
+            cells = [""] * 5 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
         lines.append(line([label, *cells, *(of[label] for of in beside.values())]))
     for label, row in values["rows"].items():
         if "average" in row and "error" in row:
             lines += ["", f"{label}: of {row['average']['n']} of {len(values['seeds'])} seeds; {row['error']}"]
+    lines += ["", COLUMNS]
     if values.get("notes"):
         lines += ["", values["notes"]]
     for name, paper in values["paper_tables"].items():

@@ -1,10 +1,10 @@
 """Each method's own learning rate, from a small search: thrice less, as preset, thrice more, and while the best of
-them is at an end one rate beyond it; one seed of its own.
+them is at an end one rate beyond it; then, with the best, its teacher guided. One seed of its own.
 
     python -m benchmarks.search [--scale tiny] [--jobs 2] [--list]
 
-The seed is none of the tables'. The best average goes, by hand, into the scale's `algorithms`; a fake network and a
-head keep their ratio to the generator.
+The seed is none of the tables'. The best averages go, by hand, into the scale's `algorithms` (rates) and table 2's rows
+(guidance); a fake network and a head keep their ratio to the generator.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from flc.run.compress import completed
 SEED = 100
 FACTORS = (1 / 3, 1.0, 3.0)
 COUPLED = ("lr", "fake_lr", "gan_lr", "matrices", "fake_matrices")
+#: The embedded model's own guidance, standard form, and what teachers call theirs.
+GUIDANCE, STRENGTHS = 2.0, ("scale", "beta1")
 
 
 def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | None:
@@ -34,11 +36,13 @@ def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | No
 
 
 def algorithms(scale: Scale) -> list[Cell]:
-    """The first row of table 2 for each algorithm that has rates."""
+    """The first row of table 2 for each algorithm that has rates, with its teacher as the preset has it."""
     first: dict[tuple[str, str], Cell] = {}
     for cell in table(scale.name).rows:
         if found := searched(cell, scale):
-            first.setdefault(found[:2], cell)
+            teacher = cell.values.get("teacher")
+            plain = {"teacher": teacher["name"]} if isinstance(teacher, dict) else {}
+            first.setdefault(found[:2], replace(cell, values={**cell.values, **plain}))
     return list(first.values())
 
 
@@ -51,6 +55,16 @@ def variant(cell: Cell, scale: Scale, factor: float) -> Cell:
     return replace(
         cell, label=f"{cell.label}, lr {rates['lr']:g}", values={**cell.values, kind: {"name": name, **rates}}
     )
+
+
+def guided(cell: Cell, scale: Scale) -> Cell | None:
+    """The cell with its teacher guided; None where it distils nothing, or the preset guides it already."""
+    recipe = completed(cell.resolved(scale, SEED))
+    options = [name for name in STRENGTHS if recipe.teacher.options.get(name) == 1.0]
+    if recipe.distiller.name == "euler" or not options:
+        return None
+    teacher = {"name": recipe.teacher.name, options[0]: GUIDANCE}
+    return replace(cell, label=f"{cell.label}, guided {GUIDANCE:g}", values={**cell.values, "teacher": teacher})
 
 
 def beyond(averages: dict[float, float]) -> float | None:
@@ -84,6 +98,10 @@ def main() -> int:
             print(f"{cell.label}, seed {seed}")
         return 0
     found = {label: list(group.values()) for label, group in bracketed(runs, methods).items()}
+    for group in found.values():
+        more = guided(max(group, key=lambda c: average(runs, c)), runs.scale)
+        group += [more] if more else []
+    runs.run([c for group in found.values() for c in group], [SEED])
     rows = {c.label: runs.row(c, SEED) for group in found.values() for c in group}
     best = {label: max(group, key=lambda c: average(runs, c)).label for label, group in found.items()}
     kept = ("average", "scores")

@@ -65,6 +65,8 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
         label, rows = cell.label, found[cell.label]
         if ahead := differences(rows, found[table.reference]):
             results[label]["ahead"] = spread(ahead)
+        if taken := [runs.minutes(cell, s) for s, row in zip(seeds, rows, strict=True) if "average" in row]:
+            results[label]["minutes"] = min(taken)
         errors = [e for s in seeds if table.removal and (e := runs.removal(cell, s)) is not None]
         if len(errors) == len(seeds):
             results[label]["removal"] = spread(errors)

@@ -244,8 +244,13 @@ def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch)
         for seed, plan in enumerate(errors):
             (runs.path(cell, seed) / "score").mkdir()
             (runs.path(cell, seed) / "score" / "plan.json").write_text(json.dumps(plan))
+    for seed, seconds in enumerate((90, 60)):
+        for stage, taken in {"recover": seconds, "distill": 30, "prune": 9}.items():
+            (runs.path(better, seed) / stage).mkdir()
+            (runs.path(better, seed) / stage / "done.json").write_text(json.dumps({"seconds": taken}))
     made = Table(99, "Three cells", (main, better), {}, reference="main", removal=True)
     values = tables.measure(made, runs, [0, 1])
+    assert values["rows"]["better"]["minutes"] == 1.5 and values["rows"]["main"]["minutes"] == 0
     assert values["rows"]["better"]["removal"] == {"mean": 0.3, "spread": 0.0, "n": 2}
     assert "removal" not in values["rows"]["main"], "one plan of two did not say it"
     ahead = values["rows"]["better"]["ahead"]

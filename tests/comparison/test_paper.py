@@ -103,18 +103,20 @@ def options(cell: Cell, kind: str, scale: str = "tiny") -> dict:
     return getattr(cell.at(Scale(scale), 0), kind).options
 
 
-def test_what_table_2_says_of_its_rows_is_so():
-    rows = {cell.label: cell for cell in table2.table("tiny").rows}
+def test_what_table_2_says_of_its_rows_is_so(adapter):
+    rows, full = ({cell.label: cell for cell in table2.table(scale).rows} for scale in ("tiny", "wan-14b"))
     notes = table2.table("tiny").notes
-    for name in ("dmd2", "lcm", "magic"):
-        assert options(rows[name], "teacher")["scale"] == 1.0 and "the scale of cfg and magic is 1" in notes
-        assert options(rows[name], "teacher", "wan-14b")["scale"] == options(rows["fastlightgen"], "teacher",
-                                                                             "wan-14b")["beta1"]  # fmt: skip
+    assert "lcm's teacher is guided at the model's own scale of 2, no other's" in notes
+    assert adapter.default_guidance == 2.0
+    for name, scale in {"dmd2": 1.0, "lcm": 2.0, "magic": 1.0}.items():
+        assert options(rows[name], "teacher")["scale"] == scale
+        ours = options(full["fastlightgen"], "teacher", "wan-14b")["beta1"]
+        assert options(full[name], "teacher", "wan-14b")["scale"] == ours
     own = options(rows["fastlightgen"], "teacher")
     assert (own["beta1"], own["beta2"]) == (1.0, 1.0) and options(rows["fastlightgen"], "pruner")["greedy"]
     assert options(rows["icmd"], "recovery")["adversarial"] == 0.01
-    full = table2.table("wan-14b").notes
-    assert "benchmarks.search" in notes and "benchmarks.search" not in full and "none was searched" in full
+    said = table2.table("wan-14b").notes
+    assert "benchmarks.search" in notes and "benchmarks.search" not in said and "none was searched" in said
 
 
 def test_what_table_4_says_of_stage_two_is_so():

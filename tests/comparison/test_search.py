@@ -1,4 +1,4 @@
-"""The search of learning rates: around the preset's, whatever was found before, and on while the best is at an end."""
+"""The search: rates around the preset's, whatever was found before, and on while the best is at an end; guidance."""
 
 import math
 from typing import ClassVar
@@ -58,6 +58,21 @@ def test_the_search_goes_on_until_the_best_is_between_two_others():
 
     found = search.bracketed(Made(), [ROWS["dmd2"]])["dmd2"]
     assert sorted(found) == pytest.approx([3.0**-4, 3.0**-3, 3.0**-2, 3.0**-1, 1.0, 3.0])
+
+
+def test_teachers_are_guided_where_the_preset_does_not():
+    guided = {c.label: search.guided(c, Scale("tiny")) for c in (*search.algorithms(Scale("tiny")), ROWS["f3"])}
+    assert {label for label, cell in guided.items() if cell} >= {"dmd2", "lcm", "magic", "fastlightgen"}
+    assert guided["icmd"] is None and guided["f3"] is None, "they distil nothing"
+    lcm, ours = (guided[label].at(Scale("tiny"), search.SEED).teacher.options for label in ("lcm", "fastlightgen"))
+    assert lcm["scale"] == ours["beta1"] == search.GUIDANCE and ours["beta2"] == 1.0, "the rest is the preset's"
+    assert search.guided(ROWS["lcm"], Scale("wan-ti2v-5b")) is None, "guided as it is"
+
+
+def test_the_search_begins_without_the_guidance_that_it_found():
+    for cell in search.algorithms(Scale("tiny")):
+        teacher = cell.at(Scale("tiny"), search.SEED).teacher.options
+        assert {teacher[name] for name in search.STRENGTHS if name in teacher} == {1.0}
 
 
 def test_a_method_of_one_stage_is_searched_and_run_with_the_iterations_of_both():
