@@ -107,8 +107,8 @@ def main() -> int:
     kept = ("average", "scores")
     said = {label: row.get("error") or {k: row[k] for k in kept} for label, row in rows.items()}
     command = f"python -m benchmarks.search --scale {args.scale}"
-    runs_of = runs.commits([c for group in found.values() for c in group], [SEED])
-    write("search", command, {"seed": SEED, "runs_of": runs_of, "rows": said, "best": best})
+    about = {"seed": SEED, "runs_of": runs.commits([c for group in found.values() for c in group], [SEED])}
+    write("search", command, about | {"rows": said, "best": best})
     for label, row in rows.items():
         print(f"{label:40} {row.get('error') or format(row['average'], '.4f')}")
     print("\n".join(best.values()))
