@@ -35,7 +35,11 @@ def markdown(values: dict[str, Any]) -> str:
     for label, row in values["rows"].items():
         if "average" in row:
             ahead = "" if label == values["reference"] or "ahead" not in row else signed(row["ahead"])
-            cells = [str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", number(row.get("minutes"))]
+            cells = [
+                str(row["steps"]),
+                f"{row['parameters'] / 1e6:.2f}",
+                f"{row['minutes']:.1f}" if "minutes" in row else "n/a",
+            ]
             cells += [times(row), ratio(row.get("speed_up"))]
             cells += [pair(row["average"]), ahead, *(pair(row.get("removal")) for _ in removal)]
             cells += [pair(row["scores"].get(n)) for n in names] + ["n/a"] * len(absent)
