@@ -65,6 +65,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    def unused(self) -> tuple[str, ...]:
+        """Names of those that change nothing beside the others: who sets one is told so."""
+        return ()
+
 
 class Configured:
     """What every algorithm has: its options. Subclasses nest their own `Options`."""

@@ -70,6 +70,9 @@ class MatchingOptions(Base):
     fake: Literal["full", "lora"] = option("full", "fake as a copy, or a LoRA on the frozen teacher", "ours")
     rank: int = option(32, "rank of a LoRA fake", "ours", ge=1)
 
+    def unused(self) -> tuple[str, ...]:
+        return ("rank",) if self.fake == "full" else ("fake_matrices",)
+
     @field_validator("time_max")
     @classmethod
     def _not_before_time_min(cls, time_max: float, others: ValidationInfo) -> float:

@@ -57,6 +57,9 @@ class RecoverStage(TrainStage):
         le=1,
     )  # fmt: skip
 
+    def unused(self) -> tuple[str, ...]:
+        return ("check_every", "check_clips")  # only students are looked at
+
 
 class DistillStage(TrainStage):
     iterations: int = option(

@@ -18,7 +18,7 @@ from flc.export.pipeline import check_schedule
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check, read_json
 from flc.models.notes import read_notes, read_student
 from flc.options import parse_set
-from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, placed, read_yaml, resolve
+from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Choice, Recipe, lock_text, placed, read_yaml, resolve
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
@@ -111,15 +111,22 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
 
 
 def idle(job: Job, values: dict[str, Any]) -> list[str]:
-    """What of this command's own flags changes nothing: lengths and teachers of a stage that trains nothing."""
+    """What of this command's own flags changes nothing: lengths and teachers of a stage that trains nothing, and
+    options that others make void."""
     flags = {f"--{k}": k for k in ALGORITHMS if values.get(k) is not None}
     flags |= {f"--set {item.partition('=')[0]}": item.partition(".")[0] for item in values.get("set_") or []}
     decided_by = {"recover": "recovery", "distill": "distiller", "teacher": "distiller"}
     still = {s: kind for s, kind in decided_by.items() if not job.algorithm(kind).trains}
+    void = {section: getattr(job.recipe, section).unused() for section in STAGE_OPTIONS}
+    void |= {kind: job.algorithm(kind).options.unused() for kind in ALGORITHMS}
     return [
         f"{flag} has no effect: --{still[section]} {getattr(job.recipe, still[section]).name} trains nothing"
         for flag, section in flags.items()
         if section in still
+    ] + [
+        f"{flag} has no effect beside the other options of {section}"
+        for flag, section in flags.items()
+        if section not in still and flag.rpartition(".")[2] in void.get(section, ())
     ]
 
 

@@ -136,6 +136,10 @@ def test_python_m_flc_is_the_same_program(flc):
         ({"recovery": "none", "set_": ["recover.iterations=9"]},
          ["--set recover.iterations has no effect: --recovery none trains nothing"]),
         ({"teacher": "cfg", "set_": ["recover.iterations=9", "distill.batch=4"]}, []),
+        ({"set_": ["distiller.rank=8", "recover.check_every=3"]},
+         ["--set distiller.rank has no effect beside the other options of distiller",
+          "--set recover.check_every has no effect beside the other options of recover"]),
+        ({"set_": ["distiller.rank=8", "distiller.fake=lora", "distill.check_every=3"]}, []),
     ],
 )  # fmt: skip
 def test_settings_of_a_stage_that_trains_nothing_are_said_to_have_no_effect(flags, idle, tmp_path, capsys):
