@@ -118,7 +118,8 @@ def idle(job: Job, values: dict[str, Any]) -> list[str]:
     decided_by = {"recover": "recovery", "distill": "distiller", "teacher": "distiller"}
     still = {s: kind for s, kind in decided_by.items() if not job.algorithm(kind).trains}
     void = {section: getattr(job.recipe, section).unused() for section in STAGE_OPTIONS}
-    void |= {kind: job.algorithm(kind).options.unused() for kind in ALGORITHMS}
+    # a plugin's options may be any pydantic model
+    void |= {kind: getattr(job.algorithm(kind).options, "unused", tuple)() for kind in ALGORITHMS}
     return [
         f"{flag} has no effect: --{still[section]} {getattr(job.recipe, still[section]).name} trains nothing"
         for flag, section in flags.items()
