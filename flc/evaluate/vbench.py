@@ -108,7 +108,8 @@ class Measured:
 def read_results(folder: Path) -> dict[str, Measured]:
     """What VBench wrote for a row, `*_eval_results.json` of {dimension: [mean, [{video_path, video_results}, ...]]}.
 
-    Several files add up, as VBench writes one per call; of a dimension measured twice the newest counts.
+    Several files add up, as VBench writes one per call; of a dimension measured twice the newest counts. The mean of
+    no videos, nan, is no value.
     """
     found: dict[str, Measured] = {}
     for path in sorted(folder.glob("*_eval_results.json"), key=lambda p: (p.stat().st_mtime, p.name)):
@@ -118,27 +119,29 @@ def read_results(folder: Path) -> dict[str, Measured]:
                 found[dimension] = Measured(float(mean), len(videos))
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a result of VBench ({error}): delete it and run again") from error
-        for dimension in contents:
-            if not math.isfinite(found[dimension].value):  # the mean of no videos
-                text = (
-                    f"{path}: {dimension} is {found[dimension].value}: VBench found no videos of the names it expects"
-                )
-                raise UserError(f"{text}; delete the file and run again")
-    return found
+    return {dimension: measured for dimension, measured in found.items() if math.isfinite(measured.value)}
 
 
-def result_row(facts: Mapping[str, Any], found: Mapping[str, Measured], wanted: Mapping[str, int]) -> dict[str, Any]:
-    """A row of metrics.json. The average is the plain mean over the suite's dimensions, as papers print it; what the
-    leaderboard makes of each value stands under `normalised`."""
-    scores = {d: found[d].value for d in wanted}
-    short = {d: f"{found[d].videos} of {n} videos" for d, n in wanted.items() if found[d].videos != n}
+def result_row(
+    facts: Mapping[str, Any], found: Mapping[str, Measured], wanted: Mapping[str, int], wrong: str = ""
+) -> dict[str, Any]:
+    """A row of metrics.json. The average is the plain mean over the suite's dimensions, as papers print it, and n/a
+    where one is missing (`wrong` says why); what the leaderboard makes of each value stands under `normalised`."""
+    scores = {d: found[d].value if d in found else None for d in wanted}
+    values = {d: v for d, v in scores.items() if v is not None}
+    notes = {d: f"{found[d].videos} of {n} videos" for d, n in wanted.items() if d in found and found[d].videos != n}
     return {
         **{k: facts[k] for k in ("name", "title", "steps", "guidance", "parameters", "seconds")},
-        "average": sum(scores.values()) / len(scores),
+        "average": sum(values.values()) / len(values) if len(values) == len(scores) else None,
         "scores": scores,
-        "notes": short,
-        "normalised": {d: normalised(d, v) for d, v in scores.items()},
+        "notes": notes | {d: wrong or "not measured" for d in scores if d not in values},
+        "normalised": {d: normalised(d, v) for d, v in values.items()},
     }
+
+
+def lacks(row: Mapping[str, Any]) -> str:
+    """Why a row of metrics.json has no average; empty where it has one."""
+    return "" if row["average"] is not None else next(row["notes"][d] for d, v in row["scores"].items() if v is None)
 
 
 def described(suite: str) -> list[dict[str, Any]]:

@@ -181,6 +181,7 @@ def compress(values: dict[str, Any]) -> None:
             finish.report(job)
             print_table(job)
             job.console.say(f"student: {job.out / 'pipeline'}   report: {job.out / 'report.html'}")
+            finish.check_complete(job)
 
 
 def stage(name: str, values: dict[str, Any]) -> None:
@@ -222,6 +223,7 @@ def stage(name: str, values: dict[str, Any]) -> None:
             _ = finish.evaluate(job, *inputs) if inputs else finish.evaluate_pipeline(job)
             if job.ranks.leader:
                 print_table(job)
+                finish.check_complete(job)
         else:
             job.console.say(str(finish.report(job)))
 
