@@ -11,19 +11,24 @@ import math
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from flc.data.source import write_video
 from flc.errors import UserError
-from flc.evaluate.manifest import Asked, Shot
+from flc.evaluate.manifest import Asked, Shot, read_image
 from flc.evaluate.sampling import Row, condition, generate, prompts_of
 from flc.evaluate.vbench_layout import DIMENSIONS, SUMMARIES, file_name, info_of, normalised
 
 DRIVER = Path(__file__).with_name("vbench_driver.py")
 VIDEOS, INFO, SEEDS_OF, ROW, RESULTS = "videos", "full_info.json", "seeds.json", "row.json", "results"
-INSTALL = "python -m venv vbench-env && vbench-env/bin/pip install torch torchvision vbench"
+IMAGES = "images"  # beside the rows: first frames of a manifest
+INSTALL = "python3.10 -m venv vbench-env && vbench-env/bin/pip install torch torchvision vbench"
 OPTION = "--set evaluate.vbench_python=vbench-env/bin/python"
 
 
@@ -37,6 +42,20 @@ def describe_videos(folder: Path, asked: Sequence[Asked], shots: Sequence[Shot],
     (folder / INFO).write_text(json.dumps(info_of(asked, suite), indent=1))
     seeds = {file_name(s.prompt, s.number): s.seed for s in shots}
     (folder / SEEDS_OF).write_text(json.dumps(seeds, indent=1))
+
+
+def as_seen(asked: Sequence[Asked], folder: Path, size: tuple[int, int, int]) -> list[Asked]:
+    """With a manifest's first frames as the model sees them, written into `folder`: VBench compares a video with its
+    first frame, takes three channels only and crops nothing. Its own images are as it wants them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    for a in asked:
+        if a.image is not None and not a.dimensions:
+            path = folder / f"{sha256(a.prompt.encode()).hexdigest()[:16]}.png"
+            Image.fromarray((read_image(a.image, *size[1:]) * 255).round().astype(np.uint8)).save(path)
+            a = replace(a, image=path)
+        out.append(a)
+    return out
 
 
 def write_videos(

@@ -61,7 +61,8 @@ def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) 
 
     def work(place: Path) -> None:
         if ranks.leader:
-            vbench.describe_videos(place, job.asked, wanted, o.suite)
+            asked = vbench.as_seen(job.asked, job.out / o.suite / vbench.IMAGES, job.size)
+            vbench.describe_videos(place, asked, wanted, o.suite)
         ranks.barrier()
         left = len(vbench.missing(place, own))
         with job.console.bar(f"videos of {entry.name}", -(-left // o.batch) * entry.steps) as bar:

@@ -158,6 +158,19 @@ def test_an_environments_python_is_called_by_its_own_name(tmp_path, monkeypatch)
                            "cuda:1", "dynamic_degree"]  # fmt: skip
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "RGB"])
+def test_vbench_compares_with_a_manifests_first_frame_as_the_model_saw_it(tmp_path, mode):
+    """Its loader takes three channels only and crops nothing; VBench's own images are left as they are."""
+    Image.new("RGB", (96, 48), "red").convert(mode).save(tmp_path / "wide.png")
+    own = Asked("b", tmp_path / "wide.png", dimensions=("i2v_subject",))
+    first, second = vbench.as_seen([Asked("a", tmp_path / "wide.png"), own], tmp_path / "images", (5, 32, 32))
+    with Image.open(first.image) as seen:
+        assert seen.mode == "RGB" and seen.size == (32, 32)
+        if mode != "L":
+            assert seen.getpixel((0, 0)) == (255, 0, 0)
+    assert second == own and first.prompt == "a"
+
+
 # -- videos ----------------------------------------------------------------------------------------------------
 
 
