@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import figure, table
 from benchmarks.cells import Cell, Runs
 from benchmarks.paper import printed
-from benchmarks.render import GUARDS, guarded, head, line, pair
+from benchmarks.render import GUARDS, guarded, head, line, lowest_shown, pair
 from benchmarks.table2 import table as methods
 
 MARKERS = "osD^vP*Xd<>"
@@ -36,15 +36,22 @@ def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
 
 
 def draw(values: dict[str, Any], runs: Runs, path: Path) -> None:
-    """A row has one marker and colour in both panels: several take the same time, where names would overprint."""
+    """A row has one marker and colour in both panels: several take the same time, where names would overprint. A score
+    far below the others stands as a number at the edge."""
     drawing, ((ours, theirs),) = figure.axes(12, 4.6, 2)
     from matplotlib.lines import Line2D
 
     key, name = figure.comparable(list(values["points"].values()), "table2")
     labels = list(dict.fromkeys([*values["points"], *values["paper"]]))
     looks = {label: {"marker": MARKERS[i], "color": f"C{i % 10}"} for i, label in enumerate(labels)}
+    least = lowest_shown([point[key]["mean"] for point in values["points"].values()])
     for label, point in values["points"].items():
         x, y = point["seconds"], point[key]
+        if y["mean"] < least:
+            edge = ours.get_xaxis_transform()  # its y is a share of the panel's height
+            ours.plot(x["mean"], 0.04, **looks[label], linestyle="none", transform=edge)
+            ours.text(x["mean"], 0.07, f"{y['mean']:.3f} ↓", fontsize=8, ha="center", transform=edge)
+            continue
         ours.errorbar(x["mean"], y["mean"], xerr=x["spread"], yerr=y["spread"], **looks[label], linestyle="none")
     for label, point in values["paper"].items():
         theirs.plot(point["seconds"], point["average"], **looks[label], linestyle="none")

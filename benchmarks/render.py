@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,19 @@ def with_spread(v: dict[str, float], form: str, sign: str = "") -> str:
     return f"{v['mean']:{sign}{form}}" + (f" ± {v['spread']:{form}}" if v["n"] > 1 else "")
 
 
+def lowest_shown(values: Sequence[float]) -> float:
+    """Where an axis may begin: at the least value, or above the few (a third at most) that lie further from the others
+    than twice what these span, and would have them in one place."""
+    ordered = sorted(values)
+    for k in range(1, len(ordered) // 3 + 1):
+        if ordered[k] - ordered[k - 1] > 2 * (ordered[-1] - ordered[k]):
+            return ordered[k]
+    return ordered[0]
+
+
 def picture(values: dict[str, Any], path: Path) -> None:
-    """Averages as points with their spread; the paper's own numbers are not drawn."""
+    """Averages as points with their spread, those far below the others as numbers at the edge; the paper's own numbers
+    are not drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -131,10 +142,14 @@ def picture(values: dict[str, Any], path: Path) -> None:
 
     rows = {label: r["average"] for label, r in values["rows"].items() if "average" in r}
     figure, axes = pyplot.subplots(figsize=(7, 0.45 * len(rows) + 1.2))
-    places = range(len(rows))
-    axes.errorbar([r["mean"] for r in rows.values()], places, xerr=[r["spread"] for r in rows.values()], fmt="o")
-    axes.set_yticks(places, list(rows))
-    axes.invert_yaxis()
+    least = lowest_shown([r["mean"] for r in rows.values()])
+    for place, row in enumerate(rows.values()):
+        if row["mean"] >= least:
+            axes.errorbar(row["mean"], place, xerr=row["spread"], fmt="o", color="tab:blue")
+        else:
+            axes.annotate(f"← {row['mean']:.3f}", (0.01, place), xycoords=("axes fraction", "data"), va="center")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("average (mean ± spread over seeds)")
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()

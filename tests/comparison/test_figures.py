@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks import fig1, fig2, fig4, fig7, figure, table
 from benchmarks.cells import Runs, Scale
+from benchmarks.render import lowest_shown
 from flc.data.source import write_video
 
 SCORES = {"caption_accuracy": 0.9, "distribution": 0.5}
@@ -176,3 +177,10 @@ def test_fig7_without_any_clip_says_so_and_draws_nothing(made, capsys):
     code, values, size = made(fig7, lost=fig7.cells("tiny"), seeds=(0,))
     assert code == 1 and size is None and not values
     assert capsys.readouterr().out.count(" failed: ") == len(fig7.cells("tiny"))
+
+
+def test_a_row_far_below_the_others_does_not_set_the_axis():
+    assert lowest_shown([0.96, 0.54, 0.95, 0.955]) == 0.95
+    assert lowest_shown([0.96, 0.9, 0.95, 0.955, 0.52, 0.54]) == 0.9, "two of six"
+    assert lowest_shown([0.96, 0.93, 0.95]) == 0.93, "not far"
+    assert lowest_shown([0.9, 0.1]) == 0.1 and lowest_shown([0.7]) == 0.7, "nobody to be far from"
