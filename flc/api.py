@@ -296,6 +296,7 @@ class Role:
            `of`.
     ema    decay of the averaged weights that the stage hands on, 0 for none; of a follower, its average's.
     passes gradients go through this frozen network to its input (a GAN on its features): it is never sharded.
+    depths of a head: after which shares of the whole network's blocks it looks, each another block.
     """
 
     train: Literal["full", "lora", "frozen", "head", "follow"]
@@ -306,6 +307,7 @@ class Role:
     head: Callable[[int], nn.Module] | None = None
     of: str = ""
     passes: bool = False
+    depths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

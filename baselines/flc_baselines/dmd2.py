@@ -26,7 +26,7 @@ from flc.flow import few_step_grid, noised
 from flc.losses import gan_discriminator, gan_generator, masked_mean
 from flc.matching import DistributionMatching, MatchingOptions
 from flc.rollout import rollout
-from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, check_depths, told_by
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, told_by
 
 
 class Dmd2Distiller(DistributionMatching):
@@ -44,10 +44,9 @@ class Dmd2Distiller(DistributionMatching):
     def roles(self) -> Mapping[str, Role]:
         o, roles = self.options, dict(super().roles())
         if o.gan:
-            check_depths(o.depths, self.setting.full)
             head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
             roles["teacher"] = Role("frozen", self.setting.full, passes=True)
-            roles["head"] = Role("head", optim=self.optim(o.gan_lr or o.lr), head=head)
+            roles["head"] = Role("head", optim=self.optim(o.gan_lr or o.lr), head=head, depths=o.depths)
         return roles
 
     def phases(self, step: int) -> tuple[str, ...]:
@@ -67,7 +66,7 @@ class Dmd2Distiller(DistributionMatching):
         value, metrics = matching.value, dict(matching.metrics)
         if o.gan:
             logits = self.logits(x, rng.normal(x), self.times(x, rng), nets, batch)
-            fooled = gan_generator(logits, told_by(batch.cond, x))
+            fooled = gan_generator(logits, told_by(batch.cond.free(x)))
             value, metrics["gan"] = value + o.gan * fooled, float(fooled.detach())
         if o.regression:
             distance = self.regression(nets, batch, rng)
@@ -81,7 +80,7 @@ class Dmd2Distiller(DistributionMatching):
         real = self.logits(batch.x0, rng.normal(x), t, nets, batch)
         fake = self.logits(x, rng.normal(x), t, nets, batch)
         metrics = {"real": float(real.detach().mean()), "fake": float(fake.detach().mean())}
-        return Loss(gan_discriminator(real, fake, told_by(batch.cond, x)), metrics)
+        return Loss(gan_discriminator(real, fake, told_by(batch.cond.free(x))), metrics)
 
     def regression(self, nets: Nets, batch: Batch, rng: Draws) -> Tensor:
         """|| G(z) - ODE(z) ||^2, G's output after its first step."""

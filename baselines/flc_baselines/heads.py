@@ -9,11 +9,6 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
-from flc.api import View
-from flc.errors import UserError
-from flc.models.condition import Condition
-from flc.models.view import block_at
-
 
 def shares(depths: tuple[float, ...]) -> tuple[float, ...]:
     if not depths or list(depths) != sorted(set(depths)) or not 0 < depths[0] <= depths[-1] <= 1:
@@ -62,14 +57,6 @@ class Heads(nn.Module):
         return torch.stack([head(f) for head, f in zip(self.heads, per_head, strict=True)], dim=1)
 
 
-def check_depths(depths: Sequence[float], network: View) -> None:
-    """`UserError` where two of them are the same block of the network."""
-    assert network.kept is not None
-    count = sum(map(len, network.kept.values()))
-    if len({block_at(depth, count) for depth in depths}) < len(depths):
-        raise UserError(f"depths {list(depths)} fall together on {count} blocks: give fewer")
-
-
-def told_by(cond: Condition, x: Tensor) -> Tensor:
-    """(B, 1, F): 0 for the logits of given frames, which are the same whoever made the clip."""
-    return cond.free(x)[:, :, :, 0, 0]
+def told_by(free: Tensor) -> Tensor:
+    """(B, 1, F) of `Condition.free`: 0 for the logits of given frames, which are the same whoever made the clip."""
+    return free[:, :, :, 0, 0]

@@ -40,7 +40,7 @@ from flc.api import (
 from flc.api import Options as Base
 from flc.flow import noised, shifted, x0_from_velocity
 from flc.losses import flow_matching, gan_discriminator, gan_generator, masked_mean
-from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, check_depths, told_by
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, told_by
 
 
 def content_and_motion(error: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,9 +107,8 @@ class IcmdRecovery(RecoveryTrainer):
             "original": Role("frozen", self.setting.full, passes=True),
         }
         if o.adversarial:
-            check_depths(o.depths, self.setting.full)
             head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
-            roles["head"] = Role("head", optim=optim, head=head)
+            roles["head"] = Role("head", optim=optim, head=head, depths=o.depths)
         return roles
 
     def phases(self, step: int) -> tuple[str, ...]:
@@ -136,11 +135,11 @@ class IcmdRecovery(RecoveryTrainer):
         again, t_again = rng.normal(x0), self.times(x0, rng)
         if phase == "head":
             real, fake = (self.logits(y, again, t_again, nets, batch) for y in (x0, x))
-            return Loss(gan_discriminator(real, fake, told_by(cond, x)))
+            return Loss(gan_discriminator(real, fake, told_by(free)))
         task, distil = flow_matching(v, x0, x1, free), self.feature_distance(x_t, t, nets, batch)
         value, metrics = task + o.distil * distil, {"task": float(task.detach()), "icd": float(distil.detach())}
         if o.adversarial:
-            fooled = gan_generator(self.logits(x, again, t_again, nets, batch), told_by(cond, x))
+            fooled = gan_generator(self.logits(x, again, t_again, nets, batch), told_by(free))
             value, metrics["gan"] = value + o.adversarial * fooled, float(fooled.detach())
         return Loss(value, metrics)
 

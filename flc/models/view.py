@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flc.api import Kept
+from flc.errors import UserError
 
 
 def blocks_of(model: nn.Module, stack: str) -> list[nn.Module]:
@@ -46,9 +47,12 @@ def view(model: nn.Module, kept: Kept | None) -> Iterator[None]:
         yield
 
 
-def block_at(depth: float, count: int) -> int:
-    """After how many of `count` blocks a share of the depth lies; 1 at least."""
-    return max(1, round(depth * count))
+def blocks_at(depths: Sequence[float], count: int) -> list[int]:
+    """After how many of `count` blocks each share of the depth lies; `UserError` where two are the same block."""
+    found = [max(1, round(depth * count)) for depth in depths]
+    if len(set(found)) < len(found):
+        raise UserError(f"depths {list(depths)} fall together on {count} blocks: give fewer")
+    return found
 
 
 class Tap(nn.Module):

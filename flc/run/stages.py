@@ -18,7 +18,7 @@ from flc.models.channels import narrowed
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
 from flc.models.prunable import Prunable
-from flc.models.view import removed
+from flc.models.view import blocks_at, removed
 from flc.registry import registry
 from flc.run.folders import run_stage
 from flc.run.job import Job
@@ -285,6 +285,8 @@ def check_objectives(job: Job, planned: Collection[str]) -> None:
         schedule = student_schedule(job, objective) if kind == "distiller" else None
         objective.bind(Setting(pruned, full, r.steps, options.iterations, schedule, options.given_share))
         roles = objective.roles()
+        for role in roles.values():
+            blocks_at(role.depths, sum(map(len, job.prunable.full.values())))
         if kind == "distiller":
             check_teacher(job.algorithm("teacher"), roles)
         if r.engine == "deepspeed":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flc.api import Draws, Query, Role, TeacherComposer, View
 from flc.errors import UserError
 from flc.models.condition import Condition, join
-from flc.models.view import Inject, Tap, block_at, blocks_of, exchanged, removed, view
+from flc.models.view import Inject, Tap, blocks_at, blocks_of, exchanged, removed, view
 
 #: The linear layers of a block that a LoRA adapter goes on.
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
@@ -125,9 +125,7 @@ class RoleNet:
             exchanges.enter_context(view(self.module, chosen.kept))
             stacks = {stack: blocks_of(self.module, stack) for stack in self.adapter.stacks}
             count = sum(map(len, stacks.values()))
-            taps = {block_at(depth, count): Tap() for depth in depths}
-            if len(taps) != len(depths):
-                raise UserError(f"depths {list(depths)} fall together on {count} blocks: give fewer")
+            taps = {at: Tap() for at in blocks_at(depths, count)}
             before = 0
             for stack, blocks in stacks.items():
                 run = enumerate(blocks[: max(0, max(taps) - before)], before + 1)
