@@ -129,7 +129,7 @@ def lowest_shown(values: Sequence[float]) -> float:
     for k in range(1, len(ordered) // 3 + 1):
         if ordered[k] - ordered[k - 1] > 2 * (ordered[-1] - ordered[k]):
             return ordered[k]
-    return ordered[0]
+    return ordered[0] if ordered else 0.0
 
 
 def picture(values: dict[str, Any], path: Path) -> None:
@@ -149,7 +149,7 @@ def picture(values: dict[str, Any], path: Path) -> None:
         else:
             axes.annotate(f"← {row['mean']:.3f}", (0.01, place), xycoords=("axes fraction", "data"), va="center")
     axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)  # where all failed, too
     axes.set_xlabel("average (mean ± spread over seeds)")
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()
