@@ -2,7 +2,8 @@
 
 A cell is a recipe. Its folder is named after the recipe's hash, so a cell that was run is not run again, whichever
 table asks for it, and a changed option is another cell. Cells that agree on data, pruner and recovery take those
-stages from one another: `stems` are run first, one for each distinct recipe up to stage II.
+stages from one another: `stems` are run first, one for each distinct recipe up to stage II. Stems that agree on data
+alone take that.
 
 What tables read of a finished cell, some kilobytes, is kept in `results/cells/` as soon as it is there: with it
 committed, a cell needs no second run on another machine. Clips and weights stay in the run's folder; what shows or
@@ -22,7 +23,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Literal
 
 import yaml
@@ -114,6 +115,25 @@ def stem_of(recipe: Recipe) -> str:
     return digest({name: values[name] for names in STEMS.values() for name in names})
 
 
+def data_of(recipe: Recipe) -> str:
+    """Name of the encoded clips of a recipe."""
+    values = recipe.model_dump(mode="json")
+    return digest({name: values[name] for name in STEMS["data"]})
+
+
+def take(stage: Path, place: Path) -> None:
+    """A finished stage of another run, as hard links; it is there whole or not at all."""
+    if place.exists() or not (stage / "done.json").exists():
+        return
+    half = place.with_name(f".copy-{place.name}-{get_ident()}")
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(stage, half, copy_function=os.link)
+    try:
+        half.rename(place)
+    except OSError:  # another run's came first
+        shutil.rmtree(half)
+
+
 class Runs:
     """The runs of one scale in a folder; at most `jobs` at a time, one core each. `committing`: what is kept of a
     cell is committed to git as it ends."""
@@ -152,24 +172,22 @@ class Runs:
             list(pool.map(lambda pair: self._cell(*pair), pending))
 
     def _stem(self, recipe: Recipe) -> None:
-        out = self.folder / f"stem-{stem_of(recipe)}"
+        out, data = self.folder / f"stem-{stem_of(recipe)}", self.folder / f"data-{data_of(recipe)}"
         if not (out / "recover" / "done.json").exists():
             begin(out, recipe)
+            take(data, out / "data")
             for stage in ("score", "prune", "recover"):
                 again = ["--resume"] if stage == "score" else []
                 if self._call([stage, *again, "--out", str(out)], out):
                     return  # the cells that need it will say why
+                take(out / "data", data)
 
     def _cell(self, cell: Cell, seed: int) -> None:
         recipe, out = cell.at(self.scale, seed), self.path(cell, seed)
         begin(out, recipe)
         stem = self.folder / f"stem-{stem_of(recipe)}"
         for stage in STEMS:
-            if (stem / stage / "done.json").exists() and not (out / stage).exists():
-                half = out / f".copy-{stage}"  # a stage that is there must be whole
-                shutil.rmtree(half, ignore_errors=True)
-                shutil.copytree(stem / stage, half, copy_function=os.link)
-                half.rename(out / stage)
+            take(stem / stage, out / stage)
         self._call(["compress", "--resume", "--out", str(out)], out)
         if (out / "metrics.json").exists():
             self._keep(out)

@@ -1,10 +1,11 @@
-"""What each part contributes: the pruner against controls at one budget, recovery on or off, greedy ranking.
+"""What each part contributes: the pruner against controls at one budget, greedy ranking, recovery, the distiller.
 
     python -m benchmarks.parts [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
 
 Not a table of the paper (`table10` in the results): it says whether its choices matter here. Rows
 without recovery distil for as many iterations as the others train in both stages. The random pruner draws
-another lot for each seed, so that its spread is of lots, too.
+another lot for each seed, so that its spread is of lots, too. The last rows are Table 2's strongest rivals as stage
+III of the flagship's pruned and recovered network: methods of distillation at one number of parameters.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 
 from benchmarks.cells import Cell
 from benchmarks.table import Table, main
+from benchmarks.table2 import STRONGER
 
 #: The embedded model's preset ranks greedily; the paper once.
 ELBO = {"elbo": True, "elbo, ranked once": False}
@@ -27,18 +29,29 @@ ROWS = (
     Cell("width", {"pruner": "width"}),
     Cell("width to half, then blocks", {"pruner": {"name": "width", "least": 0.5}}),
 )
+
+
+def rivals(tiny: bool) -> tuple[Cell, ...]:
+    """With teachers as in Table 2."""
+    return (
+        Cell("elbo, then dmd2", {"distiller": "dmd2", "teacher": "cfg"}),
+        Cell("elbo, then lcm", {"distiller": "lcm", "teacher": {"name": "cfg", **(STRONGER if tiny else {})}}),
+    )
+
+
 NOTES = (
     "Rows without recovery distil for the iterations of both stages. random draws another lot for each seed: its spread"
-    " is of lots, too. Stage III is fastlightgen's, with its rates, in every row; sft's rates are bernoulli's, none was"
-    " searched for it. "
+    " is of lots, too. Stage III is fastlightgen's, with its rates, in every row but the last two, which have the rates"
+    " and teachers of Table 2's unpruned rows; sft's rates are bernoulli's, none was searched for it. "
 )
 TINY = (
     "elbo ranks greedily unless it says otherwise. Blocks are scored on 96 samples by elbo, shortgpt, taylor and icmd,"
     " on 64 by f3 and width; uniform, magnitude and random look at none."
 )
 FULL = (
-    "elbo without recovery, or with the plain one, ranks once, as the paper does. Blocks are scored on 256 samples by"
-    " elbo, shortgpt, taylor and icmd, on 64 by f3 and width; uniform, magnitude and random look at none."
+    "elbo without recovery, with the plain one, or before another distiller ranks once, as the paper does. Blocks are"
+    " scored on 256 samples by elbo, shortgpt, taylor and icmd, on 64 by f3 and width; uniform, magnitude and random"
+    " look at none."
 )
 
 
@@ -47,8 +60,8 @@ def table(scale: str) -> Table:
     tiny = scale == "tiny"
     return Table(
         10,
-        "Pruner and recovery",
-        ROWS,
+        "Pruner, recovery and distiller",
+        (*ROWS, *rivals(tiny)),
         {},
         reference="elbo" if tiny else "elbo, ranked once",
         notes=NOTES + (TINY if tiny else FULL),

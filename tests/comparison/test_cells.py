@@ -12,7 +12,7 @@ import pytest
 from benchmarks import all as everything
 from benchmarks import parts, table5, table6
 from benchmarks import table as tables
-from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary
+from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary, take
 from benchmarks.table import TEACHER, Table
 from flc.errors import UserError
 from flc.recipe import resolve
@@ -86,6 +86,38 @@ def test_a_finished_cell_is_kept_and_needs_no_second_run_but_where_its_clips_are
     assert there.row(cell, 0)["average"] == 0.5 and there.commits([cell], [0]) == here.commits([cell], [0]) != []
     files = sorted(str(p.relative_to(there.found(cell, 0))) for p in there.found(cell, 0).rglob("*") if p.is_file())
     assert files == ["commit.txt", "metrics.json", "pipeline/flc.json", "score/plan.json"]
+
+
+def test_clips_are_encoded_once_for_all_pruners_of_a_seed(tmp_path, monkeypatch):
+    encoded = []
+
+    def encode(self, arguments, out):
+        if arguments[0] in ("score", "compress") and not (out / "data").exists():
+            encoded.append(out.name)
+            (out / "data").mkdir()
+            (out / "data" / "done.json").write_text(out.name)
+        return 0
+
+    monkeypatch.setattr(Runs, "_call", encode)
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    cells = [Cell("one"), Cell("other", {"pruner": "uniform"}), Cell("third", {"keep": 0.5})]
+    runs.run(cells, [0, 1])
+    assert len(encoded) == 2, "one a seed"
+    for seed, first in enumerate(encoded):
+        assert {(runs.path(c, seed) / "data" / "done.json").read_text() for c in cells} == {first}
+    assert not list(runs.folder.rglob(".copy-*"))
+
+
+def test_a_stage_that_is_not_done_or_is_there_is_not_taken(tmp_path):
+    (tmp_path / "stage").mkdir()
+    take(tmp_path / "stage", tmp_path / "place")
+    assert not (tmp_path / "place").exists()
+    (tmp_path / "stage" / "done.json").write_text("new")
+    take(tmp_path / "stage", tmp_path / "place")
+    (tmp_path / "stage" / "done.json").unlink()
+    (tmp_path / "stage" / "done.json").write_text("newer")
+    take(tmp_path / "stage", tmp_path / "place")
+    assert (tmp_path / "place" / "done.json").read_text() == "new"
 
 
 def test_what_is_kept_of_a_cell_is_committed_alone_as_it_ends(tmp_path, monkeypatch):
