@@ -134,9 +134,8 @@ class Stock:
             call["image"] = Image.fromarray((image * 255).round().astype(np.uint8))
         pipe = self.pipe(shot.image is not None)
         call = {name: value for name, value in call.items() if name in self.takes(shot.image is not None)}
-        torch.manual_seed(shot.seed)
-        made = pipe(**call, **self.settings(shot.image is not None), output_type="np",
-                    generator=torch.Generator().manual_seed(shot.seed)).frames[0]  # fmt: skip
+        torch.manual_seed(shot.seed)  # of the first noise and of a stochastic scheduler's
+        made = pipe(**call, **self.settings(shot.image is not None), output_type="np").frames[0]
         return np.asarray(made, np.float32)
 
 

@@ -17,7 +17,7 @@ from flc.errors import UserError
 from flc.evaluate.sampling import now
 from flc.models.channels import narrowed
 from flc.models.folder import EMBEDDED, NOTES, adapter_for, read_json
-from flc.sample import noise_for, sample
+from flc.sample import generators_for, noise_for, sample
 from flc.train.nets import RoleNet
 
 
@@ -34,11 +34,11 @@ def seconds(
     adapter: Any, net: RoleNet, scheduler: Any, steps: int, guidance: float, size: tuple[int, int, int], clips: int
 ) -> float:
     """Seconds a clip, warm, without decoding."""
-    seeds, cond = list(range(clips)), adapter.condition([""] * clips)
-    noise = noise_for(adapter.latent_shape(*size), seeds).to(adapter.device)
-    sample(net, scheduler, min(steps, 4), guidance, noise, cond, seeds)  # warm
+    generators, cond = generators_for(list(range(clips))), adapter.condition([""] * clips)
+    noise = noise_for(adapter.latent_shape(*size), generators).to(adapter.device)
+    sample(net, scheduler, min(steps, 4), guidance, noise, cond, generators)  # warm
     began = now(adapter.device)
-    sample(net, scheduler, steps, guidance, noise, cond, seeds)
+    sample(net, scheduler, steps, guidance, noise, cond, generators)
     return (now(adapter.device) - began) / clips
 
 

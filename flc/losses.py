@@ -65,14 +65,16 @@ def pseudo_huber(x: Tensor, y: Tensor, free: Tensor, c: float = 1e-3) -> Tensor:
     return masked_mean(torch.sqrt(d.pow(2) + c * c) - c, free).mean()
 
 
-def gan_generator(fake: Tensor) -> Tensor:
-    """Non-saturating loss of a generator, softplus(-D(fake)), mean over logits."""
-    return softplus(-fake).mean()
+def gan_generator(fake: Tensor, free: Tensor) -> Tensor:
+    """Non-saturating loss of a generator, softplus(-D(fake)), mean over the logits of free frames; logits and what
+    `free` (1 or 0) spreads over are (B, heads, F)."""
+    return masked_mean(softplus(-fake), free).mean()
 
 
-def gan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """softplus(-D(real)) + softplus(D(fake)), mean over logits; 2 log 2 where D cannot tell."""
-    return softplus(-real).mean() + softplus(fake).mean()
+def gan_discriminator(real: Tensor, fake: Tensor, free: Tensor) -> Tensor:
+    """softplus(-D(real)) + softplus(D(fake)), mean over the logits of free frames, as above; 2 log 2 where D cannot
+    tell."""
+    return masked_mean(softplus(-real) + softplus(fake), free).mean()
 
 
 def log_relation(items: Tensor, temperature: float) -> Tensor:

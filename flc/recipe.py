@@ -45,8 +45,6 @@ class TrainStage(Options):
     log_every: int = option(10, "iterations between lines of the log", "ours", ge=1)
     decay: bool = option(False, "linear decay of the learning rates over the last half", "ours")
     given_share: float = option(0.5, "share of samples with a given first frame", "ours", ge=0, le=1)
-    check_every: int = option(50, "iterations between looks at samples while distilling; 0 never", "ours", ge=0)
-    check_clips: int = option(8, "clips generated at such a look", "ours", ge=2)
     checkpointing: bool = option(False, "recompute blocks in backward: less memory, more time", "ours")
 
 
@@ -57,14 +55,13 @@ class RecoverStage(TrainStage):
         le=1,
     )  # fmt: skip
 
-    def unused(self) -> tuple[str, ...]:
-        return ("check_every", "check_clips")  # only students are looked at
-
 
 class DistillStage(TrainStage):
     iterations: int = option(
         5000, "iterations of the stage", "paper's 1000 updates of the generator, one in five iterations (ours)", ge=0
     )
+    check_every: int = option(50, "iterations between looks at samples; 0 never", "ours", ge=0)
+    check_clips: int = option(8, "clips generated at such a look", "ours", ge=2)
 
 
 RowName = Literal["teacher-many", "teacher-few-guided", "teacher-few", "pruned", "recovered", "student"]

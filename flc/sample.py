@@ -21,18 +21,17 @@ def sample(
     guidance: float,
     noise: Tensor,
     cond: Condition,
-    seeds: list[int],
+    generators: list[torch.Generator],
     on_step: Callable[[], Any] = lambda: None,
 ) -> Tensor:
     """Latents (B, C, F, H, W) from `noise`, with standard-form guidance (1 or less: none, one evaluation).
 
-    A stochastic scheduler draws each clip's noise from a generator of its own (`seeds`, one a clip), so that a
-    clip does not depend on its batch. The stock pipelines pass no generator on and draw from torch's global
-    one: after `torch.manual_seed(seed)` a single clip on a CPU is the same.
+    A stochastic scheduler draws each clip's further noise from a generator of its own, so that a clip does not
+    depend on its batch: from the one that drew its first (`noise_for`), which has moved on. One seeded anew would
+    draw the first noise again, and the first step would be Euler's. The stock pipelines draw from torch's global
+    generator: called without one of its own after `torch.manual_seed(seed)`, a single clip on a CPU is the same.
     """
-    extra: dict[str, Any] = {}
-    if scheduler.config.get("stochastic_sampling"):
-        extra["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+    extra: dict[str, Any] = {"generator": generators} if scheduler.config.get("stochastic_sampling") else {}
     scheduler.set_timesteps(steps, device=noise.device)
     scheduler.set_begin_index(0)
     x = noise
@@ -49,7 +48,11 @@ def sample(
     return cond.clamp(x)
 
 
-def noise_for(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
-    """(len(seeds), *shape) standard normal, each clip from a generator of its own, as a pipeline draws it."""
-    drawn = [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.cat(drawn)
+def generators_for(seeds: list[int]) -> list[torch.Generator]:
+    """One a clip, on the CPU."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def noise_for(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+    """(len(generators), *shape) standard normal, each clip from its own generator, as a pipeline draws it."""
+    return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])

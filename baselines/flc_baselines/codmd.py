@@ -4,10 +4,10 @@
     KL  = mean_i KL( softmax_j cos(y_i, y_j) / tau || softmax_j cos(x_i, x_j) / tau ),   y = x + x0_real - x0_fake
 
 The family's gradient treats every coordinate by itself; the relation matrices compare pairs: clips of the batch, and
-latent frames of each clip. (The batch of one rank: with several ranks fewer clips are compared.) Only the abstract
-could be read: it says that the score estimates at hand are reused and that relation matrices across samples and
-frames are matched; y (where the family's gradient points), the softmax, tau and w are ours. Where fake and real
-agree, y = x and the term has no gradient.
+latent frames of each clip, without the given ones. Clips are compared within a rank, and a row of two has nothing to
+compare: with fewer than three a rank KL_samples is 0. Only the abstract could be read: it says that the score estimates
+at hand are reused and that relation matrices across samples and frames are matched; y (where the family's gradient
+points), the softmax, tau and w are ours. Where fake and real agree, y = x and the term has no gradient.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class CodmdDistiller(DistributionMatching):
         relation: float = option(0.1, "weight w of the relation terms", "ours", ge=0)
         temperature: float = option(0.1, "tau of the relation matrices", "ours", gt=0)
 
+        def unused(self) -> tuple[str, ...]:
+            return (*super().unused(), *("temperature",) * (not self.relation))
+
     def generator_loss(self, nets: Nets, batch: Batch, rng: Draws) -> Loss:
         o, x = self.options, self.generate(nets, batch, rng)
         t, cond, free = self.times(x, rng), batch.cond, batch.cond.free(x)
@@ -36,8 +39,9 @@ class CodmdDistiller(DistributionMatching):
         value, size = distribution_matching(x, x_t, t, v_fake, v_real, free, o.normalise)
         metrics = {"grad": float(size.mean())}
         if o.relation:
-            samples = relation_divergence(x.flatten(1), y.flatten(1), o.temperature)
-            frames = relation_divergence(x.transpose(1, 2).flatten(2), y.transpose(1, 2).flatten(2), o.temperature)
+            made, aim = x * free, y * free
+            samples = relation_divergence(made.flatten(1), aim.flatten(1), o.temperature)
+            frames = relation_divergence(*(z.transpose(1, 2).flatten(2) for z in (made, aim)), o.temperature)
             value = value + o.relation * (samples + frames)
             metrics |= {"samples": float(samples.detach()), "frames": float(frames.detach())}
         return Loss(value, metrics)

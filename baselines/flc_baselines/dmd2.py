@@ -26,7 +26,7 @@ from flc.flow import few_step_grid, noised
 from flc.losses import gan_discriminator, gan_generator, masked_mean
 from flc.matching import DistributionMatching, MatchingOptions
 from flc.rollout import rollout
-from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, told_by
 
 
 class Dmd2Distiller(DistributionMatching):
@@ -36,6 +36,10 @@ class Dmd2Distiller(DistributionMatching):
         depths: Depths = option((0.5, 1.0), "shares of the teacher's depth that the heads look at", "ours")
         regression: float = option(0.0, "weight of DMD's regression loss", "DMD2 has none; DMD's is .25", ge=0)
         regression_steps: int = option(8, "Euler steps of the teacher's ODE for it", "ours", ge=1)
+
+        def unused(self) -> tuple[str, ...]:
+            head, steps = ("gan_lr", "depths") * (not self.gan), ("regression_steps",) * (not self.regression)
+            return (*super().unused(), *head, *steps)
 
     def roles(self) -> Mapping[str, Role]:
         o, roles = self.options, dict(super().roles())
@@ -61,7 +65,8 @@ class Dmd2Distiller(DistributionMatching):
         matching = self.matching_loss(x, nets, batch, rng)
         value, metrics = matching.value, dict(matching.metrics)
         if o.gan:
-            fooled = gan_generator(self.logits(x, rng.normal(x), self.times(x, rng), nets, batch))
+            logits = self.logits(x, rng.normal(x), self.times(x, rng), nets, batch)
+            fooled = gan_generator(logits, told_by(batch.cond, x))
             value, metrics["gan"] = value + o.gan * fooled, float(fooled.detach())
         if o.regression:
             distance = self.regression(nets, batch, rng)
@@ -74,9 +79,8 @@ class Dmd2Distiller(DistributionMatching):
         t = self.times(x, rng)
         real = self.logits(batch.x0, rng.normal(x), t, nets, batch)
         fake = self.logits(x, rng.normal(x), t, nets, batch)
-        return Loss(
-            gan_discriminator(real, fake), {"real": float(real.detach().mean()), "fake": float(fake.detach().mean())}
-        )
+        metrics = {"real": float(real.detach().mean()), "fake": float(fake.detach().mean())}
+        return Loss(gan_discriminator(real, fake, told_by(batch.cond, x)), metrics)
 
     def regression(self, nets: Nets, batch: Batch, rng: Draws) -> Tensor:
         """|| G(z) - ODE(z) ||^2, G's output after its first step."""

@@ -18,7 +18,9 @@ class EulerSampling(StepDistiller):
     sampler: Literal["sde", "ode"] = "ode"
 
     class Options(Base):
-        guidance: float | None = option(None, "guidance of sampling, standard form; default the model's own", "ours")
+        guidance: float | None = option(
+            None, "guidance of sampling, standard form, 1 for none; default the model's own", "ours", ge=1
+        )
 
     def guidance(self) -> float | None:
         return self.options.guidance

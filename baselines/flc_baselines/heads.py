@@ -9,6 +9,8 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
+from flc.models.condition import Condition
+
 
 def shares(depths: tuple[float, ...]) -> tuple[float, ...]:
     if not depths or list(depths) != sorted(set(depths)) or not 0 < depths[0] <= depths[-1] <= 1:
@@ -33,7 +35,7 @@ class SpatialHead(nn.Module):
 
 
 class TemporalHead(nn.Module):
-    """Logits (B, F') from how frames follow one another: convolutions of 3 over time on frame means."""
+    """One logit per frame from how frames follow one another (B, F): convolutions of 3 over time on frame means."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class TemporalHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """A head of each kind for each depth; all logits of a sample side by side (B, L)."""
+    """A head of each kind for each depth; a logit of each for each frame (B, heads, F)."""
 
     def __init__(self, width: int, depths: int, kinds: Sequence[type[nn.Module]]) -> None:
         super().__init__()
@@ -54,4 +56,9 @@ class Heads(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         per_head = [f for f in features for _ in range(self.kinds)]
-        return torch.cat([head(f) for head, f in zip(self.heads, per_head, strict=True)], dim=1)
+        return torch.stack([head(f) for head, f in zip(self.heads, per_head, strict=True)], dim=1)
+
+
+def told_by(cond: Condition, x: Tensor) -> Tensor:
+    """(B, 1, F): 0 for the logits of given frames, which are the same whoever made the clip."""
+    return cond.free(x)[:, :, :, 0, 0]

@@ -8,8 +8,8 @@
 The paper scores a block by the FVD of clips made without it, finds shallow blocks to carry content and deep ones
 motion, and prunes content. Here (ours) the x0 error without block i is split into what is common to all frames and
 what differs between them. L_ICD compares hidden states frame by frame; the adversarial loss has a spatial and a
-temporal head on hidden states of the noised clip. The paper prints an unbounded hinge inside -log; softplus stands for
-it. Known to us from notes about the paper; the port to a transformer is ours.
+temporal head on hidden states of the noised clip; given frames are in none of the losses. The paper prints an unbounded
+hinge inside -log; softplus stands for it. Known to us from notes about the paper; the port to a transformer is ours.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from flc.api import (
 from flc.api import Options as Base
 from flc.flow import noised, shifted, x0_from_velocity
 from flc.losses import flow_matching, gan_discriminator, gan_generator, masked_mean
-from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, told_by
 
 
 def content_and_motion(error: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,8 +84,8 @@ class IcmdRecovery(RecoveryTrainer):
         matrices: float = option(
             0.0, "Muon's rate for the blocks' weight matrices, in AdamW's place; 0: AdamW for all", "ours", ge=0
         )
-        distil: float = option(0.1, "weight of L_ICD", "paper", ge=0)
-        adversarial: float = option(1.0, "weight of L_gen", "paper", ge=0)
+        distil: float = option(0.1, "weight of L_ICD", "paper, by notes about it", ge=0)
+        adversarial: float = option(1.0, "weight of L_gen", "paper, by notes about it", ge=0)
         depths: Depths = option((0.5, 1.0), "shares of the original's depth that the heads look at", "ours")
         shift: float = option(3.0, "timestep shift of the training times", "ours", gt=0)
         betas: Betas = option((0.9, 0.999), "Adam's betas", "ours")
@@ -94,6 +94,9 @@ class IcmdRecovery(RecoveryTrainer):
         ema: float = option(
             0.99, "decay of the averaged weights handed on, at most n / (n + 10) after n updates", "ours", ge=0, lt=1
         )
+
+        def unused(self) -> tuple[str, ...]:
+            return ("depths",) * (not self.adversarial)
 
     def roles(self) -> Mapping[str, Role]:
         o = self.options
@@ -132,11 +135,11 @@ class IcmdRecovery(RecoveryTrainer):
         again, t_again = rng.normal(x0), self.times(x0, rng)
         if phase == "head":
             real, fake = (self.logits(y, again, t_again, nets, batch) for y in (x0, x))
-            return Loss(gan_discriminator(real, fake))
+            return Loss(gan_discriminator(real, fake, told_by(cond, x)))
         task, distil = flow_matching(v, x0, x1, free), self.feature_distance(x_t, t, nets, batch)
         value, metrics = task + o.distil * distil, {"task": float(task.detach()), "icd": float(distil.detach())}
         if o.adversarial:
-            fooled = gan_generator(self.logits(x, again, t_again, nets, batch))
+            fooled = gan_generator(self.logits(x, again, t_again, nets, batch), told_by(cond, x))
             value, metrics["gan"] = value + o.adversarial * fooled, float(fooled.detach())
         return Loss(value, metrics)
 
@@ -149,4 +152,6 @@ class IcmdRecovery(RecoveryTrainer):
         mine = nets["student"].features(x_t, t, batch.cond, here, self.setting.pruned)
         with torch.no_grad():
             theirs = nets["original"].features(x_t, t, batch.cond, there)
-        return torch.stack([(a.float() - b.float()).pow(2).mean() for a, b in zip(mine, theirs, strict=True)]).mean()
+        free = batch.cond.free(x_t)[:, 0]  # (B, F, 1, 1)
+        pairs = zip(mine, theirs, strict=True)
+        return torch.stack([masked_mean((a.float() - b.float()).pow(2), free).mean() for a, b in pairs]).mean()

@@ -32,7 +32,10 @@ class LcmDistiller(StepDistiller):
         )
         grid: int = option(50, "times N of the solver's grid", "ours, FastVideo's", ge=2)
         target: Literal["ema", "stop-gradient"] = option("ema", "what the student is compared with", "LCM")
-        target_decay: float = option(0.95, "decay of the target's moving average", "LCM", ge=0, lt=1)
+        target_decay: float = option(
+            0.95, "decay of the target's moving average, at most n / (n + 10) after n updates", "LCM; the ramp is ours",
+            ge=0, lt=1,
+        )  # fmt: skip
         c: float = option(1e-3, "pseudo-Huber's c", "ours, FastVideo's", gt=0)
         ema: float = option(
             0.99, "decay of the averaged weights handed on, at most n / (n + 10) after n updates", "ours", ge=0, lt=1
@@ -42,6 +45,9 @@ class LcmDistiller(StepDistiller):
         weight_decay: float = option(0.0, "AdamW's", "ours", ge=0)
         warmup: int = option(20, "iterations of linear warm-up", "ours", ge=0)
         shift: float | None = option(None, "shift of the few-step schedule; default the model's own", "ours", gt=0)
+
+        def unused(self) -> tuple[str, ...]:
+            return ("target_decay",) * (self.target == "stop-gradient")
 
     def shift(self) -> float | None:
         return self.options.shift

@@ -19,7 +19,7 @@ from flc.data.source import Clip
 from flc.evaluate.clips import Clips
 from flc.evaluate.manifest import Shot, clip_seed, read_image
 from flc.models.condition import Condition
-from flc.sample import noise_for, sample
+from flc.sample import generators_for, noise_for, sample
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ def generate(
     on_step: Callable[[], Any],
 ) -> tuple[Clips, float]:
     """The row's clips, and seconds of sampling a clip (without decoding)."""
-    noise: Tensor = noise_for(shape, prompts.seeds).to(adapter.device)
+    generators = generators_for(prompts.seeds)
+    noise: Tensor = noise_for(shape, generators).to(adapter.device)
     videos, seconds = [], 0.0
     for begin in range(0, len(prompts.seeds), batch):
         part = slice(begin, begin + batch)
         began = now(adapter.device)
-        seeds = prompts.seeds[part]
-        x = sample(row.net, row.scheduler, row.steps, row.guidance, noise[part], cond[part], seeds, on_step)
+        x = sample(row.net, row.scheduler, row.steps, row.guidance, noise[part], cond[part], generators[part], on_step)
         seconds += now(adapter.device) - began
         for few in x.split(8):
             videos.append(adapter.decode(few))

@@ -9,18 +9,19 @@ from typing import Any
 def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     frames, height, width = declared["size"]
     dtype, kind = declared.get("dtype", "float32"), declared.get("pipeline", "DiffusionPipeline")
+    stochastic = declared["sampler"] == "sde"
+    seeding = "torch.manual_seed(0)  # of the first noise and of each step's\n" if stochastic else ""
+    own = "" if stochastic else "\n    generator=torch.Generator().manual_seed(0),"
     precision = "" if dtype == "float32" else f", torch_dtype=torch.{dtype}"
     return f"""import torch
 from diffusers import {kind}
 from diffusers.utils import export_to_video
 
 pipe = {kind}.from_pretrained("{repository}"{precision})
-torch.manual_seed(0)  # the scheduler of an sde student draws from the global generator
-video = pipe(
+{seeding}video = pipe(
     {json.dumps(declared["example"], ensure_ascii=False)},
     height={height}, width={width}, num_frames={frames},
-    num_inference_steps={declared["steps"]}, guidance_scale={declared["guidance"]},
-    generator=torch.Generator().manual_seed(0),
+    num_inference_steps={declared["steps"]}, guidance_scale={declared["guidance"]},{own}
 ).frames[0]
 export_to_video(video, "clip.mp4", fps={declared.get("fps", 16)})"""
 
@@ -37,7 +38,8 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
     base, sampler, suite = declared["base_model"], declared["sampler"], declared.get("suite", "shapes")
     measured = "" if suite == "shapes" else f"VBench (suite `{suite}`). "
     repeat = (
-        "`torch.manual_seed` fixes the result (the pipeline passes its `generator` to the first noise only)"
+        "`torch.manual_seed` alone fixes the result (the pipeline passes a `generator` to the first noise only; one of"
+        " the same seed would have that noise drawn a second time)"
         if sampler == "sde"
         else "`generator` alone fixes the result"
     )

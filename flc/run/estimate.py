@@ -186,7 +186,8 @@ def seconds_of_stage(
 ) -> float:  # fmt: skip
     """Of all its iterations: each combination of phases that occurs is timed, from the model's own weights."""
     options = getattr(job.recipe, name)
-    short = options.model_copy(update={"iterations": SPAN, "save_every": SPAN + 1, "check_every": 0})
+    quick = {"iterations": SPAN, "save_every": SPAN + 1, "check_every": 0}
+    short = options.model_copy(update={k: v for k, v in quick.items() if k in type(options).model_fields})
     latents = LatentClips(data, job.adapter, job.recipe.negative_prompt)
     total, occurring = 0.0, Counter(objective.phases(step) for step in range(options.iterations))
     for number, (phases, count) in enumerate(occurring.items()):

@@ -25,7 +25,8 @@ def generate(
     folder: Path, prompt: str, image: Path | None, seed: int, steps: int | None, guidance: float | None,
     height: int | None, width: int | None, frames: int | None, negative: str, device: str, dtype: str | None, out: Path,
 ) -> None:  # fmt: skip
-    """`torch.manual_seed(seed)` and a generator of the same seed, as the model card's example has it."""
+    """As the model card's example has it: a schedule that draws noise does so from torch's global generator, which
+    draws the first noise, too; where the first is all, it is a generator's on the CPU, the same for every device."""
     folder = by_name(folder)
     check(folder, "PIPELINE")
     check_device(device)
@@ -62,6 +63,7 @@ def generate(
     pipe.set_progress_bar_config(disable=True)
     adapter.latent_shape(settings["num_frames"], settings["height"], settings["width"], pipe)
     torch.manual_seed(seed)
+    own = None if pipe.scheduler.config.get("stochastic_sampling") else torch.Generator().manual_seed(seed)
     with console.bar("generate", settings["num_inference_steps"]) as bar:
 
         def on_step(pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -69,9 +71,7 @@ def generate(
             return tensors
 
         try:
-            video = pipe(
-                **settings, generator=torch.Generator().manual_seed(seed), callback_on_step_end=on_step
-            ).frames[0]
+            video = pipe(**settings, generator=own, callback_on_step_end=on_step).frames[0]
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
     partial = out.with_name(f".partial-{out.name}")  # a clip is there whole or not at all

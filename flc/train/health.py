@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from flc.api import Batch, Net
 from flc.models.folder import read_tensors
-from flc.sample import sample
+from flc.sample import generators_for, noise_for, sample
 from flc.schedule import FewStepSchedule
 
 WARN, COLLAPSED = 2.0, 4.0
@@ -61,13 +60,13 @@ class Health:
     def __init__(self, batch: Batch, schedule: FewStepSchedule, decode: Callable[[Tensor], np.ndarray], folder: Path):
         self.batch, self.schedule, self.decode, self.folder = batch, schedule, decode, folder
         self.real = measure(decode(batch.x0))
-        g = torch.Generator().manual_seed(0)
-        self.noise = torch.randn(batch.x0.shape, generator=g).to(batch.x0)
 
     def check(self, student: Net) -> dict[str, float]:
         """Ratios to real clips, of clips generated now."""
-        s = self.schedule
-        latents = sample(student, s.scheduler, s.steps, 1.0, self.noise, self.batch.cond, list(range(len(self.noise))))
+        s, x0 = self.schedule, self.batch.x0
+        generators = generators_for(list(range(len(x0))))
+        noise = noise_for(tuple(x0.shape[1:]), generators).to(x0)
+        latents = sample(student, s.scheduler, s.steps, 1.0, noise, self.batch.cond, generators)
         return ratios(measure(self.decode(latents)), self.real)
 
     def record(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from flc.api import Batch, Objective, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.draws import StepDraws
-from flc.recipe import RecoverStage, TrainStage
+from flc.recipe import DistillStage, RecoverStage, TrainStage
 from flc.train.engine import Engine, PlainEngine
 from flc.train.health import Health, warning
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
@@ -101,11 +101,12 @@ class Watch:
         self, job: Any, name: str, objective: Objective, data: LatentClips, options: TrainStage, folder: Path,
         student: RoleNet, engine: Engine,
     ) -> None:  # fmt: skip
-        self.job, self.name, self.every, self.student, self.engine = job, name, options.check_every, student, engine
+        self.job, self.name, self.student, self.engine = job, name, student, engine
+        self.every = options.check_every if isinstance(options, DistillStage) else 0
         self.last: dict[str, float] = {}
         self.health: Health | None = None
         schedule = objective.setting.schedule
-        if schedule is not None and self.every and options.iterations:
+        if schedule is not None and isinstance(options, DistillStage) and self.every and options.iterations:
             rows = torch.arange(options.check_clips) % len(data)
             batch = data.batch(rows, torch.zeros(len(rows), dtype=torch.bool))
             self.health = Health(batch, schedule, job.adapter.decode, folder)

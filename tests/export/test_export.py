@@ -44,7 +44,9 @@ def test_the_card_prints_call_numbers_limits_base_model_and_licence():
     for text in ("base_model: some/model", "license: apache-2.0", "num_inference_steps=4", "guidance_scale=1.0",
                  "| student, 4 steps | 0.889 |", "## Limits", "torch.manual_seed", "steps: 4", "0, 1, 4"):  # fmt: skip
         assert text in card, text
-    assert "`generator` alone fixes the result" in model_card(DECLARED | {"sampler": "ode"}, rows, ["average"], "")
+    assert "generator=" not in card, "one of the same seed would draw the first noise twice"
+    ode = model_card(DECLARED | {"sampler": "ode"}, rows, ["average"], "")
+    assert "`generator` alone fixes the result" in ode and "generator=torch.Generator().manual_seed(0)" in ode
 
 
 def test_the_printed_call_is_python():

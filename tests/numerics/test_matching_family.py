@@ -31,7 +31,7 @@ class Weights:
     def fields(self) -> Fields:
         return Fields(
             lambda x, t: 0.9 * x.roll(1, 2) - per_sample(t, x),
-            lambda features: torch.cat([self.head * f.flatten(1) for f in features], 1),
+            lambda features: torch.cat([self.head * f.flatten(2).mT for f in features], 1),
             student=lambda x, t: self.student * x,
             fake=lambda x, t: self.fake * x + per_sample(t, x) ** 2,
             teacher=lambda x, t: x,
@@ -71,16 +71,27 @@ def test_without_a_gan_there_is_no_head_to_train():
 
 
 def test_a_discriminator_that_cannot_tell_loses_2_log_2():
-    zero, c = torch.zeros(3, 5), torch.full((3, 5), 1.7, requires_grad=True)
-    assert float(gan_discriminator(zero, zero)) == pytest.approx(2 * math.log(2), rel=1e-6)  # float32
-    assert float(gan_discriminator(c, c).detach()) > 2 * math.log(2), "the same logits for both, but not 0"
-    assert float(gan_discriminator(c, -c).detach()) < 2 * math.log(2)
-    assert torch.autograd.grad(gan_generator(c), c)[0].max() < 0, "the generator raises the logits of its clips"
+    zero, c = torch.zeros(3, 2, 5), torch.full((3, 2, 5), 1.7, requires_grad=True)
+    free = torch.ones(3, 1, 5)
+    assert float(gan_discriminator(zero, zero, free)) == pytest.approx(2 * math.log(2), rel=1e-6)  # float32
+    assert float(gan_discriminator(c, c, free).detach()) > 2 * math.log(2), "the same logits for both, but not 0"
+    assert float(gan_discriminator(c, -c, free).detach()) < 2 * math.log(2)
+    (step,) = torch.autograd.grad(gan_generator(c, free), c)
+    assert step.max() < 0, "the generator raises the logits of its clips"
+
+
+def test_given_frames_tell_a_discriminator_nothing():
+    real, fake = torch.randn(2, 3, 2, 5, requires_grad=True)
+    free = torch.ones(3, 1, 5)
+    free[1, :, 0] = 0
+    for value in (gan_discriminator(real, fake, free), gan_generator(fake, free)):
+        (step,) = torch.autograd.grad(value, fake, retain_graph=True)
+        assert not step[1, :, 0].any() and step[1, :, 1:].all() and step[0].all() and step[2].all()
 
 
 def test_the_gan_term_follows_the_head_and_the_heads_loss_moves_the_head_alone():
-    """L_G is linear in the weight of the GAN: what gan = .2 adds is twice what .1 adds. 1e-5: float32 differences."""
-    values = [Weights().gradients("dmd2", {"gan": g})[1][0] for g in (0, 0.1, 0.2)]
+    """L_G is linear in the weight of the GAN: what gan = 2 adds is twice what 1 adds. 1e-5: float32 differences."""
+    values = [Weights().gradients("dmd2", {"gan": g})[1][0] for g in (0, 1, 2)]
     assert values[1] != values[0] and values[2] - values[0] == pytest.approx(2 * (values[1] - values[0]), rel=1e-5)
     _, (student, fake, head) = Weights().gradients("dmd2", {}, "head")
     assert student is None and fake is None and head
