@@ -29,6 +29,7 @@ from typing import Any, Literal
 import yaml
 
 from benchmarks.common import RESULTS, ROOT, commit, spread
+from flc.evaluate.vbench import lacks
 from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, merge, resolve
 from flc.run.compress import LOCK, completed
 
@@ -241,7 +242,8 @@ class Runs:
         out = self.path(cell, seed) if whole else self.found(cell, seed)
         if (out / "metrics.json").exists():
             rows = json.loads((out / "metrics.json").read_text())["rows"]
-            return next(r for r in rows if r["name"] == cell.row)
+            row = next(r for r in rows if r["name"] == cell.row)
+            return {"error": why} if (why := lacks(row)) else row
         log = out / "log.txt"
         lines = log.read_text().strip().splitlines() if log.exists() else []
         return {"error": lines[-1] if lines else "not run"}

@@ -141,7 +141,8 @@ def under_vbench(stock: Stock, suite: Suite, folder: Path) -> dict[str, Any]:
     """The videos in VBench's layout; then its values, where it runs or its JSON lies in `folder/results` already."""
     asked, o, python = suite.asked, suite.options, suite.options.vbench_python
     pending, fps = shots(asked, SEEDS, 0), stock.fps
-    vbench.describe_videos(folder, asked, pending, o.suite)
+    seen = vbench.as_seen(asked, folder / vbench.IMAGES, suite.size)
+    vbench.describe_videos(folder, seen, pending, o.suite)
     for shot in vbench.missing(folder, pending):
         partial = folder / ".new.mp4"
         write_video(partial, stock.clip(shot, suite.size), fps)

@@ -21,6 +21,10 @@ class NonFinite(UserError):
     """A loss or gradient norm was not finite; raised on all ranks before the optimizer steps."""
 
 
+class Incomplete(UserError):
+    """All is written, but for values that could not be had, and the table says which. Exit code 1."""
+
+
 class PluginError(UserError):
     """A plugin that is unknown, broken, or provided twice."""
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class ModelAdapter(Configured, ABC):
     """A family of checkpoints: how to recognise, load, call, prune and deploy it. One instance holds one model."""
 
-    #: Attributes of the transformer that are lists of blocks, each with the config entry that counts them.
+    #: Attributes of the transformer that are lists of blocks, each with the config entry that counts them. A block is
+    #: called as `block(hidden, *others)` and returns the next hidden states alone, as (B, tokens, width).
     stacks: ClassVar[Mapping[str, str]]
     #: Of each stack, the config entry that counts the channels of its feed-forward layers.
     ffn: ClassVar[Mapping[str, str]]

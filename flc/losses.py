@@ -77,19 +77,22 @@ def gan_discriminator(real: Tensor, fake: Tensor, free: Tensor) -> Tensor:
     return masked_mean(softplus(-real) + softplus(fake), free).mean()
 
 
-def log_relation(items: Tensor, temperature: float) -> Tensor:
+def log_relation(items: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
     """Log of the relation matrix (..., n, n) of n items (..., n, d): row i is the softmax over j != i of
-    cos(x_i, x_j) / temperature."""
+    cos(x_i, x_j) / temperature, where only j of `counted` (..., n) is one of them."""
     unit = normalize(items.float(), dim=-1)
     similar = unit @ unit.transpose(-1, -2) / temperature
     itself = torch.eye(items.shape[-2], dtype=torch.bool, device=items.device)
-    return similar.masked_fill(itself, -1e9).log_softmax(-1)  # -inf would make 0 * inf in a divergence
+    absent = itself if counted is None else itself | (counted == 0).unsqueeze(-2)
+    return similar.masked_fill(absent, -1e9).log_softmax(-1)  # -inf would make 0 * inf in a divergence
 
 
-def relation_divergence(x: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """KL between relation matrices of n items: x (..., n, d) against sg(target), mean over rows.
+def relation_divergence(x: Tensor, target: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
+    """KL between relation matrices of n items: x (..., n, d) against sg(target), mean over rows; of the items in
+    `counted` (..., n) alone, where that is given.
 
     Zero, and so is its gradient, where both relate alike.
     """
-    reference = log_relation(target.detach(), temperature)
-    return (reference.exp() * (reference - log_relation(x, temperature))).sum(-1).mean()
+    reference = log_relation(target.detach(), temperature, counted)
+    rows = (reference.exp() * (reference - log_relation(x, temperature, counted))).sum(-1)
+    return rows.mean() if counted is None else (rows * counted).sum() / counted.sum().clamp(min=1)

@@ -41,7 +41,8 @@ class CodmdDistiller(DistributionMatching):
         if o.relation:
             made, aim = x * free, y * free
             samples = relation_divergence(made.flatten(1), aim.flatten(1), o.temperature)
-            frames = relation_divergence(*(z.transpose(1, 2).flatten(2) for z in (made, aim)), o.temperature)
+            each, goal = (z.transpose(1, 2).flatten(2) for z in (made, aim))
+            frames = relation_divergence(each, goal, o.temperature, free[:, 0, :, 0, 0])
             value = value + o.relation * (samples + frames)
             metrics |= {"samples": float(samples.detach()), "frames": float(frames.detach())}
         return Loss(value, metrics)

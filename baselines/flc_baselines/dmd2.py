@@ -26,7 +26,7 @@ from flc.flow import few_step_grid, noised
 from flc.losses import gan_discriminator, gan_generator, masked_mean
 from flc.matching import DistributionMatching, MatchingOptions
 from flc.rollout import rollout
-from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, told_by
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, check_depths, told_by
 
 
 class Dmd2Distiller(DistributionMatching):
@@ -44,6 +44,7 @@ class Dmd2Distiller(DistributionMatching):
     def roles(self) -> Mapping[str, Role]:
         o, roles = self.options, dict(super().roles())
         if o.gan:
+            check_depths(o.depths, self.setting.full)
             head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
             roles["teacher"] = Role("frozen", self.setting.full, passes=True)
             roles["head"] = Role("head", optim=self.optim(o.gan_lr or o.lr), head=head)

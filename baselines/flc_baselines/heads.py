@@ -9,7 +9,10 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
+from flc.api import View
+from flc.errors import UserError
 from flc.models.condition import Condition
+from flc.models.view import block_at
 
 
 def shares(depths: tuple[float, ...]) -> tuple[float, ...]:
@@ -57,6 +60,14 @@ class Heads(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         per_head = [f for f in features for _ in range(self.kinds)]
         return torch.stack([head(f) for head, f in zip(self.heads, per_head, strict=True)], dim=1)
+
+
+def check_depths(depths: Sequence[float], network: View) -> None:
+    """`UserError` where two of them are the same block of the network."""
+    assert network.kept is not None
+    count = sum(map(len, network.kept.values()))
+    if len({block_at(depth, count) for depth in depths}) < len(depths):
+        raise UserError(f"depths {list(depths)} fall together on {count} blocks: give fewer")
 
 
 def told_by(cond: Condition, x: Tensor) -> Tensor:

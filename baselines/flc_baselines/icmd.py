@@ -40,7 +40,7 @@ from flc.api import (
 from flc.api import Options as Base
 from flc.flow import noised, shifted, x0_from_velocity
 from flc.losses import flow_matching, gan_discriminator, gan_generator, masked_mean
-from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, told_by
+from flc_baselines.heads import Depths, Heads, SpatialHead, TemporalHead, check_depths, told_by
 
 
 def content_and_motion(error: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,6 +107,7 @@ class IcmdRecovery(RecoveryTrainer):
             "original": Role("frozen", self.setting.full, passes=True),
         }
         if o.adversarial:
+            check_depths(o.depths, self.setting.full)
             head = partial(Heads, depths=len(o.depths), kinds=(SpatialHead, TemporalHead))
             roles["head"] = Role("head", optim=optim, head=head)
         return roles

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from flc.cli.app import app
-from flc.errors import Interrupted, NonFinite, UserError, out_of_space, refused_path
+from flc.errors import Incomplete, Interrupted, NonFinite, UserError, out_of_space, refused_path
 
 #: What typer raises for a wrong flag: newer typer brings its own copy of click, older ones use the package, so the
 #: class is found as a parent of typer's public BadParameter.
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = fail("interrupted", 130, debug)
     except Interrupted as error:
         code = fail(f"{error}; finished work is kept: run again with --resume", 128 + error.signal, debug)
-    except NonFinite as error:
+    except (NonFinite, Incomplete) as error:
         code = fail(str(error), 1, debug)
     except UserError as error:
         code = fail(str(error), 2, debug)

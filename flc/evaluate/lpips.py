@@ -61,7 +61,7 @@ def check(option: str) -> None:
     except ImportError as error:
         raise UserError("evaluate.lpips needs the package lpips: pip install lpips torchvision") from error
     if option != RANDOM:
-        weights_in(Path(option))
+        load(option, torch.device("cpu"))  # weights that do not fit are told of before the clips are sampled
 
 
 def load(option: str, device: torch.device) -> Lpips:

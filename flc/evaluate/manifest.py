@@ -106,14 +106,14 @@ def _line(path: Path, number: int, line: str) -> Asked:
 
 
 def check_image(path: Path, where: str) -> None:
-    """`UserError` unless the file is there and begins as an image does."""
+    """`UserError` unless the file is there and is an image to its end."""
     from PIL import Image
 
     if not path.is_file():
         raise UserError(f"{where}: {path} does not exist")
     try:
         with Image.open(path) as image:
-            image.verify()
+            image.load()  # `verify` takes a JPEG that was cut off
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: PIL's word for a broken PNG
         raise UserError(f"{where}: {path} cannot be read as an image: {error}") from error
 

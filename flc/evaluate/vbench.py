@@ -11,19 +11,24 @@ import math
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from flc.data.source import write_video
 from flc.errors import UserError
-from flc.evaluate.manifest import Asked, Shot
+from flc.evaluate.manifest import Asked, Shot, read_image
 from flc.evaluate.sampling import Row, condition, generate, prompts_of
 from flc.evaluate.vbench_layout import DIMENSIONS, SUMMARIES, file_name, info_of, normalised
 
 DRIVER = Path(__file__).with_name("vbench_driver.py")
 VIDEOS, INFO, SEEDS_OF, ROW, RESULTS = "videos", "full_info.json", "seeds.json", "row.json", "results"
-INSTALL = "python -m venv vbench-env && vbench-env/bin/pip install torch torchvision vbench"
+IMAGES = "images"  # beside the rows: first frames of a manifest
+INSTALL = "python3.10 -m venv vbench-env && vbench-env/bin/pip install torch torchvision vbench"
 OPTION = "--set evaluate.vbench_python=vbench-env/bin/python"
 
 
@@ -37,6 +42,20 @@ def describe_videos(folder: Path, asked: Sequence[Asked], shots: Sequence[Shot],
     (folder / INFO).write_text(json.dumps(info_of(asked, suite), indent=1))
     seeds = {file_name(s.prompt, s.number): s.seed for s in shots}
     (folder / SEEDS_OF).write_text(json.dumps(seeds, indent=1))
+
+
+def as_seen(asked: Sequence[Asked], folder: Path, size: tuple[int, int, int]) -> list[Asked]:
+    """With a manifest's first frames as the model sees them, written into `folder`: VBench compares a video with its
+    first frame, takes three channels only and crops nothing. Its own images are as it wants them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    for a in asked:
+        if a.image is not None and not a.dimensions:
+            path = folder / f"{sha256(a.prompt.encode()).hexdigest()[:16]}.png"
+            Image.fromarray((read_image(a.image, *size[1:]) * 255).round().astype(np.uint8)).save(path)
+            a = replace(a, image=path)
+        out.append(a)
+    return out
 
 
 def write_videos(
@@ -108,7 +127,8 @@ class Measured:
 def read_results(folder: Path) -> dict[str, Measured]:
     """What VBench wrote for a row, `*_eval_results.json` of {dimension: [mean, [{video_path, video_results}, ...]]}.
 
-    Several files add up, as VBench writes one per call; of a dimension measured twice the newest counts.
+    Several files add up, as VBench writes one per call; of a dimension measured twice the newest counts. The mean of
+    no videos, nan, is no value.
     """
     found: dict[str, Measured] = {}
     for path in sorted(folder.glob("*_eval_results.json"), key=lambda p: (p.stat().st_mtime, p.name)):
@@ -118,27 +138,29 @@ def read_results(folder: Path) -> dict[str, Measured]:
                 found[dimension] = Measured(float(mean), len(videos))
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a result of VBench ({error}): delete it and run again") from error
-        for dimension in contents:
-            if not math.isfinite(found[dimension].value):  # the mean of no videos
-                text = (
-                    f"{path}: {dimension} is {found[dimension].value}: VBench found no videos of the names it expects"
-                )
-                raise UserError(f"{text}; delete the file and run again")
-    return found
+    return {dimension: measured for dimension, measured in found.items() if math.isfinite(measured.value)}
 
 
-def result_row(facts: Mapping[str, Any], found: Mapping[str, Measured], wanted: Mapping[str, int]) -> dict[str, Any]:
-    """A row of metrics.json. The average is the plain mean over the suite's dimensions, as papers print it; what the
-    leaderboard makes of each value stands under `normalised`."""
-    scores = {d: found[d].value for d in wanted}
-    short = {d: f"{found[d].videos} of {n} videos" for d, n in wanted.items() if found[d].videos != n}
+def result_row(
+    facts: Mapping[str, Any], found: Mapping[str, Measured], wanted: Mapping[str, int], wrong: str = ""
+) -> dict[str, Any]:
+    """A row of metrics.json. The average is the plain mean over the suite's dimensions, as papers print it, and n/a
+    where one is missing (`wrong` says why); what the leaderboard makes of each value stands under `normalised`."""
+    scores = {d: found[d].value if d in found else None for d in wanted}
+    values = {d: v for d, v in scores.items() if v is not None}
+    notes = {d: f"{found[d].videos} of {n} videos" for d, n in wanted.items() if d in found and found[d].videos != n}
     return {
         **{k: facts[k] for k in ("name", "title", "steps", "guidance", "parameters", "seconds")},
-        "average": sum(scores.values()) / len(scores),
+        "average": sum(values.values()) / len(values) if len(values) == len(scores) else None,
         "scores": scores,
-        "notes": short,
-        "normalised": {d: normalised(d, v) for d, v in scores.items()},
+        "notes": notes | {d: wrong or "not measured" for d in scores if d not in values},
+        "normalised": {d: normalised(d, v) for d, v in values.items()},
     }
+
+
+def lacks(row: Mapping[str, Any]) -> str:
+    """Why a row of metrics.json has no average; empty where it has one."""
+    return "" if row["average"] is not None else next(row["notes"][d] for d, v in row["scores"].items() if v is None)
 
 
 def described(suite: str) -> list[dict[str, Any]]:

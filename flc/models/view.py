@@ -46,6 +46,11 @@ def view(model: nn.Module, kept: Kept | None) -> Iterator[None]:
         yield
 
 
+def block_at(depth: float, count: int) -> int:
+    """After how many of `count` blocks a share of the depth lies; 1 at least."""
+    return max(1, round(depth * count))
+
+
 class Tap(nn.Module):
     """A pseudo-block that records the hidden states passing it."""
 

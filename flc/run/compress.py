@@ -24,7 +24,7 @@ from flc.run import finish, stages
 from flc.run.console import Console
 from flc.run.folders import check_out, check_resumed, require, write_whole
 from flc.run.job import STAGES, Job, check_device
-from flc.run.marks import changed, check_chain
+from flc.run.marks import changed, check_chain, student_guidance
 from flc.train.launch import from_environment
 from flc.train.loop import STOP
 
@@ -105,9 +105,18 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
     job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check(planned)
     stages.check_objectives(job, planned)
-    for text in idle(job, values):
+    for text in [*idle(job, values), *untrained(job, planned)]:
         job.console.warn(text)
     return job
+
+
+def untrained(job: Job, planned: Collection[str]) -> list[str]:
+    """Guidance asks for a velocity without text, which stage II may not have kept in order."""
+    trains, r = job.algorithm("recovery").trains and "recover" in planned, job.recipe
+    if not trains or r.recover.drop_text or r.recover.iterations == 0 or student_guidance(job) <= 1:
+        return []
+    text = "this student is sampled with guidance, and stage II never trains it without text"
+    return [f"{text}: give --set recover.drop_text=0.1"]
 
 
 def idle(job: Job, values: dict[str, Any]) -> list[str]:
@@ -172,6 +181,7 @@ def compress(values: dict[str, Any]) -> None:
         begin(job, values["resume"])
         data = stages.prepare(job)
         scored = stages.score(job, data)
+        stages.check_plan(job, scored)
         pruned = stages.prune(job, scored)
         recovered = stages.recover(job, data, scored)
         distilled = stages.distill(job, data, scored, recovered)
@@ -181,6 +191,7 @@ def compress(values: dict[str, Any]) -> None:
             finish.report(job)
             print_table(job)
             job.console.say(f"student: {job.out / 'pipeline'}   report: {job.out / 'report.html'}")
+            finish.check_complete(job)
 
 
 def stage(name: str, values: dict[str, Any]) -> None:
@@ -222,6 +233,7 @@ def stage(name: str, values: dict[str, Any]) -> None:
             _ = finish.evaluate(job, *inputs) if inputs else finish.evaluate_pipeline(job)
             if job.ranks.leader:
                 print_table(job)
+                finish.check_complete(job)
         else:
             job.console.say(str(finish.report(job)))
 

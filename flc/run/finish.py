@@ -13,12 +13,13 @@ import numpy as np
 
 from flc.api import View
 from flc.data.source import write_video
-from flc.errors import UserError
+from flc.errors import Incomplete, UserError
 from flc.evaluate import lpips
 from flc.evaluate.clips import Clips
 from flc.evaluate.manifest import digest, shots
 from flc.evaluate.sampling import Row, condition, generate, make_prompts, prompts_of
 from flc.evaluate.suite import asked_for, described, document, score_row
+from flc.evaluate.vbench import lacks
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, NOTES, read_json
@@ -142,7 +143,7 @@ def evaluate_pipeline(job: Job) -> Path:
 def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Path]) -> Path:
     """`evaluate/`: clips of every row, scored by the suite; `metrics.json` beside the stages, too.
 
-    VBench's suites fall back on the shapes suite where VBench cannot be had and drawn clips are what the model makes.
+    VBench's suites fall back on the shapes suite where VBench measures nothing and the model makes drawn clips.
     """
     out, suite = job.out / "evaluate", job.recipe.evaluate.suite
     inputs = inputs | {"model": job.model_folder} | ({"data": Path(job.recipe.data)} if job.recipe.data else {})
@@ -157,6 +158,13 @@ def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Pat
         shutil.copy(out / "metrics.json", job.out / "metrics.json")
     job.ranks.barrier()
     return out
+
+
+def check_complete(job: Job) -> None:
+    """`Incomplete` where a row has no average because the suite could not measure all of it."""
+    for row in read_json(job.out / "metrics.json")["rows"]:
+        if why := lacks(row):
+            raise Incomplete(f"{row['name']} has no average: {why}")
 
 
 def draws(job: Job) -> bool:
@@ -247,8 +255,9 @@ def table_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
     for row in metrics["rows"]:
         cells = {"": row["title"], "steps": str(row["steps"]), "guidance": f"{row['guidance']:g}",
                  "M parameters": f"{row['parameters'] / 1e6:.2f}", "s/clip": f"{row['seconds']:.3f}",
-                 "average": f"{row['average']:.3f}"}  # fmt: skip
-        cells |= {name: "n/a" if value is None else f"{value:.3f}" for name, value in row["scores"].items()}
+                 }  # fmt: skip
+        values = {"average": row["average"], **row["scores"]}
+        cells |= {name: "n/a" if value is None else f"{value:.3f}" for name, value in values.items()}
         cells |= {p["label"]: f"{p['value']:.3f}" for p in metrics.get("pairs", []) if p["rows"][-1] == row["name"]}
         out.append(cells)
     return out

@@ -174,6 +174,14 @@ def original(job: Job, plan: dict[str, Any]) -> tuple[Any, Any]:
     return narrowed(job.adapter, whole, plan["channels"]), None if plan["channels"] is None else whole
 
 
+def check_plan(job: Job, scored: Path) -> None:
+    """What stage III would refuse of this plan, before stage II."""
+    from flc.train.nets import check_narrowed
+
+    if job.algorithm("distiller").trains and read_plan(job, scored)["channels"] is not None:
+        check_narrowed(job.algorithm("teacher"))
+
+
 def prune(job: Job, scored: Path) -> Path:
     """The blocks outside the plan removed: a stock `transformer/` folder."""
     out = job.out / "prune"

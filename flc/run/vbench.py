@@ -25,23 +25,29 @@ if TYPE_CHECKING:
     from flc.run.finish import Entry
 
 
+NO_VALUE = "no value was written, as when it finds no videos of the names that it expects"
+
+
 def fps(job: Job) -> int:
     return job.recipe.evaluate.fps or job.adapter.fps_of(job.model_folder)
 
 
 def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:
-    """Write `evaluate/` with the suite's table; empty, or why it could not be had. The videos are there in any case;
-    what comes after them is the leader's."""
+    """Write `evaluate/` with the suite's table; empty, or why none of its values could be had. One that could not is
+    n/a there, with the reason as its note. The videos are there in any case; what comes after them is the leader's."""
     suite = job.recipe.evaluate.suite
     rows: dict[str, Path] = {entry.name: job.out / suite / entry.name for entry in table}
     for entry in table:
         write_videos(job, entry, rows[entry.name], inputs)
     if not job.ranks.leader:
         return ""
-    reason = next(filter(None, (measure_row(job, name, folder) for name, folder in rows.items())), "")
-    if reason:
-        return f"{reason}. The videos are in {job.out / suite}; with VBench's JSON in ROW/results, run with --resume"
-    write_table(job, rows)
+    wrong = {name: text for name, folder in rows.items() if (text := measure_row(job, name, folder))}
+    there = f"The videos are in {job.out / suite}; with VBench's JSON in ROW/results, run with --resume"
+    if wrong and not any(vbench.read_results(folder / vbench.RESULTS) for folder in rows.values()):
+        return f"{next(iter(wrong.values()))}. {there}"
+    for text in wrong.values():
+        job.console.warn(f"{text}. {there}")
+    write_table(job, rows, wrong)
     return ""
 
 
@@ -55,7 +61,8 @@ def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) 
 
     def work(place: Path) -> None:
         if ranks.leader:
-            vbench.describe_videos(place, job.asked, wanted, o.suite)
+            asked = vbench.as_seen(job.asked, job.out / o.suite / vbench.IMAGES, job.size)
+            vbench.describe_videos(place, asked, wanted, o.suite)
         ranks.barrier()
         left = len(vbench.missing(place, own))
         with job.console.bar(f"videos of {entry.name}", -(-left // o.batch) * entry.steps) as bar:
@@ -86,12 +93,13 @@ def measure_row(job: Job, name: str, folder: Path) -> str:
     pending = lacking()
     if not pending:
         return ""
-    text = f"VBench did not measure {', '.join(pending)} of {name} ({wrong or 'no result was written'})"
+    text = f"VBench did not measure {', '.join(pending)} of {name} ({wrong or NO_VALUE})"
     return f"{text}: its weights belong into ~/.cache/vbench or $VBENCH_CACHE_DIR"
 
 
-def write_table(job: Job, rows: dict[str, Path]) -> None:
-    """`evaluate/`: metrics.json of VBench's values, and a few of the videos for the report."""
+def write_table(job: Job, rows: dict[str, Path], wrong: dict[str, str]) -> None:
+    """`evaluate/`: metrics.json of VBench's values, and a few of the videos for the report. `wrong`: of a row that
+    lacks values, why."""
     r, o = job.recipe, job.recipe.evaluate
     made, wanted = shots(job.asked, SEEDS, r.seed), expected(job.asked, o.suite)
     shown = range(0, len(made), max(1, len(made) // max(1, o.videos)))[: o.videos]
@@ -99,9 +107,10 @@ def write_table(job: Job, rows: dict[str, Path]) -> None:
     def work(folder: Path) -> None:
         results = []
         for name, place in rows.items():
-            row = vbench.result_row(read_json(place / vbench.ROW), vbench.read_results(place / vbench.RESULTS), wanted)
-            for dimension, note in row["notes"].items():
-                job.console.warn(f"{name}: {dimension} is over {note}")
+            found = vbench.read_results(place / vbench.RESULTS)
+            row = vbench.result_row(read_json(place / vbench.ROW), found, wanted, wrong.get(name, ""))
+            for dimension in filter(found.get, row["notes"]):
+                job.console.warn(f"{name}: {dimension} is over {row['notes'][dimension]}")
             results.append(row)
             (folder / "videos" / name).mkdir(parents=True)
             for index in shown:

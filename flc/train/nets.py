@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flc.api import Draws, Query, Role, TeacherComposer, View
 from flc.errors import UserError
 from flc.models.condition import Condition, join
-from flc.models.view import Inject, Tap, blocks_of, exchanged, removed, view
+from flc.models.view import Inject, Tap, block_at, blocks_of, exchanged, removed, view
 
 #: The linear layers of a block that a LoRA adapter goes on.
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
@@ -125,7 +125,7 @@ class RoleNet:
             exchanges.enter_context(view(self.module, chosen.kept))
             stacks = {stack: blocks_of(self.module, stack) for stack in self.adapter.stacks}
             count = sum(map(len, stacks.values()))
-            taps = {max(1, round(depth * count)): Tap() for depth in depths}
+            taps = {block_at(depth, count): Tap() for depth in depths}
             if len(taps) != len(depths):
                 raise UserError(f"depths {list(depths)} fall together on {count} blocks: give fewer")
             before = 0
@@ -249,6 +249,13 @@ def check_teacher(teacher: TeacherComposer, roles: Mapping[str, Role]) -> None:
                         "choose another --teacher, or a distiller with a LoRA fake")  # fmt: skip
 
 
+def check_narrowed(teacher: TeacherComposer) -> None:
+    """That this teacher can be composed where the plan narrows: the unpruned network is one of its own then."""
+    if any(query.adapter for query in teacher.needs() if query.view == "unpruned"):
+        raise UserError("this teacher leans on a low-rank branch of the unpruned network, which a pruner of channels "
+                        "makes a network of its own: choose another --teacher or --pruner")  # fmt: skip
+
+
 def connect(
     adapter: Any,
     modules: Mapping[str, nn.Module],
@@ -272,8 +279,8 @@ def connect(
         return RoleNets(nets, None, heads)
     check_teacher(teacher[0], roles)
     real = RoleNet(adapter, modules[TEACHER], call(TEACHER), View())
-    whole = RoleNet(adapter, modules[UNPRUNED], call(UNPRUNED), View()) if UNPRUNED in modules else None
-    if whole is not None and any(query.adapter for query in teacher[0].needs() if query.view == "unpruned"):
-        raise UserError("this teacher leans on a low-rank branch of the unpruned network, which a pruner of channels "
-                        "makes a network of its own: choose another --teacher or --pruner")  # fmt: skip
+    whole = None
+    if UNPRUNED in modules:
+        check_narrowed(teacher[0])
+        whole = RoleNet(adapter, modules[UNPRUNED], call(UNPRUNED), View())
     return RoleNets(nets, Teacher(real, *teacher, whole), heads)

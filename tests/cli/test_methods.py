@@ -16,16 +16,34 @@ TINY = {
     "distill.batch": 2, "distill.check_every": 0, "evaluate.clips": 2, "evaluate.seeds": 1, "evaluate.reference": 8,
     "evaluate.teacher_steps": 2, "evaluate.videos": 0, "evaluate.rows": '["student"]',
 }  # fmt: skip
+README = Path(__file__).parents[2] / "baselines" / "README.md"
 SCORE, MATCH = {"pruner.samples": 4}, {"distiller.fake_warmup": 1, "distiller.ratio": 2}
 OWN = None
 """The guidance that the base model's folder declares."""
-METHODS: dict[str, tuple[str, dict[str, object], float | None]] = {
-    "f3": ("--pruner f3 --recovery none --distiller euler --steps 6", SCORE, OWN),
-    "icmd": ("--pruner icmd --recovery icmd --distiller euler", SCORE, OWN),
-    "dmd2 alone": ("--keep 1 --recovery none --distiller dmd2 --teacher cfg", SCORE | MATCH, 1.0),
-    "lcm": ("--pruner random --recovery none --distiller lcm --teacher cfg", {"distiller.grid": 4}, 1.0),
-    "magic": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH, 1.0),
-    "codmd": ("--pruner taylor --recovery none --distiller codmd", SCORE | MATCH, 1.0),
+MORE: dict[str, dict[str, object]] = {
+    "the untouched teacher": SCORE, "F3-Pruning": SCORE, "ICMD": SCORE, "DMD2": SCORE | MATCH,
+    "DMD": SCORE | MATCH | {"distiller.regression_steps": 2}, "LCM": SCORE | {"distiller.grid": 4},
+    "MagicDistillation": SCORE | MATCH, "CoDMD": SCORE | MATCH | {"distill.batch": 4},
+}  # fmt: skip
+"""For each method of the table in baselines/README.md, what makes it short."""
+
+
+def documented() -> dict[str, tuple[str, dict[str, object], float | None]]:
+    """The methods' own rows, as baselines/README.md has them."""
+    rows = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if line.startswith("| ")]
+    flags = {name: text.strip("`") for name, text in (row for row in rows if len(row) == 2)}
+    dmd2, dmd = flags["DMD2"], flags["DMD"].partition("the same, with `")[2]
+    flags["DMD"] = f"{dmd2} {dmd}"
+    assert flags.keys() == MORE.keys()
+    return {name: (text, MORE[name], OWN if "euler" in text else 1.0) for name, text in flags.items()}
+
+
+METHODS: dict[str, tuple[str, dict[str, object], float | None]] = documented() | {
+    "random, lcm": ("--pruner random --recovery none --distiller lcm --teacher cfg", {"distiller.grid": 4}, 1.0),
+    "shortgpt, magic": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH, 1.0),
+    "taylor, codmd": ("--pruner taylor --recovery none --distiller codmd", SCORE | MATCH, 1.0),
+    "uniform, sft": ("--pruner uniform --recovery sft", MATCH, 1.0),
+    "magnitude": ("--pruner magnitude", MATCH, 1.0),
     "width": ("--pruner width", SCORE | MATCH, 1.0),
     "width and depth": ("--pruner width --keep 0.5 --teacher strong", SCORE | MATCH | {"pruner.least": 0.5}, 1.0),
     "elbo and dmd2": ("--pruner elbo --distiller dmd2", SCORE | MATCH, 1.0),
@@ -59,7 +77,8 @@ def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(comp
     about, plan = declared(out), json.loads((out / "score" / "plan.json").read_text())
     expected = adapter.default_guidance if guidance is OWN else guidance
     assert about["guidance"] == expected and adapter.default_guidance > 1
-    assert about["steps"] == (6 if "--steps 6" in flags else 4)
+    asked = flags.partition("--steps ")[2].split()
+    assert about["steps"] == (int(asked[0]) if asked else 4)
     assert json.loads((out / "metrics.json").read_text())["rows"][0]["guidance"] == expected
     assert f"guidance_scale={expected}" in (out / "pipeline" / "README.md").read_text()
     pipe = WanPipeline.from_pretrained(out / "pipeline", local_files_only=True)
@@ -87,6 +106,16 @@ def test_an_undistilled_student_declares_the_guidance_it_is_asked_for_again(comp
     assert before["teacher"] == "none" and before["sampler"] == "ode"
     compress("--resume --guidance 2.5", {}, "distill")
     assert json.loads((out / "distill" / "student.json").read_text()) == before | {"guidance": 2.5}
+
+
+def test_a_teacher_that_a_narrowing_plan_cannot_have_is_refused_before_stage_two(flc, tmp_path):
+    flags = ["--pruner", "width", "--distiller", "magic", "--teacher", "magic", "--out"]
+    sets = TINY | SCORE | {"teacher.network": "unpruned"}
+    given = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+    code, _, err = flc("compress", *flags, tmp_path / "out", *given)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "which a pruner of channels makes a network of its own" in last, last
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["data", "score"]
 
 
 def test_a_teacher_without_its_fake_is_refused_in_one_line(flc, tmp_path):

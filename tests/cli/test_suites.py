@@ -94,13 +94,25 @@ def test_without_vbench_a_message_and_the_shapes_suite_then_results_from_elsewhe
     assert {p: p.stat().st_mtime_ns for p in row.rglob("*.mp4")} == before
 
 
-def test_without_weights_a_message_and_only_what_is_missing_is_asked_for_again(evaluate, place, monkeypatch):
-    monkeypatch.setenv("FAKE_VBENCH_FAILS", "i2v_subject dynamic_degree")
+def test_without_any_weights_a_message_and_the_shapes_suite(evaluate, monkeypatch):
+    monkeypatch.setenv("FAKE_VBENCH_FAILS", " ".join(I2V))
     code, _, err, metrics = evaluate(*sets(vbench_python="python"))
     assert code == 0 and metrics["suite"] == "shapes", err
+    assert "VBENCH_CACHE_DIR" in err and "Measured with the shapes suite instead" in " ".join(err.split())
+
+
+def test_without_some_weights_the_table_is_finished_says_why_and_only_they_are_asked_for_again(
+    evaluate, place, monkeypatch
+):
+    monkeypatch.setenv("FAKE_VBENCH_FAILS", "i2v_subject dynamic_degree")
+    code, out, err, metrics = evaluate(*sets(vbench_python="python"))
+    assert code == 1 and metrics["suite"] == "vbench-i2v", err
     said = " ".join(err.split())
     assert "VBench did not measure i2v_subject, dynamic_degree of pipeline (dynamic_degree: OSError: HTTP" in said
-    assert "VBENCH_CACHE_DIR" in said
+    assert "VBENCH_CACHE_DIR" in said and "flc: error: pipeline has no average" in said
+    [row] = metrics["rows"]
+    assert row["average"] is None and row["scores"]["i2v_subject"] is None and row["scores"]["subject_consistency"]
+    assert "no weights" in row["notes"]["dynamic_degree"] and "n/a" in out
     results = place / "run" / "vbench-i2v" / "pipeline" / "results"
     before = {p: p.stat().st_mtime_ns for p in results.glob("*_eval_results.json")}
     assert len(before) == len(I2V) - 2

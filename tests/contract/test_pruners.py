@@ -1,7 +1,9 @@
 """What every registered pruner keeps: its plan fits, repeats itself, and leaves the model as it is."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,9 +77,9 @@ class TinyPrunable:
         return dict(zip(keys, torch.autograd.grad(loss(v).sum(), list(gates.values())), strict=True))
 
     def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:
-        """Shares of the right kind, for two heads: these blocks mix no tokens."""
+        """Shares of the right kind, for two heads, that grow with what a block adds: these blocks mix no tokens."""
         assert queries >= 1
-        return {block: after.flatten(2).std(2).sigmoid()[:, :2] for block, _, after in self.walk(sample)}
+        return {block: (after - before).abs().mean(2).tanh()[:, :2] for block, before, after in self.walk(sample)}
 
 
 STACKS = {"one stack": {"blocks": 6}, "two stacks": {"first": 4, "second": 5}}
@@ -101,6 +103,46 @@ def test_a_plan_fits_the_budget(kind, name, stacks, keep):
     assert any(plan.kept.values()), "an empty network is no network"
     if keep == 1:
         assert plan.kept == {s: tuple(range(n)) for s, n in stacks.items()}, "nothing has to go"
+
+
+@pytest.mark.parametrize("stacks", STACKS.values(), ids=list(STACKS))
+@pytest.mark.parametrize(("kind", "name"), of_kind("pruner"))
+def test_no_block_that_goes_has_a_higher_score_than_one_that_stays(kind, name, stacks):
+    model = TinyPrunable(stacks)
+    plan = create(kind, name).plan(model, make_samples, Budget(0.5, model.weights, model.ffn))
+    scores = {(s, i): score for s, values in plan.scores.items() for i, score in enumerate(values)}
+    kept = {(s, i) for s, blocks in plan.kept.items() for i in blocks}
+    gone = [scores[block] for block in scores.keys() - kept]
+    assert max(gone, default=-math.inf) <= min(scores[block] for block in kept)
+
+
+@pytest.mark.parametrize(("kind", "name"), of_kind("pruner"))
+def test_a_block_that_hardly_does_anything_goes_first_and_one_that_does_much_stays(kind, name):
+    """In a network that is nearly right about its clips, so that what a block does is of use. Pruners that ask nothing
+    of the network score both alike."""
+    plans = {}
+    for idle, busy in ((1, 4), (4, 1)):
+        model = TinyPrunable({"blocks": 6})
+        for i, block in enumerate(model.blocks.stacks["blocks"]):
+            for p in block.parameters():
+                p.mul_({idle: 1e-3, busy: 3.0}.get(i, 1.0))
+        budget = Budget(0.5, model.weights, model.ffn)
+        plans[idle, busy] = create(kind, name).plan(model, lambda count, m=model: nearly_right(m, count), budget)
+    if plans[1, 4].scores == plans[4, 1].scores:
+        pytest.skip("scores that ask nothing of the network")
+    for (idle, busy), plan in plans.items():
+        assert plan.scores["blocks"][idle] == min(plan.scores["blocks"])
+        assert idle not in plan.kept["blocks"] and busy in plan.kept["blocks"]
+
+
+def nearly_right(model: TinyPrunable, count: int) -> Iterator[Sample]:
+    """Clips whose x1 - x0 is the network's velocity at their x_t, up to noise of .1."""
+    g = torch.Generator().manual_seed(1)
+    for s in make_samples(count):
+        s = replace(s, cond=replace(s.cond, first=None, given=None))
+        t, v = s.t.view(-1, 1, 1, 1, 1), model.velocity(s)
+        x_t, v = noised(s.x0, s.x1, s.t), v + 0.1 * torch.randn(v.shape, generator=g)
+        yield replace(s, x0=x_t - t * v, x1=x_t + (1 - t) * v)
 
 
 def check_channels(channels: Any, model: TinyPrunable) -> None:

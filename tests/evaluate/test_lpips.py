@@ -87,9 +87,8 @@ def test_folders_without_usable_weights(tmp_path):
         with pytest.raises(UserError, match=r"holds no alexnet.*or say random"):
             lpips.check(str(option))
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "vgg16-397923af.pth")
-    lpips.check(str(tmp_path))
     with pytest.raises(UserError, match=r"vgg16-397923af\.pth does not hold torchvision's weights of vgg"):
-        lpips.load(str(tmp_path), CPU)
+        lpips.check(str(tmp_path))
     (tmp_path / "vgg16-397923af.pth").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="does not hold"):
-        lpips.load(str(tmp_path), CPU)
+        lpips.check(str(tmp_path))

@@ -17,6 +17,9 @@ def written(tmp_path):
     """Write a manifest beside two images; its path."""
     Image.fromarray(np.full((20, 40, 3), 200, np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "half.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:1500])
 
     def write(*lines: object):
         text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
@@ -43,6 +46,7 @@ FAULTS = {
     "unknown key": ({"prompt": "a cat", "imgae": "a.png"}, "line 2 has an unknown key 'imgae'"),
     "missing image": ({"prompt": "a cat", "image": "b.png"}, "b.png does not exist"),
     "broken image": ({"prompt": "a cat", "image": "broken.png"}, "broken.png cannot be read as an image"),
+    "image that was cut off": ({"prompt": "a cat", "image": "half.jpg"}, "half.jpg cannot be read as an image"),
     "image of another type": ({"prompt": "a cat", "image": 3}, "line 2: image 3 is not a path"),
     "seed of a half": ({"prompt": "a cat", "seed": 0.5}, "line 2: seed 0.5"),
     "seed below zero": ({"prompt": "a cat", "seed": -1}, "line 2: seed -1"),

@@ -64,9 +64,9 @@ def test_recorded_results_are_read():
     assert found["temporal_flickering"].value == mean == pytest.approx(np.mean([v["video_results"] for v in videos]))
 
 
-def test_a_mean_of_no_videos_is_refused():
-    with pytest.raises(UserError, match="motion_smoothness is nan: VBench found no videos of the names it expects"):
-        vbench.read_results(RECORDED / "empty")
+def test_a_mean_of_no_videos_is_no_value():
+    assert "NaN" in (RECORDED / "empty" / "motion_smoothness_eval_results.json").read_text()
+    assert vbench.read_results(RECORDED / "empty") == {}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"dynamic_degree": 0.5}', '{"dynamic_degree": ["x", []]}'])
@@ -93,7 +93,17 @@ def test_a_row_is_the_plain_mean_and_says_where_videos_are_missing():
     row = vbench.result_row(facts, found, dict.fromkeys(I2V, 10) | {"dynamic_degree": 15})
     assert row["average"] == pytest.approx(0.65) and list(row["scores"]) == list(I2V)
     assert row["notes"] == {"dynamic_degree": "10 of 15 videos"} and "timed" not in row
+    assert not vbench.lacks(row)
     assert row["normalised"]["motion_smoothness"] == pytest.approx((0.6 - 0.706) / (0.9975 - 0.706))
+
+
+def test_a_row_that_lacks_a_value_has_the_others_no_average_and_the_reason():
+    facts = {"name": "student", "title": "s", "steps": 4, "guidance": 1.0, "parameters": 10, "seconds": 0.5, "timed": 3}
+    found = {d: vbench.Measured(0.5, 10) for d in I2V if d != "dynamic_degree"}
+    row = vbench.result_row(facts, found, dict.fromkeys(I2V, 10) | {"i2v_subject": 15}, "no weights")
+    assert row["average"] is None and row["scores"] == dict.fromkeys(I2V, 0.5) | {"dynamic_degree": None}
+    assert row["notes"] == {"i2v_subject": "10 of 15 videos", "dynamic_degree": "no weights"}
+    assert vbench.lacks(row) == "no weights" and "dynamic_degree" not in row["normalised"]
 
 
 # -- the package in its own environment ------------------------------------------------------------------------
@@ -146,6 +156,19 @@ def test_an_environments_python_is_called_by_its_own_name(tmp_path, monkeypatch)
     assert command[0] == str(tmp_path / "bin" / "python")
     assert command[2:] == ["vbench", *(f"{tmp_path}/row/{n}" for n in ("videos", "full_info.json", "results")),
                            "cuda:1", "dynamic_degree"]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "RGB"])
+def test_vbench_compares_with_a_manifests_first_frame_as_the_model_saw_it(tmp_path, mode):
+    """Its loader takes three channels only and crops nothing; VBench's own images are left as they are."""
+    Image.new("RGB", (96, 48), "red").convert(mode).save(tmp_path / "wide.png")
+    own = Asked("b", tmp_path / "wide.png", dimensions=("i2v_subject",))
+    first, second = vbench.as_seen([Asked("a", tmp_path / "wide.png"), own], tmp_path / "images", (5, 32, 32))
+    with Image.open(first.image) as seen:
+        assert seen.mode == "RGB" and seen.size == (32, 32)
+        if mode != "L":
+            assert seen.getpixel((0, 0)) == (255, 0, 0)
+    assert second == own and first.prompt == "a"
 
 
 # -- videos ----------------------------------------------------------------------------------------------------

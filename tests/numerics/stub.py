@@ -9,12 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flc.api import Batch, Setting, View
-from flc.flow import few_step_grid
+from flc.api import Batch, Kind, Setting, View
+from flc.draws import StepDraws
+from flc.flow import few_step_grid, per_sample
 from flc.models.condition import Condition
 from flc.registry import create
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+def towards(clip: Tensor) -> Velocity:
+    """The velocity whose x0_hat = x_t - t v is `clip` wherever x_t is."""
+    return lambda x, t: (x - clip) / per_sample(t, x)
+
+
+class Known(StepDraws):
+    """All noise of a call is `noise`, and all times before their shift are `times`, whoever draws first."""
+
+    def __init__(self, noise: Tensor, times: Tensor) -> None:
+        super().__init__(0, "known", 0)
+        self.noise, self.times = noise, times
+
+    def normal(self, like: Tensor) -> Tensor:
+        return self.noise
+
+    def uniform(self, batch: int) -> Tensor:
+        return self.times
 
 
 class Field:
@@ -52,9 +72,9 @@ def batch_of(x0: Tensor, given: Tensor | None = None) -> Batch:
     return Batch(x0, Condition(text, text[:1], None if given is None else x0[:, :, :1], given))
 
 
-def bound(name: str, options: dict[str, Any], shift: float = 3.0, steps: int = 4) -> Any:
-    """A distiller of one network of three blocks, two of them kept, with a schedule of `steps` steps."""
+def bound(name: str, options: dict[str, Any], shift: float = 3.0, steps: int = 4, kind: Kind = "distiller") -> Any:
+    """A distiller, or a recovery, of a network of three blocks, two of them kept, with a schedule of `steps` steps."""
     sigmas = (*few_step_grid(steps, shift), 0.0)
     schedule = SimpleNamespace(shift=shift, steps=steps, sampler="sde", sigmas=sigmas)
     full, pruned = View({"blocks": (0, 1, 2)}), View({"blocks": (0, 2)})
-    return create("distiller", name, options).bind(Setting(pruned, full, steps, 100, schedule))
+    return create(kind, name, options).bind(Setting(pruned, full, steps, 100, schedule))

@@ -115,6 +115,19 @@ def test_channels_go_as_far_as_the_budget_asks_and_then_blocks(model, sample, ke
     assert (plan.channels and len(plan.channels["blocks"][0])) == channels and len(plan.kept["blocks"]) == depth
 
 
+def test_a_block_is_worth_the_x0_error_without_it(model, sample):
+    """|| x_t - t v - x0 ||^2 over free frames, written out; 1e-4: float32 sums over clips in another batch."""
+    budget = Budget(0.4, model.weights, model.ffn)
+    plan = create("pruner", "width", {"least": 1.0, "samples": 4}).plan(model, lambda count: iter([sample]), budget)
+    t, free, expected = sample.t.view(-1, 1, 1, 1, 1), sample.cond.free(sample.x0).expand_as(sample.x0), []
+    for i in range(5):
+        v = model.velocity(sample, View({"blocks": tuple(j for j in range(5) if j != i)}))
+        error = (1 - t) * sample.x0 + t * sample.x1 - t * v - sample.x0
+        expected.append(float(((error**2 * free).sum((1, 2, 3, 4)) / free.sum((1, 2, 3, 4))).mean()))
+    assert plan.scores["blocks"] == pytest.approx(expected, rel=1e-4)
+    assert list(plan.kept["blocks"]) == sorted(sorted(range(5), key=lambda i: expected[i])[-2:]), "the two highest"
+
+
 @pytest.mark.parametrize("name", ["well-guided", "cfg", "strong", "weak"])
 @torch.no_grad()
 def test_the_unpruned_side_of_the_teacher_is_the_network_before_it_was_narrowed(adapter, model, sample, name):

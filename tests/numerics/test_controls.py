@@ -1,4 +1,4 @@
-"""Scores of the control pruners on networks whose answer is known by hand."""
+"""Scores of the control pruners on networks whose answer is known by hand; the guidance of plain sampling."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ def batches(*sizes: int) -> Callable[[int], Iterator[Sample]]:
 
 
 def scores(pruner: str, model: Any, made: Callable[[int], Iterator[Sample]], **options: Any) -> list[float]:
+    """Of a plan that keeps the highest."""
     plan = create("pruner", pruner, options).plan(model, made, Budget(0.5, model.weights))
-    return plan.scores["blocks"]
+    found = plan.scores["blocks"]
+    best = sorted(range(len(found)), key=lambda i: (found[i], i))[-(len(found) // 2) :]
+    assert list(plan.kept["blocks"]) == sorted(best)
+    return found
 
 
 def test_block_influence_is_what_the_hidden_state_turns_whatever_its_length():
@@ -86,3 +90,11 @@ def test_random_repeats_for_a_seed_and_removes_every_block_as_often():
         for i in set(range(10)) - set(one.kept["blocks"]):
             times[i] += 1
     assert all(abs(n - 120) < 37 for n in times), times
+
+
+@pytest.mark.parametrize(("options", "scale"), [({"guidance": 3}, 3), ({"guidance": 1}, 1), ({}, 5)])
+def test_an_undistilled_student_is_sampled_under_the_guidance_of_its_option_or_the_models_own(options, scale):
+    from flc.run.marks import student_guidance
+
+    job: Any = SimpleNamespace(guidance=5.0, algorithm=lambda kind: create(kind, "euler", options))
+    assert student_guidance(job) == scale

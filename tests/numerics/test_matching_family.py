@@ -37,8 +37,10 @@ class Weights:
             teacher=lambda x, t: x,
         )
 
-    def gradients(self, name: str, options: dict, phase: str = "student", batch: int = 4) -> tuple[Tensor, list]:
-        loss = bound(name, options).loss(phase, self.fields(), batch_of(clips(batch)), 0, StepDraws(0, "t", 3)).value
+    def gradients(
+        self, name: str, options: dict, phase: str = "student", given: Tensor | None = None
+    ) -> tuple[Tensor, list]:
+        loss = bound(name, options).loss(phase, self.fields(), batch_of(clips(), given), 0, StepDraws(0, "t", 3)).value
         found = torch.autograd.grad(loss, [self.student, self.fake, self.head], allow_unused=True)
         return loss.detach(), [None if g is None else float(g) for g in found]
 
@@ -46,11 +48,12 @@ class Weights:
 PLAIN = [("dmd2", {"gan": 0}), ("codmd", {"relation": 0}), ("magic", {"data": 0})]
 
 
+@pytest.mark.parametrize("given", [None, torch.tensor([True, False, True, False])], ids=["text", "given frame"])
 @pytest.mark.parametrize("phase", ["student", "fake"])
 @pytest.mark.parametrize(("name", "options"), PLAIN, ids=[name for name, _ in PLAIN])
-def test_without_its_own_term_a_method_is_distribution_matching_bit_for_bit(name, options, phase):
-    plain, plain_gradients = Weights().gradients("dmd", {}, phase)
-    loss, gradients = Weights().gradients(name, options, phase)
+def test_without_its_own_term_a_method_is_distribution_matching_bit_for_bit(name, options, phase, given):
+    plain, plain_gradients = Weights().gradients("dmd", {}, phase, given)
+    loss, gradients = Weights().gradients(name, options, phase, given)
     assert torch.equal(loss, plain) and gradients == plain_gradients
     assert bound(name, options).phases(0) == ("student", "fake")
 
@@ -78,6 +81,18 @@ def test_a_discriminator_that_cannot_tell_loses_2_log_2():
     assert float(gan_discriminator(c, -c, free).detach()) < 2 * math.log(2)
     (step,) = torch.autograd.grad(gan_generator(c, free), c)
     assert step.max() < 0, "the generator raises the logits of its clips"
+
+
+def test_items_that_do_not_count_are_in_no_row_and_no_column_of_relations():
+    x, y = torch.randn(2, 3, 4, 6)
+    counted = torch.ones(3, 4)
+    counted[1, 0] = 0
+    rows = [relation_divergence(x[i, 4 - n :], y[i, 4 - n :], 0.5) * n for i, n in ((0, 4), (1, 3), (2, 4))]
+    # float32 sums of eleven rows
+    assert float(relation_divergence(x, y, 0.5, counted)) == pytest.approx(float(sum(rows)) / 11, rel=1e-5)
+    assert float(relation_divergence(x, y, 0.5, torch.ones(3, 4))) == pytest.approx(
+        float(relation_divergence(x, y, 0.5)), rel=1e-6
+    )
 
 
 def test_given_frames_tell_a_discriminator_nothing():
