@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def fsync(path: Path) -> None:
     os.close(descriptor)
 
 
-def save_checkpoint(folder: Path, engine: Engine, step: int) -> None:
+def save_checkpoint(folder: Path, engine: Engine, step: int, seconds: float) -> None:
     """Written under a temporary name, synced, renamed; the pointer last; then older ones are removed.
 
     Every rank writes its part between the first two barriers. None leaves before the last one: a launcher that
@@ -72,13 +73,13 @@ def save_checkpoint(folder: Path, engine: Engine, step: int) -> None:
     engine.save(temporary)
     engine.barrier()
     if engine.rank == 0:
-        publish(folder, temporary, step)
+        publish(folder, temporary, step, seconds)
     engine.barrier()
 
 
-def publish(folder: Path, temporary: Path, step: int) -> None:
+def publish(folder: Path, temporary: Path, step: int, seconds: float) -> None:
     name = f"step-{step:07d}"
-    (temporary / "state.json").write_text(json.dumps({"step": step}))
+    (temporary / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
     for file in temporary.rglob("*"):
         if file.is_file():
             fsync(file)
@@ -94,19 +95,20 @@ def publish(folder: Path, temporary: Path, step: int) -> None:
             shutil.rmtree(old)
 
 
-def restore(folder: Path, engine: Engine) -> int:
-    """The step to go on from; log lines of iterations that will be repeated are dropped."""
+def restore(folder: Path, engine: Engine) -> tuple[int, float]:
+    """The step to go on from, and the seconds that took; log lines of iterations that will be repeated are dropped."""
     path = checkpoint_path(folder)
-    step = 0
+    step, seconds = 0, 0.0
     if path is not None:
         engine.load(path)
-        step = int(json.loads((path / "state.json").read_text())["step"])
+        state = json.loads((path / "state.json").read_text())
+        step, seconds = int(state["step"]), float(state["seconds"])
     log = folder / LOG
     if engine.rank == 0 and log.exists():
         lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         log.write_text("".join(f"{line}\n" for line in kept))
-    return step
+    return step, seconds
 
 
 def lr_factor(step: int, total: int, warmup: int, decay: bool) -> float:
@@ -129,14 +131,16 @@ def train(
     options: LoopOptions,
     folder: Path,
     on_step: Callable[[int, dict[str, float]], Any],
-) -> None:
+) -> float:
     """Run `options.iterations` iterations of an objective, resuming from `folder` when it holds a checkpoint.
 
-    `batch_at(draws)` is this rank's batch of an iteration. `on_step(step, metrics)` sees every iteration.
+    `batch_at(draws)` is this rank's batch of an iteration. `on_step(step, metrics)` sees every iteration. Returns the
+    seconds that they took, over all sittings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     roles = objective.roles()
-    step = restore(folder, engine)
+    step, before = restore(folder, engine)
+    began = time.monotonic() - before
     window: dict[str, list[float]] = {}
     STOP.looping = True
     while step < options.iterations:
@@ -163,10 +167,12 @@ def train(
         on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
         stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
         if step % options.save_every == 0 or step == options.iterations or stop:
-            save_checkpoint(folder, engine, step)
+            save_checkpoint(folder, engine, step, time.monotonic() - began)
         if stop:
             STOP.looping = False
             raise Interrupted(STOP.signal or signal.SIGTERM)
     STOP.looping = False
+    seconds = time.monotonic() - began
     if engine.any(STOP.signal is not None):  # it came while the last iteration was being saved
         raise Interrupted(STOP.signal or signal.SIGTERM)
+    return seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,6 @@ def train_stage(
         job.console.say(f"{name}: resuming from {resumed.name}")
     watch = Watch(job, name, objective, data, options, checkpoints, nets["student"], engine)
     loop = LoopOptions(name, options.iterations, job.recipe.seed, options.save_every, options.log_every, options.decay)
-    began = time.monotonic()
     with job.console.bar(f"{name} ({type(objective).__name__})", options.iterations) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
@@ -75,7 +73,7 @@ def train_stage(
         def batch_at(draws: StepDraws) -> Batch:
             return data.random_batch(draws, local, options.given_share, drop_text)
 
-        train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
+        seconds = train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
     for module in {id(m): m for m in networks.values()}.values():
         module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
     state = engine.export("student")
@@ -87,7 +85,7 @@ def train_stage(
         modules["student"].save_pretrained(folder / "transformer", state_dict=state)  # type: ignore[operator]
     engine.close()
     return {
-        "seconds": time.monotonic() - began,
+        "seconds": seconds,
         "iterations": options.iterations,
         "updates": objective.updates(options.iterations),
         "health": watch.health.record()["last"] if watch.health else {},

@@ -51,7 +51,9 @@ class Miniature:
     ) -> list[dict[str, float]]:
         log: list[dict[str, float]] = []
         options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=log_every)
-        train(self.objective, self.nets, self.engine, self.batch_at, options, folder, lambda s, m: log.append(m))
+        self.seconds = train(
+            self.objective, self.nets, self.engine, self.batch_at, options, folder, lambda s, m: log.append(m)
+        )
         return log
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -67,6 +67,19 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(miniature, case, tmp_pat
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_the_seconds_of_a_training_are_those_of_all_sittings(miniature, tmp_path):
+    first = miniature("sft")
+    first.run(tmp_path, 2)
+    assert first.seconds > 0
+    state = loop.checkpoint_path(tmp_path) / "state.json"
+    held = json.loads(state.read_text())
+    assert held["step"] == 2 and 0 < held["seconds"] <= first.seconds
+    state.write_text(json.dumps(held | {"seconds": 1000.0}))
+    second = miniature("sft")
+    second.run(tmp_path, 3)
+    assert 1000 < second.seconds < 1060, "one iteration of the miniature takes no minute"
+
+
 def test_a_kill_between_checkpoints_repeats_from_the_last_one(miniature, tmp_path):
     whole = miniature("dmd")
     whole.run(tmp_path / "whole", 6)
