@@ -61,7 +61,8 @@ def main() -> int:
     args = parser.parse_args()
     runs = runs_of(args)
     if args.dry_run:
-        return plan(runs, [c for name in args.only for c in cells_of(name, args.scale)], args)
+        cells = (c for name in args.only for c in cells_of(name, args.scale))
+        return plan(runs, list({runs.path(c, args.seeds[0]): c for c in cells}.values()), args)
     pending = missing(runs, args.only, args.seeds)
     for cell, seed in pending:
         print(f"{cell.label}, seed {seed}")

@@ -1,7 +1,8 @@
 """Cells of a comparison: runs of `flc compress` that differ in a few choices, cached, resumable, sharing stages.
 
 A cell is a recipe. Its folder is named after the recipe's hash, so a cell that was run is not run again, whichever
-table asks for it, and a changed option is another cell. Cells that agree on data, pruner and recovery take those
+table asks for it, and a changed option is another cell. Where weights, clips and VBench lie is no part of it, only what
+their folders are called: another machine has them elsewhere. Cells that agree on data, pruner and recovery take those
 stages from one another: `stems` are run first, one for each distinct recipe up to stage II. Stems that agree on data
 alone take that.
 
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ import yaml
 
 from benchmarks.common import RESULTS, ROOT, commit, spread
 from flc.evaluate.vbench import lacks
-from flc.recipe import ALGORITHMS, Choice, Recipe, lock_text, merge, resolve
+from flc.recipe import ALGORITHMS, EVALUATE_PLACES, PLACES, Choice, Recipe, lock_text, merge, resolve
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
@@ -71,6 +73,14 @@ class Scale:
     def command(self) -> list[str]:
         return shlex.split(self.launch or self.read().get("launch", "")) or [sys.executable, "-m", "flc"]
 
+    def check_hosts(self) -> None:
+        """deepspeed takes the one machine it runs on where its hostfile is missing, and says so in a warning."""
+        command = self.command()
+        if "--hostfile" in command:
+            hosts = ROOT / command[command.index("--hostfile") + 1]
+            if not hosts.exists():
+                sys.exit(f"{hosts} is missing: write it (one `HOST slots=GPUS` a line), or give another --launch")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -110,16 +120,38 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What makes a run the run it is: its recipe, with files and folders by their last name, and no interpreter."""
+
+    def named(values: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
+        return {k: Path(v).name if k in places and v else v for k, v in values.items()}
+
+    values = recipe.model_dump(mode="json")
+    evaluate = named(values["evaluate"], EVALUATE_PLACES) | {"vbench_python": None, "vbench_data": None}
+    return named(values, PLACES) | {"evaluate": evaluate}
+
+
+def name_of(recipe: Recipe) -> str:
+    return digest(identity(recipe))
+
+
 def stem_of(recipe: Recipe) -> str:
     """Name of the shared part of a recipe: everything up to stage II."""
-    values = recipe.model_dump(mode="json")
+    values = identity(recipe)
     return digest({name: values[name] for names in STEMS.values() for name in names})
 
 
 def data_of(recipe: Recipe) -> str:
     """Name of the encoded clips of a recipe."""
-    values = recipe.model_dump(mode="json")
+    values = identity(recipe)
     return digest({name: values[name] for name in STEMS["data"]})
+
+
+def complaint(log: Path) -> str:
+    """What flc said last in a log of a run that failed; a launcher has its own words after it."""
+    lines = log.read_text().strip().splitlines() if log.exists() else []
+    errors = [line for line in lines if "flc: error:" in line]
+    return (errors or lines or ["not run"])[-1].strip()
 
 
 def take(stage: Path, place: Path) -> None:
@@ -135,6 +167,20 @@ def take(stage: Path, place: Path) -> None:
         shutil.rmtree(half)
 
 
+def row_of(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """The counting row of a finished run in a folder."""
+    if not (folder / "metrics.json").exists():
+        return None
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    return next((row for row in rows if row["name"] == cell.row), None)
+
+
+def whole_row(folder: Path, cell: Cell) -> bool:
+    """Whether a run has nothing left to do: a suite that measured some dimensions alone is asked for the others."""
+    row = row_of(folder, cell)
+    return row is not None and not lacks(row)
+
+
 class Runs:
     """The runs of one scale in a folder; at most `jobs` at a time, one core each. `committing`: what is kept of a
     cell is committed to git as it ends."""
@@ -144,26 +190,29 @@ class Runs:
     ) -> None:
         self.folder, self.scale, self.jobs = folder / scale.name, scale, jobs
         self.committing, self._git = committing, Lock()
+        self._failed: dict[str, str] = {}
         self.kept = (kept or RESULTS / "cells") / scale.name
 
     def path(self, cell: Cell, seed: int) -> Path:
         """The folder that a cell runs in."""
-        return self.folder / f"cell-{digest(cell.at(self.scale, seed).model_dump(mode='json'))}"
+        return self.folder / f"cell-{name_of(cell.at(self.scale, seed))}"
 
     def found(self, cell: Cell, seed: int) -> Path:
         """Where a finished cell's `KEPT` files are: its run's folder, or what is kept of one."""
         path = self.path(cell, seed)
         kept = self.kept / path.name
-        return kept if (kept / "metrics.json").exists() and not (path / "metrics.json").exists() else path
+        return kept if not whole_row(path, cell) and whole_row(kept, cell) else path
 
     def missing(self, cells: list[Cell], seeds: list[int], whole: bool = False) -> list[tuple[Cell, int]]:
         """Runs still to do, each folder once; `whole`: with its clips and weights."""
         wanted = {self.path(c, s): (c, s) for c in cells for s in seeds}
         there = self.path if whole else self.found
-        return [pair for pair in wanted.values() if not (there(*pair) / "metrics.json").exists()]
+        return [pair for pair in wanted.values() if not whole_row(there(*pair), pair[0])]
 
     def run(self, cells: list[Cell], seeds: list[int], whole: bool = False) -> None:
         pending = self.missing(cells, seeds, whole)
+        if pending:
+            self.scale.check_hosts()
         stems: dict[str, Recipe] = {}
         for cell, seed in pending:
             recipe = cell.at(self.scale, seed)
@@ -171,6 +220,9 @@ class Runs:
         with ThreadPoolExecutor(self.jobs) as pool:
             list(pool.map(self._stem, stems.values()))
             list(pool.map(lambda pair: self._cell(*pair), pending))
+        if self.committing:
+            for cell, seed in ((c, s) for c in cells for s in seeds):
+                self._commit(cell, seed)
 
     def _stem(self, recipe: Recipe) -> None:
         out, data = self.folder / f"stem-{stem_of(recipe)}", self.folder / f"data-{data_of(recipe)}"
@@ -180,20 +232,24 @@ class Runs:
             for stage in ("score", "prune", "recover"):
                 again = ["--resume"] if stage == "score" else []
                 if self._call([stage, *again, "--out", str(out)], out):
-                    return  # the cells that need it will say why
+                    self._failed[out.name] = complaint(out / "log.txt")
+                    return
                 take(out / "data", data)
 
     def _cell(self, cell: Cell, seed: int) -> None:
         recipe, out = cell.at(self.scale, seed), self.path(cell, seed)
         begin(out, recipe)
         stem = self.folder / f"stem-{stem_of(recipe)}"
+        if stem.name in self._failed:  # it would fail here again, after as long
+            (out / "log.txt").write_text(self._failed[stem.name] + "\n")
+            return
         for stage in STEMS:
             take(stem / stage, out / stage)
         self._call(["compress", "--resume", "--out", str(out)], out)
-        if (out / "metrics.json").exists():
+        if whole_row(out, cell):
             self._keep(out)
             if self.committing:
-                self._commit(self.kept / out.name, f"{self.scale.name}: {cell.label}, seed {seed}")
+                self._commit(cell, seed)
 
     def _keep(self, out: Path) -> None:
         for name in filter(lambda name: (out / name).exists(), KEPT):
@@ -201,11 +257,19 @@ class Runs:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(out / name, place)
 
-    def _commit(self, place: Path, message: str) -> None:
-        """These files alone, whatever else is staged. git's own complaint goes to the terminal, and the run goes on."""
+    def _commit(self, cell: Cell, seed: int) -> None:
+        """What is kept of it, alone, whatever else is staged, and nothing where git has it. git's own complaint goes
+        to the terminal, and the run goes on."""
+        place = self.kept / self.path(cell, seed).name
+        message = f"{self.scale.name}: {cell.label}, seed {seed}"
+
+        def git(*command: str | Path) -> str:
+            return subprocess.run(["git", *command], cwd=self.kept, stdout=subprocess.PIPE, text=True).stdout
+
         with self._git:
-            for command in (["add", "--", place], ["commit", "-q", "-m", message, "--", place]):
-                subprocess.run(["git", *command], cwd=self.kept)
+            if place.exists() and git("status", "--porcelain", "--", place):
+                git("add", "--", place)
+                git("commit", "-q", "-m", message, "--", place)
 
     def _call(self, arguments: list[str], out: Path) -> int:
         """`flc` in processes of its own, on one core; what it says is in log.txt."""
@@ -240,13 +304,9 @@ class Runs:
         """The counting row of a finished cell, or {"error": ...} of a failed one. `whole`: of the run itself, whose
         clips are to be shown; what is kept of another run of it is no success of this one."""
         out = self.path(cell, seed) if whole else self.found(cell, seed)
-        if (out / "metrics.json").exists():
-            rows = json.loads((out / "metrics.json").read_text())["rows"]
-            row = next(r for r in rows if r["name"] == cell.row)
+        if row := row_of(out, cell):
             return {"error": why} if (why := lacks(row)) else row
-        log = out / "log.txt"
-        lines = log.read_text().strip().splitlines() if log.exists() else []
-        return {"error": lines[-1] if lines else "not run"}
+        return {"error": complaint(out / "log.txt")}
 
     def removal(self, cell: Cell, seed: int) -> float | None:
         """The error of x0 with all that the cell's plan removes gone, before any training; None where the plan is of a

@@ -3,7 +3,7 @@ them is at an end one rate beyond it; then, with the best, its teacher guided. O
 
     python -m benchmarks.search [--scale tiny] [--jobs 2] [--list]
 
-The seed is none of the tables'. The best averages go, by hand, into the scale's `algorithms` (rates) and table 2's rows
+The seed is none of the tables', whatever --seeds says. The best averages go, by hand, into the scale's `algorithms` (rates) and table 2's rows
 (guidance); a fake network and a head keep their ratio to the generator.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import write
-from benchmarks.table import arguments, runs_of
+from benchmarks.table import arguments, plan, runs_of
 from benchmarks.table2 import table
 from flc.run.compress import completed
 
@@ -93,10 +93,9 @@ def main() -> int:
     args = arguments(__doc__)
     runs = runs_of(args)
     methods = algorithms(runs.scale)
-    if args.list:
-        for cell, seed in runs.missing([variant(c, runs.scale, f) for c in methods for f in FACTORS], [SEED]):
-            print(f"{cell.label}, seed {seed}")
-        return 0
+    args.seeds = [SEED]
+    if args.list or args.dry_run:
+        return plan(runs, [variant(c, runs.scale, f) for c in methods for f in FACTORS], args)
     found = {label: list(group.values()) for label, group in bracketed(runs, methods).items()}
     for group in found.values():
         more = guided(max(group, key=lambda c: average(runs, c)), runs.scale)
@@ -108,7 +107,8 @@ def main() -> int:
     said = {label: row.get("error") or {k: row[k] for k in kept} for label, row in rows.items()}
     command = f"python -m benchmarks.search --scale {args.scale}"
     about = {"seed": SEED, "runs_of": runs.commits([c for group in found.values() for c in group], [SEED])}
-    write("search", command, about | {"rows": said, "best": best})
+    name = "search" if args.scale == "tiny" else f"search_{args.scale}"
+    write(name, command, about | {"rows": said, "best": best})
     for label, row in rows.items():
         print(f"{label:40} {row.get('error') or format(row['average'], '.4f')}")
     print("\n".join(best.values()))

@@ -1,6 +1,6 @@
 """A blind comparison by people, in place of the paper's user study (Table 3).
 
-    python -m benchmarks.table3 [--scale tiny] [--seeds 0 1 2] [--pairs 24]   writes table3.html and table3_key.json
+    python -m benchmarks.table3 [--scale tiny] [--seeds 0 1 2] [--pairs 42]   writes table3.html and table3_key.json
     python -m benchmarks.table3 --votes votes-*.json                          scores the votes, with intervals
 
 The page is self-contained: pairs of clips of the same prompt and noise, the flagship's student against another row,
@@ -21,7 +21,9 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from benchmarks.cells import Cell, Runs
 from benchmarks.common import RESULTS, write
@@ -33,7 +35,8 @@ from flc.errors import UserError
 from flc.models.folder import read_json
 
 PAGE = Path(__file__).with_name("pairs.html")
-QUESTIONS = ("action", "vision")
+Question = Literal["action", "vision"]
+QUESTIONS = get_args(Question)
 """The paper's two scores: of the motion, and of what is seen."""
 
 
@@ -71,14 +74,25 @@ def make_pairs(runs: Runs, seeds: Sequence[int], count: int, lot: random.Random)
     return chosen
 
 
+def sides(pairs: Sequence[dict[str, Any]], lot: random.Random) -> list[str]:
+    """Whose clip stands on the left, by lot, each about as often as the other against every rival: who prefers a side
+    prefers no method by it."""
+    decks: dict[str, list[str]] = {}
+    for rival in dict.fromkeys(pair["rival"] for pair in pairs):
+        count = sum(pair["rival"] == rival for pair in pairs)
+        both = lot.sample(["ours", "theirs"], 2)  # of an odd number, one side has one more
+        decks[rival] = [both[i % 2] for i in range(count)]
+        lot.shuffle(decks[rival])
+    return [decks[pair["rival"]].pop() for pair in pairs]
+
+
 def write_page(
     pairs: Sequence[dict[str, Any]], page: Path, key: Path, lot: random.Random, about: dict[str, Any]
 ) -> None:
     """The page knows numbers and clips; the key says which rival a number is, on which side ours stands, and `about`:
     of which runs the clips are."""
     shown, secret = [], {}
-    for number, pair in enumerate(pairs):
-        left = lot.choice(["ours", "theirs"])
+    for number, (pair, left) in enumerate(zip(pairs, sides(pairs, lot), strict=True)):
         right = "theirs" if left == "ours" else "ours"
         clips = {
             side: base64.b64encode(pair[who].read_bytes()).decode() for side, who in (("left", left), ("right", right))
@@ -100,25 +114,40 @@ def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+class Ballot(BaseModel):
+    """What the page saves: `votes` are by pair and question."""
+
+    study: str
+    voter: str = ""
+    saved: float = 0.0
+    votes: dict[str, dict[Question, Literal["left", "right", "tie"]]] = {}
+
+
+def read_ballot(file: Path) -> Ballot:
+    """`UserError` where the file is none."""
+    try:
+        return Ballot.model_validate(read_json(file))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "the file"
+        raise UserError(f"{file} is no ballot of the page: {where}: {wrong['msg']}") from error
+
+
 def score(files: Sequence[Path], key: dict[str, Any]) -> dict[str, Any]:
     """How often ours was preferred to each rival, by question; of one voter's ballots the last saved counts."""
-    ballots = {}
-    for file in sorted(files, key=lambda file: read_json(file).get("saved", 0)):
-        ballots[read_json(file).get("voter", str(file))] = file
+    read = sorted(((file, read_ballot(file)) for file in files), key=lambda pair: pair[1].saved)
+    ballots = {ballot.voter or str(file): (file, ballot) for file, ballot in read}
     tally: dict[str, dict[str, list[float]]] = {}
-    for file in ballots.values():
-        ballot = read_json(file)
-        if ballot.get("study") != key["study"]:
+    for file, ballot in ballots.values():
+        if ballot.study != key["study"]:
             raise UserError(
                 f"{file} holds votes on another page than this key's: give the votes of study {key['study']}"
             )
-        for name, answers in ballot.get("votes", {}).items():
+        for name, answers in ballot.votes.items():
             if name not in key["pairs"]:
                 raise UserError(f"{file} votes on pair {name}, which this page does not have")
             pair = key["pairs"][name]
             for question, choice in answers.items():
-                if question not in QUESTIONS or choice not in ("left", "right", "tie"):
-                    raise UserError(f"{file}: pair {name} has the vote {question}={choice}: left, right or tie")
                 value = 0.5 if choice == "tie" else float(choice == pair["ours"])
                 tally.setdefault(pair["rival"], {}).setdefault(question, []).append(value)
     rows = {
@@ -137,7 +166,8 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         "## Preferred to (blind pairs)",
         "",
-        f"Study {found['study']}: runs of scale {found['scale']}, seeds {seeds}; {found['voters']} voters.",
+        f"Study {found['study']}: runs of scale {found['scale']}, seeds {seeds}; {found['voters']} voters. Intervals"
+        " (Wilson) take votes as independent, which several by one person are not quite.",
         "",
         "| ours against | question | preferred | 95 % | votes |",
         "|---|---|---|---|---|",
@@ -164,7 +194,7 @@ def count(name: str, votes: Sequence[Path], key: Path) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
-    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--pairs", type=int, default=42)
     parser.add_argument("--votes", type=Path, nargs="*", default=[], help="files that the page saved")
     args = parser.parse_args()
     name = "table3" if args.scale == "tiny" else f"table3_{args.scale}"

@@ -58,7 +58,7 @@ def test_a_run_is_known_by_its_recipe_whatever_its_table_calls_it(tmp_path):
     assert runs.path(one, 0) == runs.path(two, 0) != runs.path(other, 0)
     assert [cell.label for cell, _ in runs.missing([one, two, other], [0])] == ["two", "other"]
     runs.path(one, 0).mkdir(parents=True)
-    (runs.path(one, 0) / "metrics.json").write_text(json.dumps({"rows": []}))
+    (runs.path(one, 0) / "metrics.json").write_text(json.dumps({"rows": [{"name": "student", "average": 0.5}]}))
     assert [cell.label for cell, _ in runs.missing([one, two, other], [0])] == ["other"]
 
 
@@ -86,6 +86,61 @@ def test_a_finished_cell_is_kept_and_needs_no_second_run_but_where_its_clips_are
     assert there.row(cell, 0)["average"] == 0.5 and there.commits([cell], [0]) == here.commits([cell], [0]) != []
     files = sorted(str(p.relative_to(there.found(cell, 0))) for p in there.found(cell, 0).rglob("*") if p.is_file())
     assert files == ["commit.txt", "metrics.json", "pipeline/flc.json", "score/plan.json"]
+
+
+def test_a_run_is_the_same_wherever_weights_clips_and_vbench_lie():
+    def path(**over):
+        return Runs(Path("runs"), Scale("wan-14b", over), 1).path(Cell("c"), 0)
+
+    here = path(model="/a/Wan", data="/a/clips")
+    assert here == path(model="/b/c/Wan", data="clips", evaluate={"vbench_python": "/v/python", "vbench_data": "/v"})
+    others = [path(model="/a/Wan2", data="/a/clips"), path(model="/a/Wan", data="/a/clips", evaluate={"batch": 2})]
+    assert len({here, *others}) == 3
+
+
+def test_a_suite_that_measured_a_part_is_asked_again_and_only_the_whole_is_kept(tmp_path, monkeypatch):
+    cell, said = Cell("one"), [{"name": "student", "average": None, "scores": {"x": None}, "notes": {"x": "HTTP 403"}}]
+    found = [*said, {"name": "student", "average": 0.5, "scores": {"x": 0.5}}]
+
+    def finish(self, arguments, out):
+        if arguments[0] == "compress":
+            (out / "metrics.json").write_text(json.dumps({"rows": [found.pop(0)]}))
+        return 0
+
+    monkeypatch.setattr(Runs, "_call", finish)
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    runs.run([cell], [0])
+    assert runs.row(cell, 0) == {"error": "HTTP 403"} and not runs.kept.exists()
+    assert runs.missing([cell], [0]) == [(cell, 0)]
+    runs.run([cell], [0])
+    assert runs.row(cell, 0)["average"] == 0.5 and runs.missing([cell], [0]) == [] and runs.kept.exists()
+
+
+def test_a_shared_stage_that_fails_is_tried_once_and_each_cell_says_why(tmp_path, monkeypatch):
+    """In flc's words, whatever the launcher says after them."""
+    called = []
+
+    def fail(self, arguments, out):
+        called.append(arguments[0])
+        (out / "log.txt").write_text("flc: error: loss is not finite\n[ERROR] [launch.py] exits with return code = 1\n")
+        return 1 if arguments[0] == "recover" else 0
+
+    monkeypatch.setattr(Runs, "_call", fail)
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    cells = [Cell("one"), Cell("other", {"steps": 2})]
+    runs.run(cells, [0])
+    assert called == ["score", "prune", "recover"]
+    assert [runs.row(cell, 0) for cell in cells] == [{"error": "flc: error: loss is not finite"}] * 2
+
+
+def test_a_launch_on_hosts_that_no_file_names_is_refused_before_any_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.cells.ROOT", tmp_path)
+    scale = Scale("wan-14b")
+    with pytest.raises(SystemExit, match="hosts is missing"):
+        Runs(tmp_path / "runs", scale, 1, tmp_path / "kept").run([Cell("one")], [0])
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "hosts").write_text("localhost slots=1\n")
+    scale.check_hosts()
 
 
 def test_clips_are_encoded_once_for_all_pruners_of_a_seed(tmp_path, monkeypatch):
@@ -136,6 +191,8 @@ def test_what_is_kept_of_a_cell_is_committed_alone_as_it_ends(tmp_path, monkeypa
 
     monkeypatch.setattr(Runs, "_call", finish)
     cells = [Cell("one"), Cell("two", {"steps": 2})]
+    Runs(tmp_path / "runs", TINY, 2, tmp_path / "kept").run(cells[:1], [0])
+    assert git("log", "--all", "--format=%s") == "", "not asked for"
     Runs(tmp_path / "runs", TINY, 2, tmp_path / "kept", committing=True).run(cells, [0])
     assert sorted(git("log", "--format=%s").splitlines()) == ["tiny: one, seed 0", "tiny: two, seed 0"]
     assert git("log", "--name-only", "--format=").count("metrics.json") == 2 and "other" not in git("ls-tree", "HEAD")
@@ -260,6 +317,22 @@ def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, 
     assert "## Two cells, tiny" in text and "| good | 4 |" in text and "| bad |" in text and "nowhere" in text
     assert written["rows"]["good"]["average"]["mean"] == 0.5 and "nowhere" in written["rows"]["bad"]["error"]
     assert "| bad |" in capsys.readouterr().out
+
+
+def test_a_table_without_the_weights_of_its_scale_is_finished_without_times(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "write", lambda name, script, values: None)
+    flags = ["--scale", "wan-14b", "--launch", "flc", "--seeds", "0", "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", ["table", *flags])
+    kept, row = Cell("kept"), {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
+    made = tmp_path / "runs" / "wan-14b" / Runs(tmp_path, Scale("wan-14b"), 1).path(kept, 0).name
+    for rows in ([], [row | {"scores": {"dynamic_degree": 0.5}}]):
+        made.mkdir(parents=True, exist_ok=True)
+        (made / "metrics.json").write_text(json.dumps({"rows": rows}))
+        assert tables.main(lambda scale: Table(99, "One cell", (kept,), {}), "a table") == 1, "the teacher's failed"
+    assert "| kept | 4 |" in (tmp_path / "table99_wan-14b.md").read_text()
+    assert "no row has a time" in capsys.readouterr().err
 
 
 def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch):

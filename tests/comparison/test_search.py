@@ -83,6 +83,15 @@ def test_a_method_of_one_stage_is_searched_and_run_with_the_iterations_of_both()
             assert getattr(cell.at(Scale("tiny"), 0), stage).iterations == both, label
 
 
+def test_a_dry_run_of_the_search_plans_and_runs_nothing(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("benchmarks.cells.Runs.dry", lambda self, cells, seed: asked.append((len(cells), seed)) or {})
+    monkeypatch.setattr("benchmarks.cells.Runs._call", lambda *_: pytest.fail("a run was started"))
+    monkeypatch.setattr("sys.argv", ["search", "--dry-run", "--seeds", "0", "--runs", str(tmp_path)])
+    assert search.main() == 0
+    assert asked == [(len(search.algorithms(Scale("tiny"))) * len(search.FACTORS), search.SEED)]
+
+
 def test_every_variant_is_a_run_of_its_own():
     cells = [search.variant(ROWS["lcm"], Scale("tiny"), f) for f in search.FACTORS]
     assert len({str(c.at(Scale("tiny"), search.SEED).model_dump()) for c in cells}) == len(search.FACTORS)

@@ -45,9 +45,10 @@ def test_the_page_names_no_method_and_the_key_says_which_side_is_ours(study):
     for pair in data["pairs"]:
         ours = base64.b64decode(pair[key["pairs"][pair["id"]]["ours"]]).decode()
         assert ours == f"ours {pair['id']}"
-    sides = [pair["ours"] for pair in key["pairs"].values()]
-    # by lot: 40 draws have a side 10 to 30 times but for 2 in 1,000
-    assert 10 <= sides.count("left") <= 30
+    for rival in ("dmd2", "lcm"):
+        sides = [pair["ours"] for pair in key["pairs"].values() if pair["rival"] == rival]
+        assert (sides.count("left"), len(sides)) == (10, 20), "who votes by side prefers none"
+        assert sides not in ([*["left"] * 10, *["right"] * 10], ["left", "right"] * 10), "in an order that is drawn"
     assert data["study"] == key["study"] and "src=" not in page and "http" not in page
 
 
@@ -164,13 +165,19 @@ def test_the_interval_is_wilsons():
     ("votes", "says"),
     [
         ({"99": {"action": "left"}}, "pair 99"),
-        ({"0": {"beauty": "left"}}, "beauty=left"),
-        ({"0": {"action": "both"}}, "both"),
+        ({"0": {"beauty": "left"}}, "votes.0.beauty"),
+        ({"0": {"action": "both"}}, "votes.0.action"),
+        ({"0": "left"}, "votes.0"),
+        (["left"], "votes"),
     ],
 )
 def test_a_ballot_that_does_not_fit_the_page_is_refused(study, tmp_path, votes, says):
     _, key = study
     with pytest.raises(UserError, match=says):
         table3.score([ballot(tmp_path / "b.json", key, votes)], key)
+    with pytest.raises(UserError, match="saved"):
+        table3.score([ballot(tmp_path / "b.json", key, {}, saved="today")], key)
+    with pytest.raises(UserError, match="voter"):
+        table3.score([ballot(tmp_path / "b.json", key, {}, voter=["a"])], key)
     with pytest.raises(UserError, match="another page"):
         table3.score([ballot(tmp_path / "b.json", {"study": "x"}, {})], key)

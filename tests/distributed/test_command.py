@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from benchmarks.cells import Scale
+from benchmarks.common import ROOT
 from flc.evaluate.vbench_layout import SEEDS
 from flc.models.folder import EMBEDDED
 from tests.cli.small import ENVIRONMENT, command
@@ -106,3 +108,15 @@ def test_ranks_share_the_videos_of_vbench(tmp_path):
     assert {p.name: p.read_bytes() for p in (two / "videos").iterdir()} == made
     assert json.loads((one / "row.json").read_text())["timed"] == len(made)
     assert json.loads((two / "row.json").read_text())["timed"] == -(-len(made) // 2), "the leader's share"
+
+
+@pytest.mark.parametrize("name", ["wan-1.3b", "wan-14b", "wan-ti2v-5b", "hunyuan-13b"])
+def test_the_full_sizes_launcher_starts_flc(tmp_path, name):
+    """On this machine: there is no file of hosts in the folder, and deepspeed takes the one it runs on."""
+    deepspeed, *given = Scale(name).command()
+    arguments = ["--num_gpus", "1", *given, "plugins", "--json"]
+    done = subprocess.run(
+        [Path(sys.executable).with_name(deepspeed), *arguments], capture_output=True, text=True, cwd=tmp_path,
+        env=ENVIRONMENT | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and '"elbo"' in done.stdout, done.stderr[-2000:]
