@@ -17,30 +17,34 @@ from flc.evaluate.sampling import now
 from flc.models.folder import NOTES, adapter_for, read_json
 from flc.models.quiet import hush
 
+SETTINGS: dict[str, Any] = {"steps": int, "guidance": float, "frames": int, "height": int, "width": int}
+
 
 @dataclass(frozen=True)
 class Contestant:
-    """`NAME=FOLDER[,steps=N][,guidance=G]`; what is not said is the folder's own, or else the pipeline's default."""
+    """`NAME=FOLDER[,steps=N][,guidance=G][,frames=F][,height=H][,width=W]`; what is not said is the folder's own, or
+    else the pipeline's default, and of sizes the suite's."""
 
     name: str
     folder: Path
     steps: int | None = None
     guidance: float | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
 
     @classmethod
     def read(cls, text: str) -> Contestant:
         name, _, rest = text.partition("=")
         folder, *settings = rest.split(",")
         given = dict(item.split("=", 1) for item in settings if "=" in item)
-        if not name or not folder or len(given) != len(settings) or not given.keys() <= {"steps", "guidance"}:
-            raise UserError(f"--pipelines {text}: give NAME=FOLDER, NAME=FOLDER,steps=50,guidance=6 or the like")
+        if not name or not folder or len(given) != len(settings) or not given.keys() <= SETTINGS.keys():
+            known = ", ".join(SETTINGS)
+            raise UserError(f"--pipelines {text}: give NAME=FOLDER or NAME=FOLDER,steps=50,guidance=6 ({known})")
         try:
-            steps, guidance = (
-                kind(given[k]) if k in given else None for k, kind in (("steps", int), ("guidance", float))
-            )
+            return cls(name, Path(folder), **{k: SETTINGS[k](v) for k, v in given.items()})
         except ValueError as error:
             raise UserError(f"--pipelines {text}: {error}") from error
-        return cls(name, Path(folder), steps, guidance)
 
 
 class Stock:

@@ -3,8 +3,8 @@ them is at an end one rate beyond it; then, with the best, its teacher guided. O
 
     python -m benchmarks.search [--scale tiny] [--jobs 2] [--list]
 
-The seed is none of the tables', whatever --seeds says. The best averages go, by hand, into the scale's `algorithms` (rates) and table 2's rows
-(guidance); a fake network and a head keep their ratio to the generator.
+The seed is none of the tables', whatever --seeds says. The best averages go, by hand, into the scale's `algorithms`
+(rates) and table 2's rows (guidance); a fake network and a head keep their ratio to the generator.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python -m benchmarks.table1 [--scale tiny] [--seeds 0 1 2] [--pipelines NAME=FOLDER,steps=50,guidance=6 ...]
     python -m benchmarks.table1 --scale wan-ti2v-5b --manifest prompts.jsonl --vbench-python PY \\
-        --pipelines cogvideox=CogVideoX-5b-I2V svd=... wan=... ours=OUT/pipeline
+        --pipelines cogvideox=CogVideoX-5b-I2V,frames=49,height=480,width=720 svd=... wan=... ours=OUT/pipeline
 
 Without `--pipelines` the rows are the scale's model at its own guided steps and the flagship's students, one a seed.
 Each pipeline is called one clip at a time, with the same prompts, first frames and seeds, at the steps and guidance
-that its folder or its class declares. Suite, prompts and VBench's interpreter are the scale's own (`evaluate`, --set)
+that its folder or its class declares, at the scale's size unless it says its own. Suite, prompts and VBench's interpreter are the scale's own (`evaluate`, --set)
 unless the command says others. A pipeline that takes no first frame fails on a prompt with one, and says so.
 Drawn clips are those of a run's own evaluation, several of a caption. Times are of the whole call, pipelines in turn,
 round after round, each loaded anew (`timing` of the scale). The paper's rows stand in a table of their own.
@@ -74,6 +74,18 @@ class Suite:
         given = (self.recipe.frames, self.recipe.height, self.recipe.width)
         frames, height, width = (g or d for g, d in zip(given, DRAWN, strict=True))
         return frames, height, width
+
+    def of(self, contestant: Contestant) -> Suite:
+        """At the size that a contestant asks for; VBench's images are cut for its aspect ratio. `UserError` of drawn
+        clips, which are compared pixel by pixel."""
+        sizes = {name: getattr(contestant, name) for name in ("frames", "height", "width")}
+        own = {name: size for name, size in sizes.items() if size}
+        if not own:
+            return self
+        if self.drawn:
+            raise UserError(f"{contestant.name} has {', '.join(own)} of its own: drawn clips are compared at one size")
+        made = replace(self, recipe=self.recipe.model_copy(update=own))
+        return replace(made, asked=prompts(made))
 
     def stock(self, contestant: Contestant) -> Stock:
         return Stock(contestant, self.recipe.device, self.recipe.dtype)
@@ -177,13 +189,13 @@ def collected(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def add_times(rows: Mapping[str, dict[str, Any]], first: Mapping[str, Contestant], suite: Suite) -> None:
     """Seconds a clip of each row that did not fail, round by round."""
     there = {name: contestant for name, contestant in first.items() if "error" not in rows[name]}
-    asked = suite.asked[:1] or [Asked("a red circle moving left")]
-    timed = shots(asked, suite.timing.get("clips", 8), 0)
     taken: dict[str, list[float]] = {name: [] for name in there}
     for _ in range(suite.timing.get("rounds", 5)):
         for name in list(taken):
             try:
-                taken[name].append(seconds(suite.stock(there[name]), timed, suite.size))
+                own = suite.of(there[name])
+                timed = shots(own.asked[:1] or [Asked("a red circle moving left")], own.timing.get("clips", 8), 0)
+                taken[name].append(seconds(own.stock(there[name]), timed, own.size))
             except Exception as error:  # a stranger's pipeline; not worth a finished table
                 print(f"{name} has no time: {type(error).__name__}: {error}", file=sys.stderr)
                 del taken[name]
@@ -200,6 +212,7 @@ def measured(folders: Sequence[tuple[Contestant, int]], suite: Suite) -> dict[st
     try:
         for contestant, seed in folders if suite.drawn else folders[:1]:
             stock = suite.stock(contestant)
+            suite = suite.of(contestant)
             if suite.drawn:
                 with tempfile.TemporaryDirectory() as scratch:
                     rows.append(under_shapes(stock, suite, seed, Path(scratch)))

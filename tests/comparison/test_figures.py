@@ -74,19 +74,19 @@ def test_fig1_has_every_point_of_the_grid_with_its_spread(made):
     code, values, size = made(fig1)
     assert code == 0 and min(size) > 300
     point = values["points"][1]
-    assert (point["steps"], point["keep"]) == (2, 0.7)
+    assert (point["steps"], point["keep"]) == (1, 0.5)
     assert point["average"]["mean"] == pytest.approx(0.52) and point["average"]["n"] == 2
 
 
 def test_fig1_without_one_cell_is_drawn_says_which_and_fails(made, tmp_path, capsys):
     code, values, _ = made(fig1, fail=[fig1.CELLS[4]])
-    assert code == 1 and "4 steps, 70% of the blocks, seed 0 failed" in capsys.readouterr().out
+    assert code == 1 and "2 steps, 30% of the blocks, seed 0 failed" in capsys.readouterr().out
     assert values["points"][4]["average"]["n"] == 1
     text = (tmp_path / "fig1.md").read_text()
-    assert "| 70% of the blocks | 0.520 ± 0.014 / 0.500 ± 0.000 / n/a | 0.560 / 0.500 /" in text, (
+    assert "| 30% of the blocks | 0.510 ± 0.014 / 0.500 ± 0.000 / n/a | 0.560 / 0.500 /" in text, (
         "one run has no spread"
     )
-    assert "4 steps, 70% of the blocks, seed 0 failed: not run" in text
+    assert "2 steps, 30% of the blocks, seed 0 failed: not run" in text
 
 
 def test_fig2_keeps_the_papers_points_apart(made, tmp_path):

@@ -124,6 +124,23 @@ def test_a_scales_own_suite_and_prompts_are_asked_for_without_a_flag(tmp_path):
     assert [a.prompt for a in other.asked] == ["a tree"]
 
 
+def test_a_pipeline_is_asked_at_its_own_size_with_images_of_its_aspect_ratio(tmp_path):
+    entry = {"prompt_en": "a boat", "dimension": ["i2v_subject"], "image_name": "boat.jpg"}
+    (tmp_path / "vbench2_i2v_full_info.json").write_text(json.dumps([entry]))
+    (tmp_path / "python").write_text("")
+    for ratio in ("16-9", "1-1"):
+        (tmp_path / "data" / "crop" / ratio).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "data" / "crop" / ratio / "boat.jpg")
+    said = [f"evaluate.vbench_data={tmp_path}", f"evaluate.vbench_python={tmp_path / 'python'}"]
+    made = suite(scale="wan-ti2v-5b", set=said)
+    square = made.of(Contestant.read("square=S,frames=49,height=480,width=480"))
+    assert (made.size, square.size) == ((121, 704, 1280), (49, 480, 480))
+    assert [s.asked[0].image.parent.name for s in (made, square)] == ["16-9", "1-1"]
+    assert made.of(Contestant.read("wan=W,steps=4")) is made
+    with pytest.raises(UserError, match="at one size"):
+        suite().of(Contestant.read("a=b,frames=9"))
+
+
 def test_results_of_another_suite_than_the_scales_go_to_a_file_of_their_own(tmp_path, image):
     (tmp_path / "m.jsonl").write_text(json.dumps({"prompt": "a tree"}) + "\n")
     (tmp_path / "i.jsonl").write_text(json.dumps({"prompt": "a tree", "image": image.name}) + "\n")
