@@ -2,8 +2,9 @@
 
     python -m benchmarks.fig1 [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
 
-Every point is a run of its own: pruned to that share, distilled for that many steps; those of 4 are Table 6's. The paper draws the mean of three
-of VBench's dimensions: so does this, where the suite has them, and the suite's average where it has not.
+Every point is a run of its own: pruned to that share, distilled for that many steps; those of 4 are Table 6's. The
+paper draws the mean of three of VBench's dimensions: so does this, where the suite has them, and the suite's average
+where it has not.
 """
 
 from __future__ import annotations

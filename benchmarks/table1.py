@@ -6,10 +6,11 @@
 
 Without `--pipelines` the rows are the scale's model at its own guided steps and the flagship's students, one a seed.
 Each pipeline is called one clip at a time, with the same prompts, first frames and seeds, at the steps and guidance
-that its folder or its class declares, at the scale's size unless it says its own. Suite, prompts and VBench's interpreter are the scale's own (`evaluate`, --set)
-unless the command says others. A pipeline that takes no first frame fails on a prompt with one, and says so.
-Drawn clips are those of a run's own evaluation, several of a caption. Times are of the whole call, pipelines in turn,
-round after round, each loaded anew (`timing` of the scale). The paper's rows stand in a table of their own.
+that its folder or its class declares, at the scale's size unless it says its own. Suite, prompts and VBench's
+interpreter are the scale's own (`evaluate`, --set) unless the command says others. A pipeline that takes no first frame
+fails on a prompt with one, and says so. Drawn clips are those of a run's own evaluation, several of a caption. Times
+are of the whole call, pipelines in turn, round after round, each loaded anew (`timing` of the scale). The paper's rows
+stand in a table of their own.
 """
 
 from __future__ import annotations
