@@ -36,6 +36,7 @@ from flc.recipe import ALGORITHMS, EVALUATE_PLACES, PLACES, Choice, Recipe, lock
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
+NOT_OF_RECIPE = ("algorithms", "launch", "ranks", "timing", "jobs")
 COMMIT = "commit.txt"
 #: Files of a run that are kept.
 KEPT = ("metrics.json", "score/plan.json", "recover/done.json", "distill/done.json", "pipeline/flc.json", COMMIT)
@@ -50,9 +51,9 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """`scales/NAME.yaml`: a recipe, options of algorithms by kind and name, how `flc` is started, how often times are
-    taken (`timing`) and how many runs go on at a time (`jobs`); `over` is laid over the recipe: where this machine has
-    the weights and clips."""
+    """`scales/NAME.yaml`: a recipe, options of algorithms by kind and name, how `flc` is started and in how many
+    `ranks`, how often times are taken (`timing`) and how many runs go on at a time (`jobs`); `over` is laid over the
+    recipe: where this machine has the weights and clips."""
 
     name: str
     over: dict[str, Any] = field(default_factory=dict)
@@ -62,10 +63,7 @@ class Scale:
         return yaml.safe_load((SCALES / f"{self.name}.yaml").read_text())
 
     def base(self) -> dict[str, Any]:
-        own = {
-            key: value for key, value in self.read().items() if key not in ("algorithms", "launch", "timing", "jobs")
-        }
-        return merge(own, self.over)
+        return merge({key: value for key, value in self.read().items() if key not in NOT_OF_RECIPE}, self.over)
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
         return self.read().get("algorithms", {}).get(kind, {}).get(name, {})
@@ -279,15 +277,17 @@ class Runs:
             return subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT).returncode
 
     def dry(self, cells: list[Cell], seed: int) -> dict[str, str]:
-        """What `flc compress --dry-run` says of each cell, in one process; a failed one says why."""
-        found = {}
+        """What `flc compress --dry-run` says of each cell, in one process; a failed one says why. Of a scale that is
+        run in several ranks all is counted, from the model's configs."""
+        found, ranks = {}, self.scale.read().get("ranks")
+        more = ["--ranks", str(ranks)] if ranks else []
         for cell in cells:
             recipe = cell.at(self.scale, seed)
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "recipe.yaml").write_text(lock_text(recipe))
                 command = [sys.executable, "-m", "flc", "compress", "--recipe", f"{folder}/recipe.yaml"]
                 done = subprocess.run(
-                    [*command, "--out", f"{folder}/out", "--dry-run"], capture_output=True, text=True, cwd=ROOT
+                    [*command, "--out", f"{folder}/out", "--dry-run", *more], capture_output=True, text=True, cwd=ROOT
                 )
             lines = done.stderr.strip().splitlines()
             found[cell.label] = done.stdout if done.returncode == 0 else f"failed: {lines[-1] if lines else 'killed'}"

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from flc.api import Configured
+from flc.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,11 @@ class ModelAdapter(Configured, ABC):
     @abstractmethod
     def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:
         """Read a folder that `flc.models.folder.check` has passed; `UserError` for a kind that is not supported."""
+
+    def outline(self, folder: Path, dtype: str = "float32") -> Self:
+        """Read a folder's configs alone: a transformer without numbers (device meta), no text encoder. What counts
+        parameters asks for it; `UserError` where a family has none."""
+        raise UserError(f"{folder}: the adapter of this family does not read configs alone: leave --ranks out")
 
     @abstractmethod
     def prepare(self, transformer: nn.Module) -> nn.Module:

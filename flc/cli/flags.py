@@ -44,6 +44,11 @@ RECOVERY: Flag = ("recovery", Annotated[str | None, Opt(help="Stage II: bernoull
 DISTILLER: Flag = ("distiller", Annotated[str | None, Opt(help="Stage III: dmd, ...")], None)
 TEACHER: Flag = ("teacher", Annotated[str | None, Opt(help="Real side of stage III: well-guided, cfg, ...")], None)
 STEPS: Flag = ("steps", Annotated[int | None, Opt(help="Sampling steps of the student.")], None)
+RANKS: Flag = (
+    "ranks",
+    Annotated[int | None, Opt(min=1, help="With --dry-run: count for so many GPUs, from the model's configs alone.")],
+    None,
+)
 DRY: Flag = ("dry_run", Annotated[bool, Opt("--dry-run", help="Plan, blocks, memory, time; write nothing.")], False)
 
 

@@ -110,18 +110,19 @@ FILES = {
 }
 
 
-def check_component(folder: Path) -> None:
+def check_component(folder: Path, weights: bool) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing though model_index.json names it: download it again")
     for names in FILES.get(folder.name, ()):
         if not any((folder / name).exists() for name in names):
             raise UserError(f"{folder} holds no {' or '.join(names)}: download it again")
-    if folder.name in WEIGHTED:
+    if folder.name in WEIGHTED and weights:
         check_weights(folder)
 
 
-def check(folder: Path, flag: str = "--model") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pipeline index and transformer config of a diffusers folder; `UserError` for anything else."""
+def check(folder: Path, flag: str = "--model", weights: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline index and transformer config of a diffusers folder; `UserError` for anything else. Without
+    `weights`, of those components that are there the configs alone are looked at."""
     if not folder.exists():
         raise UserError(f"{flag} {folder} does not exist: give a local folder (hf download NAME --local-dir DIR)")
     if folder.is_file():
@@ -136,13 +137,14 @@ def check(folder: Path, flag: str = "--model") -> tuple[dict[str, Any], dict[str
     # a component is named as [library, class]; [null, null] is one that the pipeline does without
     named = [n for n, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None]
     for component in named:
-        check_component(folder / component)
+        if weights or (folder / component).is_dir():
+            check_component(folder / component, weights)
     return index, read_json(config)
 
 
-def adapter_for(folder: Path) -> Any:
-    """An adapter of the family that recognises the folder, not yet loaded."""
-    index, config = check(folder)
+def adapter_for(folder: Path, weights: bool = True) -> Any:
+    """An adapter of the family that recognises the folder, not yet loaded; `weights`: as of `check`."""
+    index, config = check(folder, weights=weights)
     names, faults = registry().names("model"), []
     for name in names:
         try:  # an adapter that is broken must not stand in the way of another family's

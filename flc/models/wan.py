@@ -14,7 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from torch import Tensor, nn
 
 from flc.errors import UserError
@@ -103,6 +109,20 @@ class WanAdapter(ModelAdapter):
             component.requires_grad_(False).eval()
         self.processor = BiasedCrossAttention()
         self.prepare(self.pipe.transformer)
+        return self
+
+    def outline(self, folder: Path, dtype: str = "float32") -> WanAdapter:
+        self.device, self._texts, self.notes = torch.device("meta"), {}, read_notes(folder)
+        with self.device:
+            parts: dict[str, Any] = {
+                name: cls.from_config(read_json(folder / name / "config.json"))
+                for name, cls in (("transformer", WanTransformer3DModel), ("vae", AutoencoderKLWan))
+            }
+        parts["transformer"].to(DTYPES[dtype]).requires_grad_(False)
+        self.pipe = WanPipeline.from_pretrained(
+            folder, local_files_only=True, text_encoder=None, tokenizer=None, **parts
+        )
+        self._refuse_unsupported(folder)
         return self
 
     def _refuse_unsupported(self, folder: Path) -> None:

@@ -23,14 +23,14 @@ from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
 from flc.run.folders import check_out, check_resumed, require, write_whole
-from flc.run.job import STAGES, Job, check_device
+from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, student_guidance
-from flc.train.launch import from_environment
+from flc.train.launch import Ranks, from_environment
 from flc.train.loop import STOP
 
 LOCK = "recipe.lock.yaml"
 #: Flags that are not part of a recipe.
-OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "plan", "weights", "pipeline"}
+OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "ranks", "plan", "weights", "pipeline"}
 #: Flags for an option of a section.
 SECTIONS = {"suite": "evaluate", "manifest": "evaluate"}
 
@@ -100,9 +100,14 @@ def signals() -> Iterator[None]:
 def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
     """The job of a command that runs the `planned` stages, checked."""
     recipe = completed(recipe_from(values))
-    check_device(recipe.device)
-    ranks = from_environment(recipe.engine, recipe.device)
-    job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
+    if count := values.get("ranks"):
+        if recipe.engine == "plain" and count > 1:
+            raise UserError(f"--ranks {count}: --engine plain is one process; add --engine deepspeed")
+        job: Job = Outline(recipe, values["out"], Console(), Ranks(world=count))
+    else:
+        check_device(recipe.device)
+        ranks = from_environment(recipe.engine, recipe.device)
+        job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check(planned)
     stages.check_objectives(job, planned)
     for text in [*idle(job, values), *untrained(job, planned)]:
@@ -166,7 +171,13 @@ def compress(values: dict[str, Any]) -> None:
         check_out(values["out"], values["resume"])
     if values["resume"]:
         check_resumed(values["out"], LOCK)
+    if values["ranks"] and not values["dry_run"]:
+        raise UserError("--ranks counts for so many processes and runs nothing: add --dry-run, or start with torchrun")
     job = make_job(values)
+    if values["ranks"]:
+        from flc.run.estimate import count
+
+        return count(job)
     if values["dry_run"]:
         from flc.run.estimate import dry_run
 

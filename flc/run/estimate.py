@@ -1,8 +1,9 @@
 """`--dry-run`: the plan, the kept blocks, and what the run would need; nothing is written to --out.
 
-Memory is counted, for one rank and by role: weights, gradients, Adam's moments, masters, averages. Activations are
-not; they are in the peak of the iterations that are timed. Time is measured: a few iterations of each combination of
-phases of a stage, times how often it occurs, and one call of a network for the table.
+Memory is counted (`memory.py`), without activations; they are in the peak of the iterations that are timed. Time is
+measured: a few iterations of each combination of phases of a stage, times how often it occurs, and one call of a
+network for the table. With `--ranks` all is counted, from the model's configs: on a machine without the weights, clips
+and GPUs of the run.
 """
 
 from __future__ import annotations
@@ -10,71 +11,68 @@ from __future__ import annotations
 import copy
 import resource
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console as Rich
 from rich.table import Table
-from torch import nn
 
-from flc.api import Budget, Channels, Objective, Role, Setting, TeacherComposer, View
+from flc.api import Objective, Setting, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.evaluate.sampling import now
 from flc.models.channels import narrowed
 from flc.run import stages
 from flc.run.job import Job
-from flc.train.nets import LORA_TARGETS
+from flc.run.memory import bytes_of_encoders, bytes_of_stage
 from flc.train.stage import train_stage
 
 SPAN = 4
 """Iterations a combination of phases is timed over, the first of them cold."""
+COUNTS, MEMORY = ("iterations", "updates of the student"), "weights and optimizer, GB a rank"
+STAGES = (("recover", "recovery"), ("distill", "distiller"))
+Teacher = tuple[TeacherComposer, View]
 
 
-@dataclass(frozen=True)
-class Sharing:
-    """Among how many ranks each part of a role lies, by ZeRO stage: optimizer from 1, gradients from 2, weights and
-    averages from 3; 0 is the plain engine."""
-
-    zero: int = 0
-    world: int = 1
-
-    def ranks(self, stage: int) -> int:
-        return self.world if self.zero >= stage else 1
+def bound(job: Job, name: str, kind: str, pruned: View) -> tuple[Any, Teacher | None]:
+    """A stage's objective as it would begin, and its teacher where it has one."""
+    stage, objective = getattr(job.recipe, name), job.algorithm(kind)
+    schedule = stages.student_schedule(job, objective) if kind == "distiller" else None
+    full = View(job.prunable.full)
+    objective.bind(Setting(pruned, full, job.recipe.steps, stage.iterations, schedule, stage.given_share))
+    return objective, (job.algorithm("teacher"), pruned) if kind == "distiller" else None
 
 
-def bytes_of_role(parameters: int, trained: int, role: Role, width: int, sharing: Sharing) -> int:
-    """A copy's weights, or a head's; for a trained role gradients, two float32 moments, float32 masters where the
-    weights are not (deepspeed keeps them always), and a float32 average where it keeps one or is one."""
-    total = parameters * width // sharing.ranks(3) if role.train in ("full", "follow", "head") else 0
-    if role.optim:
-        masters = 4 if width < 4 or sharing.zero else 0
-        total += trained * width // sharing.ranks(2) + trained * (8 + masters) // sharing.ranks(1)
-    return total + (trained * 4 // sharing.ranks(3) if role.ema else 0)
+def columns(*names: str) -> Table:
+    table = Table(title="estimate")
+    for name in ("stage", *names):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    return table
 
 
-def lora_parameters(job: Job, role: Role) -> int:
-    """Of an adapter on every block (a view's skipped blocks hold one, too): rank (in + out) for each layer."""
-    layers = (
-        module
-        for stack in job.adapter.stacks
-        for block in job.prunable.stack(stack)
-        for name, module in block.named_modules()
-        if isinstance(module, nn.Linear) and name.endswith(tuple(LORA_TARGETS))
-    )
-    return sum(role.rank * (layer.in_features + layer.out_features) for layer in layers)
+def counts(objective: Any, iterations: int) -> tuple[str, str]:
+    """Of `COUNTS`."""
+    return str(iterations), str(objective.updates(iterations) if objective.trains and iterations else 0)
 
 
-def head_parameters(job: Job, role: Role) -> int:
-    assert role.head is not None
-    with torch.device("meta"):
-        return sum(p.numel() for p in role.head(job.adapter.width(job.adapter.transformer)).parameters())
-
-
-def kept_parameters(weights: Mapping[str, tuple[int, ...]], view: View) -> int:
-    return sum(sum(w[i] for i in (view.kept or {}).get(s, range(len(w)))) for s, w in weights.items())
+def count(job: Job) -> None:
+    """Print what configs alone say: every block is as good as another, so the first ones stand for those removed."""
+    show, weights = Rich().print, job.budget.weights
+    kept = job.budget.select({s: list(range(len(w))) for s, w in weights.items()})
+    pruned, ranks = View(kept), job.ranks.world
+    whole = sum(p.numel() for p in job.adapter.transformer.parameters())
+    blocks = ", ".join(f"{s}: {len(kept[s])} of {len(w)} blocks stay" for s, w in weights.items())
+    show(f"{job.model_folder.name}: {whole / 1e9:.2f} billion parameters; latents of a clip {job.latent_shape}")
+    show(f"{blocks} ({job.budget.share(kept):.0%} of their parameters); which, {job.recipe.pruner.name} decides")
+    table = columns(*COUNTS, "samples a rank and iteration", MEMORY)
+    for name, kind in STAGES:
+        stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
+        memory = bytes_of_stage(job, objective, None, teacher is not None)
+        table.add_row(name, *counts(objective, stage.iterations), str(stage.batch // ranks), f"{memory / 1e9:.2f}")
+    show(table)
+    show("not in it: text encoder, autoencoder, activations, and under ZeRO-3 the blocks that are gathered")
+    show(f"counted for {ranks} ranks from the model's configs; nothing was loaded, scored, timed or written")
 
 
 def dry_run(job: Job, scratch: Path) -> None:
@@ -89,29 +87,15 @@ def dry_run(job: Job, scratch: Path) -> None:
         show(f"  {stack}: keep {list(blocks)}, remove {gone}")
         if channels is not None:
             show(f"  {stack}: {len(channels[stack][0])} of {job.budget.ffn[stack][0]} channels of feed-forward layers")
-    table = Table(title="estimate")
-    for column in (
-        "stage",
-        "iterations",
-        "updates of the student",
-        "s/iteration",
-        "minutes",
-        "weights and optimizer, GB a rank",
-    ):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    total = 0.0
-    for name, kind in (("recover", "recovery"), ("distill", "distiller")):
-        stage, objective = getattr(job.recipe, name), job.algorithm(kind)
-        schedule = stages.student_schedule(job, objective) if kind == "distiller" else None
-        full = View(job.prunable.full)
-        objective.bind(Setting(pruned, full, job.recipe.steps, stage.iterations, schedule, stage.given_share))
-        teacher = (job.algorithm("teacher"), pruned) if kind == "distiller" else None
+    table, total = columns(*COUNTS, "s/iteration", "minutes", MEMORY), 0.0
+    for name, kind in STAGES:
+        stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
         trains = objective.trains and stage.iterations
         seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations if trains else 0.0
         memory, minutes = bytes_of_stage(job, objective, channels, teacher is not None), seconds * stage.iterations / 60
         total += minutes
-        counts = [str(stage.iterations), str(objective.updates(stage.iterations) if trains else 0)]
-        table.add_row(name, *counts, f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
+        timed = counts(objective, stage.iterations)
+        table.add_row(name, *timed, f"{seconds:.2f}", f"{minutes:.1f}", f"{memory / 1e9:.2f}")
     calls, seconds = evaluation(job, data)
     total += calls * seconds / 60
     table.add_row("evaluate", str(calls), "", f"{seconds:.2f}", f"{calls * seconds / 60:.1f}", "")
@@ -122,13 +106,6 @@ def dry_run(job: Job, scratch: Path) -> None:
     show(f"about {total:.0f} minutes after encoding and scoring, on {job.adapter.device}; nothing was written")
 
 
-def bytes_of_encoders(job: Job) -> int:
-    """The components that are not compressed, as they lie in the model's folder: they stay on the device all the
-    time."""
-    files = job.model_folder.rglob("*.safetensors")
-    return sum(f.stat().st_size for f in files if f.parent.name != "transformer")
-
-
 def peak(device: torch.device) -> int:
     """The most memory this process has held so far, in bytes: of the GPU, or of the machine."""
     if device.type == "cuda":
@@ -136,53 +113,9 @@ def peak(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def narrower(budget: Budget, channels: Channels | None) -> Mapping[str, tuple[int, ...]]:
-    """Parameters of each block with these channels."""
-    if channels is None:
-        return budget.weights
-    gone = {s: (n - len(channels[s][0])) * each for s, (n, each) in budget.ffn.items()}
-    return {s: tuple(w - gone[s] for w in blocks) for s, blocks in budget.weights.items()}
-
-
-def frozen_networks(
-    objective: Objective, counts: tuple[int, int], narrowed: bool, taught: bool
-) -> list[tuple[int, bool]]:
-    """Parameters of the networks that a stage holds beside its trained copies, and whether ZeRO-3 shards them: those
-    that a role or the teacher evaluates, unless gradients pass through them. `counts`: of the original, and of what
-    was narrowed from it."""
-    roles = objective.roles().values()
-    passes, frozen = any(r.passes for r in roles), any(r.train == "frozen" for r in roles)
-    lora = any(r.train == "lora" for r in roles)
-    if not narrowed:
-        return [(counts[0], (taught or frozen or lora) and not passes)]
-    return [(counts[0], (taught or frozen) and not passes), (counts[1], taught or lora)]
-
-
-def bytes_of_stage(job: Job, objective: Objective, channels: Channels | None, taught: bool) -> int:
-    """On one rank: frozen networks, and every role's own. (A GPU holds nothing else: the model's own transformer is
-    parked while another one is distilled.)"""
-    zero = job.zero if job.recipe.engine == "deepspeed" else 0
-    sharing, weights, width = Sharing(zero, job.ranks.world), narrower(job.budget, channels), job.adapter.dtype.itemsize
-    whole = sum(p.numel() for p in job.adapter.transformer.parameters())
-    rest = whole - kept_parameters(job.budget.weights, View())
-    counts = (whole, rest + kept_parameters(weights, View()))
-    networks = frozen_networks(objective, counts, channels is not None, taught)
-    memory = sum(width * count // (sharing.ranks(3) if sharded else 1) for count, sharded in networks)
-    roles = objective.roles()
-    for role in roles.values():
-        if role.train == "head":
-            count = head_parameters(job, role)
-            memory += bytes_of_role(count, count, role, 4, sharing)
-            continue
-        count = rest + kept_parameters(weights, roles[role.of].view if role.of else role.view)
-        trained = lora_parameters(job, role) if role.train == "lora" else count
-        memory += bytes_of_role(count, trained, role, width, sharing)
-    return memory
-
-
 def seconds_of_stage(
     job: Job, name: str, objective: Objective, data: Path, plan: dict[str, Any],
-    teacher: tuple[TeacherComposer, View] | None,
+    teacher: Teacher | None,
 ) -> float:  # fmt: skip
     """Of all its iterations: each combination of phases that occurs is timed, from the model's own weights."""
     options = getattr(job.recipe, name)

@@ -160,13 +160,17 @@ class Job:
                 "others; caption accuracy will be n/a: --set evaluate.suite=vbench or vbench-i2v measures real ones"
             )
 
-    def check(self, stages: Collection[str] = STAGES) -> None:
-        """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
+    def check_choices(self, stages: Collection[str]) -> None:
+        """What the recipe alone says."""
         for kind in ALGORITHMS:
             self.algorithm(kind)
         if self.recipe.zero is not None and self.recipe.engine == "plain":
             raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
         self.check_training(stages)
+
+    def check(self, stages: Collection[str] = STAGES) -> None:
+        """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
+        self.check_choices(stages)
         self.check_apart()
         hush()  # before the first adapter's import: transformers logs advice while it is imported
         adapter_for(self.model_folder)
@@ -188,6 +192,19 @@ class Job:
         if listed and {"distill", "evaluate"} <= set(stages):
             self.check_clips(listed)
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)
+
+
+class Outline(Job):
+    """A run whose model is known by its configs alone: what can be counted on a machine that has nothing of it."""
+
+    @cached_property
+    def adapter(self) -> Any:
+        hush()
+        return adapter_for(self.model_folder, weights=False).outline(self.model_folder, self.recipe.dtype)
+
+    def check(self, stages: Collection[str] = STAGES) -> None:
+        self.check_choices(stages)
+        _ = self.latent_shape
 
 
 def check_device(device: str) -> None:

@@ -396,6 +396,15 @@ def test_one_step_of_a_schedule_of_several_is_refused(refused, place):
     assert "--steps 1: the schedule of model has 4 steps and makes nothing of one" in line
 
 
+def test_ranks_count_and_run_nothing(flc, refused, place):
+    assert "--ranks counts" in refused("compress", "--ranks", "16", "--out", "run")
+    assert "--engine plain is one process" in refused("compress", "--ranks", "16", "--out", "run", "--dry-run")
+    assert "Invalid value for '--ranks'" in flc("compress", "--ranks", "0", "--dry-run")[2]
+    many = ("compress", "--engine", "deepspeed", "--dry-run", "--out", "run", "--set", "distill.batch=20")
+    assert "does not divide over 16 ranks" in refused(*many, "--ranks", "16")
+    assert not Path("run").exists()
+
+
 def test_a_dry_run_that_is_stopped_leaves_no_scratch_folder(flc, place, monkeypatch):
     made: list[Path] = []
 

@@ -24,8 +24,8 @@ EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
 #: The product's flags of `flc compress`.
 FLAGS = [
     "--model", "--data", "--pruner", "--recovery", "--distiller", "--teacher", "--steps", "--keep", "--recipe", "--set",
-    "--seed", "--out", "--resume", "--dry-run", "--height", "--width", "--frames", "--guidance", "--negative-prompt",
-    "--device", "--dtype", "--preset", "--engine", "--zero",
+    "--seed", "--out", "--resume", "--dry-run", "--ranks", "--height", "--width", "--frames", "--guidance",
+    "--negative-prompt", "--device", "--dtype", "--preset", "--engine", "--zero",
 ]  # fmt: skip
 
 

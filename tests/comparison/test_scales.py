@@ -1,8 +1,11 @@
-"""The full sizes' recipes through `--dry-run`, on a small checkpoint of the family that stock diffusers writes."""
+"""The full sizes' recipes through `--dry-run`: counted, from configs of the full sizes that stock diffusers writes; and
+timed, on a small checkpoint of the family."""
 
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,12 +51,67 @@ def places(tmp_path_factory):
     [("wan-1.3b", {"engine": "plain", "zero": None}), ("wan-14b", {}), ("wan-ti2v-5b", {})],
     ids=["plain", "deepspeed, as written", "image-to-video, deepspeed, as written"],
 )
-def test_the_flagships_cell_is_planned_with_its_memory_and_time(places, tmp_path, name, engine):
+def test_the_flagships_cell_is_planned_with_its_memory_and_time(places, tmp_path, monkeypatch, name, engine):
+    read = Scale.read
+    monkeypatch.setattr(Scale, "read", lambda self: {k: v for k, v in read(self).items() if k != "ranks"})
     runs = Runs(tmp_path, Scale(name, SMALL | places | engine), 1)
     said = runs.dry([OURS], 0)["fastlightgen"]
     assert "plan (elbo): 67% of block parameters stay" in said, said
     assert "blocks: keep [" in said and "recover" in said and "distill" in said and "nothing was written" in said
     assert list(tmp_path.iterdir()) == []
+
+
+#: Wan 2.1 14B is what diffusers' Wan transformer is by default; the others by their published configs.
+SIZES = {
+    "wan-14b": {},
+    "wan-1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    "wan-ti2v-5b": {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48,
+                    "out_channels": 48},
+}  # fmt: skip
+VAES = {"wan-ti2v-5b": {
+    "z_dim": 48, "scale_factor_spatial": 16, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
+}}  # fmt: skip
+#: Blocks, those that 70 % leaves, latents of a clip.
+EXPECTED = {
+    "wan-14b": (40, 28, "(16, 21, 60, 104)"),
+    "wan-1.3b": (30, 21, "(16, 21, 60, 104)"),
+    "wan-ti2v-5b": (30, 21, "(48, 31, 44, 80)"),
+}
+
+
+def configs(name: str, folder: Path) -> WanTransformer3DModel:
+    """A pipeline folder of this size without any weights. Returns its transformer, which has no numbers."""
+    with torch.device("meta"):
+        transformer, vae = WanTransformer3DModel(**SIZES[name]), AutoencoderKLWan(**VAES.get(name, {}))
+    transformer.save_config(folder / "transformer")
+    vae.save_config(folder / "vae")
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    parts = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
+    parts |= {"scheduler": "FlowMatchEulerDiscreteScheduler"}
+    index = {part: ["diffusers", cls] for part, cls in parts.items()}
+    index |= {"text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "T5TokenizerFast"]}
+    index |= {"_class_name": "WanPipeline", "expand_timesteps": name == "wan-ti2v-5b"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return transformer
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_full_size_is_counted_for_its_sixteen_gpus_without_weights_clips_or_a_gpu(tmp_path, name):
+    """Bytes a parameter under ZeRO-3 in bfloat16: a frozen network's 2; a trained one's weights, gradients, moments
+    and masters, 2 + 2 + 8 + 4, and 4 of an average where it keeps one."""
+    transformer = configs(name, tmp_path)
+    blocks, kept, latents = EXPECTED[name]
+    whole = sum(p.numel() for p in transformer.parameters())
+    pruned = whole - (blocks - kept) * sum(p.numel() for p in transformer.blocks[0].parameters())
+    runs = Runs(tmp_path / "runs", Scale(name, {"model": str(tmp_path), "evaluate": {"suite": "shapes"}}), 1)
+    said = runs.dry([OURS], 0)["fastlightgen"]
+    assert f"{whole / 1e9:.2f} billion parameters" in said and latents in " ".join(said.split()), said
+    assert f"{kept} of {blocks} blocks stay" in said and "counted for 16 ranks" in " ".join(said.split())
+    found = {row[0]: row[1:] for line in said.splitlines() if len(row := re.findall(r"[\w.]+", line)) == 5}
+    recovered, distilled = (2 + 20) * whole / 16e9, (2 * whole + (20 + 16) * pruned) / 16e9
+    assert found["recover"] == ["4000", "4000", "1", f"{recovered:.2f}"], "the original, and the student"
+    assert found["distill"] == ["5000", "1000", "1", f"{distilled:.2f}"], "the teacher, student and fake network"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_family_without_adapter_is_refused_in_one_line(places, tmp_path):

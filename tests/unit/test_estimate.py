@@ -13,8 +13,8 @@ from flc.api import Optim, Role
 from flc.models.folder import EMBEDDED
 from flc.recipe import Recipe
 from flc.run.console import Console
-from flc.run.estimate import Sharing, bytes_of_role, frozen_networks, head_parameters
 from flc.run.job import Job
+from flc.run.memory import Sharing, bytes_of_role, frozen_networks, head_parameters
 from flc.train.launch import Ranks
 
 TRAINED = Optim(1e-3)
