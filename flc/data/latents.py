@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from flc.api import Batch, Sample
 from flc.data.source import Clip
@@ -46,9 +47,12 @@ class LatentClips:
     def __init__(self, folder: Path, adapter: Any, negative: str = "") -> None:
         flat = read_tensors(folder / FILE)
         self.latents, self.index = flat["latents"], flat["caption"]
-        captions = json.loads((folder / "captions.json").read_text())
-        self.cond: Condition = adapter.condition(captions, negative)
+        self.captions = json.loads((folder / "captions.json").read_text())
+        self.adapter, self.negative = adapter, negative
         self.image, self.device = adapter.image_to_video, adapter.device
+        # The adapter keeps what it encoded: a batch's texts alone are on the device, as long as the longest of all.
+        parts = (self.captions[i : i + 32] for i in range(0, len(self.captions), 32))
+        self.longest = max(adapter.condition(part, negative).text.shape[1] for part in parts)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -56,10 +60,11 @@ class LatentClips:
     def batch(self, rows: Tensor, given: Tensor | None) -> Batch:
         """Clips by row; `given` (B,) marks those whose first frame is a condition."""
         x0 = self.latents[rows].to(self.device)
-        text = self.cond.text[self.index[rows].to(self.device)]
+        cond = self.adapter.condition([self.captions[i] for i in self.index[rows].tolist()], self.negative)
+        text = pad(cond.text, (0, 0, 0, self.longest - cond.text.shape[1]))
         if not self.image or given is None:
-            return Batch(x0, Condition(text, self.cond.null))
-        return Batch(x0, Condition(text, self.cond.null, x0[:, :, :1], given.to(self.device)))
+            return Batch(x0, Condition(text, cond.null))
+        return Batch(x0, Condition(text, cond.null, x0[:, :, :1], given.to(self.device)))
 
     def random_batch(self, draws: StepDraws, size: int, given_share: float, drop_text: float = 0.0) -> Batch:
         """This rank's `size` clips of an iteration, a share of them under the null condition's text."""

@@ -33,7 +33,7 @@ def read_manifest(folder: Path) -> list[tuple[Path, str]]:
         raise UserError(f"--data {folder} has no captions.jsonl (one {{'file': ..., 'caption': ...}} a line)")
     rows = []
     try:
-        lines = manifest.read_text(encoding="utf-8-sig").splitlines()  # editors of Windows put a mark before it
+        lines = manifest.read_text(encoding="utf-8-sig").split("\n")  # editors of Windows put a mark before it
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{manifest} cannot be read as UTF-8 text ({error}): save it as UTF-8") from error
     for number, line in enumerate(lines, 1):
@@ -46,8 +46,8 @@ def read_manifest(folder: Path) -> list[tuple[Path, str]]:
             raise UserError(f"{manifest} line {number} is not {{'file': ..., 'caption': ...}}") from error
         if not isinstance(caption, str):
             raise UserError(f"{manifest} line {number}: caption {caption!r} is no text: write it in quotes")
-        if not path.exists():
-            raise UserError(f"{manifest} line {number}: {path} does not exist")
+        if not path.is_file():
+            raise UserError(f"{manifest} line {number}: {path} {'is no file' if path.exists() else 'does not exist'}")
         rows.append((path, caption))
     if not rows:
         raise UserError(f"{manifest} is empty")

@@ -72,7 +72,7 @@ def digest(asked: Sequence[Asked]) -> str:
 def read_manifest(path: Path) -> list[Asked]:
     """The lines of a manifest; `UserError` names the first that is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise UserError(f"--manifest {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -66,8 +66,13 @@ def prompts_of(shots: Sequence[Shot], height: int, width: int) -> Prompts:
 def condition(adapter: Any, prompts: Prompts, negative: str) -> Condition:
     if not adapter.image_to_video:
         return adapter.condition(prompts.captions, negative)
-    first = adapter.encode(prompts.first[:, None])
-    return adapter.condition(prompts.captions, negative, first, torch.from_numpy(prompts.given).to(adapter.device))
+    given = torch.from_numpy(prompts.given)
+    if not given.any():
+        return adapter.condition(prompts.captions, negative)
+    some = adapter.encode(prompts.first[prompts.given][:, None])
+    first = some.new_zeros(len(given), *some.shape[1:])
+    first[given.to(adapter.device)] = some
+    return adapter.condition(prompts.captions, negative, first, given.to(adapter.device))
 
 
 def now(device: torch.device) -> float:

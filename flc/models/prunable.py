@@ -25,8 +25,10 @@ def grad(gated: Gated) -> Tensor:
 class Prunable:
     """The original network of an adapter. `evaluations` counts block forwards, for the record."""
 
-    def __init__(self, adapter: Any, transformer: nn.Module) -> None:
+    def __init__(self, adapter: Any, transformer: Any, checkpointing: bool = False) -> None:
+        """`checkpointing`: blocks are computed again in a backward, which a large network's activations ask for."""
         self.adapter, self.transformer, self.evaluations = adapter, transformer, 0
+        self.checkpointing = checkpointing
 
     def stack(self, name: str) -> list[nn.Module]:
         return blocks_of(self.transformer, name)
@@ -104,6 +106,7 @@ class Prunable:
         """One forward and one backward for all gates. `loss` turns velocities into one number per sample (B,)."""
         stacks = {s: [Gated(block, len(sample.t), sample.x0.device) for block in self.stack(s)] for s in self.full}
         with ExitStack() as exchanges:
+            exchanges.enter_context(self._checkpointed())
             for stack, gated in stacks.items():
                 exchanges.enter_context(exchanged(self.transformer, stack, gated))
             loss(self._call(sample)).sum().backward()
@@ -111,14 +114,25 @@ class Prunable:
         return {(s, i): grad(g) for s, gated in stacks.items() for i, g in enumerate(gated)}
 
     @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        if self.checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            if self.checkpointing:
+                self.transformer.disable_gradient_checkpointing()
+
+    @contextmanager
     def gradients(self, samples: Iterable[Sample], loss: Callable[[Sample, Tensor], Tensor]) -> Iterator[None]:
         parameters = [p for s in self.full for b in self.stack(s) for p in b.parameters()]
         try:
             for p in parameters:
                 p.requires_grad_(True)
-            for sample in samples:
-                loss(sample, self._call(sample)).sum().backward()
-                self.evaluations += 3 * sum(map(len, self.full.values()))  # a backward costs two forwards
+            with self._checkpointed():
+                for sample in samples:
+                    loss(sample, self._call(sample)).sum().backward()
+                    self.evaluations += 3 * sum(map(len, self.full.values()))  # a backward costs two forwards
             yield
         finally:
             for p in parameters:

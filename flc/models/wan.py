@@ -34,6 +34,9 @@ from flc.models.text_padding import BiasedCrossAttention, collapse, text_lengths
 from flc.models.view import blocks_of
 from flc.schedule import FewStepSchedule, Sampler
 
+#: Pixels of clips that the autoencoder is given at once, at the most, but one clip: it works in float32, and one of
+#: full size takes gigabytes.
+PIXELS = 2**22
 TEXT_ROWS = 512  # stock pipelines pad every prompt to this many rows (max_sequence_length)
 TIME_SCALE = 1000.0  # the transformer counts time in [0, 1000]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -77,6 +80,11 @@ def are_numbers(values: Any) -> bool:
     )
 
 
+def at_once(frames: int, height: int, width: int) -> int:
+    """How many clips of this size the autoencoder is given at once."""
+    return max(1, PIXELS // (frames * height * width))
+
+
 class WanAdapter(ModelAdapter):
     """One loaded Wan pipeline."""
 
@@ -104,7 +112,8 @@ class WanAdapter(ModelAdapter):
         self.pipe.set_progress_bar_config(disable=True)
         # One precision per component, decided here: the autoencoder stays in float32 as Wan's own examples have it.
         self.pipe.vae.to(torch.float32)
-        self.pipe.to(self.device)
+        for component in (self.pipe.transformer, self.pipe.vae):
+            component.to(self.device)
         for component in (self.pipe.transformer, self.pipe.vae, self.pipe.text_encoder):
             component.requires_grad_(False).eval()
         self.processor = BiasedCrossAttention()
@@ -213,16 +222,22 @@ class WanAdapter(ModelAdapter):
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Tensor:
-        """(B, L, D) as the stock pipeline encodes them, without the rows that are padding in all; cached."""
+        """(B, L, D) as the stock pipeline encodes them, without the rows that are padding in all. What was encoded once
+        is kept, off the device: a large encoder is there only while it encodes, and so are the texts of all clips."""
         missing = sorted({p for p in prompts if p not in self._texts})
+        if missing:
+            self.pipe.text_encoder.to(self.device)
         for begin in range(0, len(missing), 32):
             part = missing[begin : begin + 32]
             embeds, _ = self.pipe.encode_prompt(
                 part, do_classifier_free_guidance=False, max_sequence_length=TEXT_ROWS, device=self.device
             )
             for prompt, row, length in zip(part, embeds, text_lengths(embeds).tolist(), strict=True):
-                self._texts[prompt] = row[: max(1, length)].clone()
-        return nn.utils.rnn.pad_sequence([self._texts[p] for p in prompts], batch_first=True)
+                self._texts[prompt] = row[: max(1, length)].cpu().clone()
+        if missing:
+            self.pipe.text_encoder.to("cpu")
+        texts = nn.utils.rnn.pad_sequence([self._texts[p] for p in prompts], batch_first=True)
+        return texts.to(self.device)
 
     def condition(
         self, prompts: Sequence[str], negative: str = "", first: Tensor | None = None, given: Tensor | None = None
@@ -240,15 +255,23 @@ class WanAdapter(ModelAdapter):
     def encode(self, video: np.ndarray) -> Tensor:
         """Normalised latents (B, C, F', H', W') of clips (B, F, H, W, 3) in [0, 1]."""
         mean, std = self._statistics()
-        x = torch.from_numpy(video).to(self.device).permute(0, 4, 1, 2, 3).float() * 2 - 1
-        return (self.pipe.vae.encode(x).latent_dist.mode() - mean) / std
+        latents = []
+        for few in torch.from_numpy(video).split(at_once(*video.shape[1:4])):
+            x = few.to(self.device).permute(0, 4, 1, 2, 3).float() * 2 - 1
+            latents.append((self.pipe.vae.encode(x).latent_dist.mode() - mean) / std)
+        return torch.cat(latents)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Clips (B, F, H, W, 3) float32 in [0, 1] of normalised latents."""
         mean, std = self._statistics()
-        video = self.pipe.vae.decode(latents.float() * std + mean, return_dict=False)[0]
-        return ((video + 1) / 2).clamp(0, 1).permute(0, 2, 3, 4, 1).cpu().numpy()
+        temporal, spatial = self.pipe.vae_scale_factor_temporal, self.pipe.vae_scale_factor_spatial
+        frames, height, width = latents.shape[2:]
+        videos = []
+        for few in latents.split(at_once(frames * temporal, height * spatial, width * spatial)):
+            video = self.pipe.vae.decode(few.float() * std + mean, return_dict=False)[0]
+            videos.append(((video + 1) / 2).clamp(0, 1).permute(0, 2, 3, 4, 1).cpu().numpy())
+        return np.concatenate(videos)
 
     # -- velocity -----------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Choice, Recipe, lock_text, pla
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import check_out, check_resumed, require, write_whole
+from flc.run.folders import check_out, check_resumed, nearest_existing, require, write_whole
 from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, student_guidance
 from flc.train.launch import Ranks, from_environment
@@ -182,7 +182,9 @@ def compress(values: dict[str, Any]) -> None:
         from flc.run.estimate import dry_run
 
         with signals(), ExitStack() as stack:  # interrupted, the scratch folder goes too
-            scratch = stack.enter_context(tempfile.TemporaryDirectory()) if job.ranks.leader else ""
+            # ranks on other machines see the place of --out, and not this one's own
+            place = nearest_existing(job.out.parent) if job.ranks.world > 1 else None
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=place)) if job.ranks.leader else ""
             dry_run(job, Path(job.ranks.shared(scratch)))
             job.ranks.barrier()
         return

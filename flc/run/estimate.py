@@ -25,11 +25,12 @@ from flc.evaluate.sampling import now
 from flc.models.channels import narrowed
 from flc.run import stages
 from flc.run.job import Job
+from flc.run.marks import student_guidance
 from flc.run.memory import bytes_of_encoders, bytes_of_stage
 from flc.train.stage import train_stage
 
-SPAN = 4
-"""Iterations a combination of phases is timed over, the first of them cold."""
+SPAN = 3
+"""Iterations a combination of phases is timed over, after one that is cold."""
 COUNTS, MEMORY = ("iterations", "updates of the student"), "weights and optimizer, GB a rank"
 STAGES = (("recover", "recovery"), ("distill", "distiller"))
 Teacher = tuple[TeacherComposer, View]
@@ -78,6 +79,7 @@ def count(job: Job) -> None:
 def dry_run(job: Job, scratch: Path) -> None:
     """Score in a scratch folder, then print."""
     trial, show = replace(job, out=scratch), Rich(quiet=not job.ranks.leader).print
+    vars(trial).update({name: vars(job)[name] for name in ("adapter", "prunable") if name in vars(job)})
     data = stages.prepare(trial)
     plan = stages.read_plan(trial, stages.score(trial, data))
     weights, pruned, channels = job.budget.weights, View(plan["kept"]), plan["channels"]
@@ -90,8 +92,10 @@ def dry_run(job: Job, scratch: Path) -> None:
     table, total = columns(*COUNTS, "s/iteration", "minutes", MEMORY), 0.0
     for name, kind in STAGES:
         stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
-        trains = objective.trains and stage.iterations
-        seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations if trains else 0.0
+        trains, seconds = objective.trains and stage.iterations, 0.0
+        if trains:
+            with stages.parked(job, True):
+                seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations
         memory, minutes = bytes_of_stage(job, objective, channels, teacher is not None), seconds * stage.iterations / 60
         total += minutes
         timed = counts(objective, stage.iterations)
@@ -119,7 +123,7 @@ def seconds_of_stage(
 ) -> float:  # fmt: skip
     """Of all its iterations: each combination of phases that occurs is timed, from the model's own weights."""
     options = getattr(job.recipe, name)
-    quick = {"iterations": SPAN, "save_every": SPAN + 1, "check_every": 0}
+    quick = {"iterations": 1 + SPAN, "check_every": 0}
     short = options.model_copy(update={k: v for k, v in quick.items() if k in type(options).model_fields})
     latents = LatentClips(data, job.adapter, job.recipe.negative_prompt)
     total, occurring = 0.0, Counter(objective.phases(step) for step in range(options.iterations))
@@ -128,16 +132,30 @@ def seconds_of_stage(
         only.phases = lambda step, phases=phases: phases  # type: ignore[method-assign, misc]
         whole = stages.load_transformer(job, job.model_folder)
         source, unpruned = narrowed(job.adapter, whole, plan["channels"]), whole if plan["channels"] else None
-        place = job.out / f"{name}-{number}"
-        facts = train_stage(job, name, only, source, latents, short, place, teacher, unpruned)
-        total += count * facts["seconds"] / SPAN
+        stamps: list[float] = []
+        train_stage(
+            job, name, only, source, latents, short, job.out / f"{name}-{number}", teacher, unpruned,
+            trial=lambda stamps=stamps: stamps.append(now(job.adapter.device)),  # type: ignore[misc]
+        )  # fmt: skip
+        total += count * (stamps[-1] - stamps[0]) / SPAN
     return total
+
+
+def calls_of_table(job: Job) -> int:
+    """Batched evaluations of networks on one rank: two a step where a row is guided. VBench's suites share the clips
+    of a row among ranks."""
+    o, few = job.recipe.evaluate, job.recipe.steps
+    many, guided = 2 * o.teacher_steps, 1 if student_guidance(job) == 1 else 2
+    steps = {"teacher-many": many, "teacher-few-guided": 2 * few, "teacher-few": few, "pruned": many,
+             "recovered": many, "student": guided * few}  # fmt: skip
+    ranks = 1 if o.suite == "shapes" else job.ranks.world
+    asked = o.rows or list(steps)
+    return sum(steps[name] for name in asked) * -(-job.clips_of_a_row // (o.batch * ranks))
 
 
 def evaluation(job: Job, data: Path) -> tuple[int, float]:
     """Batched network calls of the table, and seconds of one."""
-    o, few = job.recipe.evaluate, job.recipe.steps
-    calls = (3 * o.teacher_steps * 2 + 4 * few) * -(-job.clips_of_a_row // o.batch)
+    o = job.recipe.evaluate
     x = torch.randn(o.batch, *job.latent_shape, device=job.adapter.device)
     cond = job.adapter.condition([""] * o.batch)
     t = torch.full((o.batch,), 0.5, device=job.adapter.device)
@@ -146,4 +164,4 @@ def evaluation(job: Job, data: Path) -> tuple[int, float]:
         job.adapter.velocity(module, module, x, t, cond)
         began = now(job.adapter.device)
         job.adapter.velocity(module, module, x, t, cond)
-    return calls, now(job.adapter.device) - began
+    return calls_of_table(job), now(job.adapter.device) - began

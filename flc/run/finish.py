@@ -30,7 +30,7 @@ from flc.registry import registry
 from flc.run import vbench
 from flc.run.folders import run_stage
 from flc.run.job import Job
-from flc.run.stages import STUDENT, clips, load_transformer, read_plan
+from flc.run.stages import STUDENT, clips, load_transformer, parked, read_plan
 from flc.train.nets import RoleNet
 
 
@@ -77,6 +77,11 @@ class Entry:
     load: Callable[[], RoleNet]
     needs: tuple[str, ...] = ()
     """Folders of earlier stages that its clips depend on."""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a network of its own, beside which the model's has nothing to do."""
+        return self.name in ("pruned", "recovered", "student")
 
     def row(self) -> Row:
         net = self.load()
@@ -200,7 +205,8 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
         with job.console.bar("evaluate", calls) as bar:
             for entry in table:
                 row = entry.row()
-                made, seconds = generate(job.adapter, row, prompts, cond, job.latent_shape, o.batch, bar.advance)
+                with parked(job, entry.own):
+                    made, seconds = generate(job.adapter, row, prompts, cond, job.latent_shape, o.batch, bar.advance)
                 results.append(score_row(row, made, reference, seconds))
                 if o.lpips and row.name in lpips.ROWS:
                     compared[row.name] = made.video
@@ -208,6 +214,7 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
                 place.mkdir(parents=True, exist_ok=True)
                 for index in shown(prompts.given, o.videos):
                     write_video(place / f"{index}.mp4", made.video[index], fps, 4 if job.size[1] < 128 else 1)
+                del row  # its network goes before the next one comes
         more: dict[str, Any] = {"instead_of": o.suite} if o.suite != "shapes" else {}
         if compared:
             metric = lpips.load(o.lpips or "", job.adapter.device)

@@ -93,7 +93,7 @@ class Job:
 
     @cached_property
     def prunable(self) -> Prunable:
-        return Prunable(self.adapter, self.adapter.transformer)
+        return Prunable(self.adapter, self.adapter.transformer, self.recipe.recover.checkpointing)
 
     @property
     def budget(self) -> Budget:

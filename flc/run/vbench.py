@@ -20,6 +20,7 @@ from flc.evaluate.vbench_layout import SEEDS, expected, file_name
 from flc.models.folder import read_json
 from flc.run.folders import run_stage
 from flc.run.job import Job
+from flc.run.stages import parked
 
 if TYPE_CHECKING:
     from flc.run.finish import Entry
@@ -67,7 +68,8 @@ def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) 
         left = len(vbench.missing(place, own))
         with job.console.bar(f"videos of {entry.name}", -(-left // o.batch) * entry.steps) as bar:
             sampled = (job.size, r.negative_prompt, o.batch, fps(job))
-            vbench.write_videos(job.adapter, entry.row(), own, place, *sampled, bar.advance, ranks.rank)
+            with parked(job, entry.own):
+                vbench.write_videos(job.adapter, entry.row(), own, place, *sampled, bar.advance, ranks.rank)
         ranks.barrier()
 
     needed = {k: v for k, v in inputs.items() if k in ("model", *entry.needs)}

@@ -230,15 +230,19 @@ class DeepSpeedEngine:
         return bool(flags)
 
     def close(self) -> None:
-        """Hooks keep engines alive in cycles that nothing collects, so what is large is dropped by hand.
-
-        Under ZeRO-3 this rank's shards of the weights stay until the process ends.
-        """
+        """Hooks keep engines alive in cycles that nothing collects, so what is large is dropped by hand: under ZeRO-3
+        also the shards, after which the modules hold nothing."""
         for hook in self.hooks:
             hook.remove()
         for engine in self.engines.values():
             engine.destroy()
             getattr(engine.optimizer, "state", {}).clear()  # a frozen module's engine has none
+            if self.zero == 3:
+                vars(engine.optimizer).clear()
+        for module in self.modules.values() if self.zero == 3 else ():
+            for p in module.parameters():
+                if hasattr(p, "ds_tensor"):
+                    p.ds_tensor = None
         self.engines.clear()
         gc.collect()
 

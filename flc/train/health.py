@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +27,8 @@ from flc.schedule import FewStepSchedule
 
 WARN, COLLAPSED = 2.0, 4.0
 BEST, RECORD = "best.safetensors", "health.json"
+#: Of the latents that are sampled at once, at the most, but one clip's: one of full size fills the network as it is.
+NUMBERS = 2**20
 FLOOR = 1e-3
 """Added to both sides of a ratio: a quarter of an 8-bit level, below what anyone sees."""
 
@@ -66,8 +69,11 @@ class Health:
         s, x0 = self.schedule, self.batch.x0
         generators = generators_for(list(range(len(x0))))
         noise = noise_for(tuple(x0.shape[1:]), generators).to(x0)
-        latents = sample(student, s.scheduler, s.steps, 1.0, noise, self.batch.cond, generators)
-        return ratios(measure(self.decode(latents)), self.real)
+        few = max(1, NUMBERS // x0[0].numel())
+        parts = [slice(i, i + few) for i in range(0, len(x0), few)]
+        cond = self.batch.cond
+        latents = [sample(student, s.scheduler, s.steps, 1.0, noise[p], cond[p], generators[p]) for p in parts]
+        return ratios(measure(self.decode(torch.cat(latents))), self.real)
 
     def record(self) -> dict[str, Any]:
         """The best check so far and the last one; in the folder, so that a resumed run knows them."""

@@ -27,6 +27,7 @@ class LoopOptions:
     iterations: int
     seed: int
     save_every: int = 100
+    """0: never."""
     log_every: int = 10
     decay: bool = False
     """Linear decay of every learning rate to zero over the last half."""
@@ -166,7 +167,7 @@ def train(
             window.clear()
         on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
         stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
-        if step % options.save_every == 0 or step == options.iterations or stop:
+        if options.save_every and (step % options.save_every == 0 or step == options.iterations or stop):
             save_checkpoint(folder, engine, step, time.monotonic() - began)
         if stop:
             STOP.looping = False

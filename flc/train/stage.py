@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ def train_stage(
     folder: Path,
     teacher: tuple[TeacherComposer, View] | None,
     unpruned: nn.Module | None = None,
+    trial: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Train `objective` from `source`; writes `transformer/` and `log.jsonl` into `folder`. Returns facts.
 
-    `unpruned`: the network that `source` was narrowed from, where it was.
+    `unpruned`: the network that `source` was narrowed from, where it was. `trial` is called after each iteration of one
+    that is made for its time, of which no weights are written.
     """
     roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
     local = options.batch // world  # `Job.check` has seen that it divides
@@ -61,12 +64,15 @@ def train_stage(
     if resumed is not None:
         job.console.say(f"{name}: resuming from {resumed.name}")
     watch = Watch(job, name, objective, data, options, checkpoints, nets["student"], engine)
-    loop = LoopOptions(name, options.iterations, job.recipe.seed, options.save_every, options.log_every, options.decay)
+    every = 0 if trial else options.save_every
+    loop = LoopOptions(name, options.iterations, job.recipe.seed, every, options.log_every, options.decay)
     with job.console.bar(f"{name} ({type(objective).__name__})", options.iterations) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             bar.at(step, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.endswith("loss")))
             watch(step)
+            if trial:
+                trial()
 
         drop_text = options.drop_text if isinstance(options, RecoverStage) else 0.0
 
@@ -76,9 +82,9 @@ def train_stage(
         seconds = train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
     for module in {id(m): m for m in networks.values()}.values():
         module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
-    state = engine.export("student")
+    state = None if trial else engine.export("student")
     state = watch.rescued() or state
-    if job.ranks.leader:
+    if job.ranks.leader and not trial:
         assert state is not None
         if (checkpoints / LOG).exists():
             shutil.copy(checkpoints / LOG, folder / LOG)

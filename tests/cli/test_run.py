@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,41 @@ def test_a_dry_run_plans_estimates_and_writes_nothing(whole, tmp_path):
     kept = json.loads((whole[0] / "score" / "plan.json").read_text())["kept"]["blocks"]
     assert f"keep {kept}" in done.stdout and "recover" in done.stdout and "distill" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_loads_the_model_once_and_writes_no_weights(flc, tmp_path, monkeypatch):
+    """Twice would be too much of a large one; checkpoints of its trials would be hundreds of gigabytes."""
+    from flc.models.wan import WanAdapter
+
+    loaded, load = [], WanAdapter.load
+    monkeypatch.setattr(WanAdapter, "load", lambda self, *given: loaded.append(given) or load(self, *given))
+    monkeypatch.setattr("flc.train.loop.save_checkpoint", lambda *_: pytest.fail("a checkpoint of a trial"))
+    monkeypatch.setattr("diffusers.WanTransformer3DModel.save_pretrained", lambda *_, **__: pytest.fail("weights"))
+    _, _, _, *arguments = command(tmp_path / "out", "--dry-run")
+    code, out, err = flc(*arguments)
+    assert code == 0 and len(loaded) == 1, err
+    assert "nothing was written" in " ".join(out.split())
+
+
+def test_a_rows_network_is_gone_before_the_next_ones_is_loaded(whole, tmp_path, flc, monkeypatch):
+    """Those of full size do not fit side by side."""
+    from flc.run.finish import Entry
+
+    out, alive, refs, row = tmp_path / "out", [], [], Entry.row
+    shutil.copytree(whole[0], out)
+    shutil.rmtree(out / "evaluate")
+
+    def watched(self: Entry) -> object:
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in refs))
+        made = row(self)
+        if self.own:
+            refs.append(weakref.ref(made.net.module))
+        return made
+
+    monkeypatch.setattr(Entry, "row", watched)
+    assert flc("evaluate", "--out", out)[0] == 0
+    assert alive == [0] * 6 and len(refs) == 3, "pruned, recovered and student"
 
 
 def test_a_users_clips_are_trained_on_and_others_of_them_asked_for(tmp_path):

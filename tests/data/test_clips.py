@@ -23,7 +23,7 @@ from flc.data.shapes import (
     sample_spec,
     texture,
 )
-from flc.data.source import drawn_clips, folder_clips, read_video, write_video
+from flc.data.source import drawn_clips, folder_clips, read_manifest, read_video, write_video
 from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.models.condition import join
@@ -144,9 +144,48 @@ def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
     assert all(torch.equal(a.x1, b.x1) and torch.equal(a.t, b.t) for a, b in zip(*samples, strict=True))
 
 
+def test_the_autoencoder_is_given_few_clips_at_once_where_they_are_large(adapter, monkeypatch):
+    videos, seen = np.stack([video for video, _ in drawn_clips(5, 9, 48, 48, seed=0)]), []
+    latents = adapter.encode(videos)
+    for name in ("encode", "decode"):
+        plain = getattr(adapter.pipe.vae, name)
+        monkeypatch.setattr(adapter.pipe.vae, name, lambda x, plain=plain, **m: seen.append(len(x)) or plain(x, **m))
+    whole = adapter.decode(latents)
+    assert seen == [5]
+    monkeypatch.setattr("flc.models.wan.PIXELS", 12 * 48 * 48 * 2 + 1)  # latents of 9 frames decode to at most 12
+    # convolutions of another batch size
+    assert np.abs(adapter.decode(latents) - whole).max() < 1e-4 and seen[1:] == [2, 2, 1]
+    assert torch.allclose(adapter.encode(videos), latents, atol=1e-4) and seen[4:] == [2, 2, 1]
+    monkeypatch.setattr("flc.models.wan.PIXELS", 1)
+    assert torch.allclose(adapter.encode(videos), latents, atol=1e-4) and seen[7:] == [1] * 5
+
+
+def test_a_batch_has_texts_as_long_as_the_longest_of_all_clips_wherever_its_own_end(adapter, tmp_path):
+    """So that what a clip's velocity is does not depend on its neighbours."""
+    (video, _), *_ = drawn_clips(1, 9, 48, 48, seed=0)
+    captions = ["a red circle moving left", "a", "a blue square moving up and then a little more"]
+    encode(adapter, [(video, caption) for caption in captions], tmp_path)
+    data = LatentClips(tmp_path, adapter)
+    longest = adapter.text(captions).shape[1]
+    one = data.batch(torch.tensor([1]), None).cond.text
+    assert one.shape[1] == longest > adapter.text(["a"]).shape[1]
+    assert torch.equal(one[0], adapter.text(captions)[1])
+
+
+def test_a_caption_may_hold_any_character_of_json(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    entry = json.dumps({"file": "a.mp4", "caption": "a cat\u2028sits\x85"}, ensure_ascii=False)
+    (tmp_path / "captions.jsonl").write_text(entry + "\n", encoding="utf-8")
+    assert [caption for _, caption in read_manifest(tmp_path)] == ["a cat\u2028sits\x85"]
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"file": "", "caption": "a"}))
+    with pytest.raises(UserError, match="is no file"):
+        read_manifest(tmp_path)
+
+
 def test_the_null_condition_is_the_negative_prompt(adapter, tmp_path):
     encode(adapter, list(drawn_clips(2, 9, 48, 48, seed=0)), tmp_path, batch=2)
-    plain, negative = LatentClips(tmp_path, adapter).cond, LatentClips(tmp_path, adapter, "a red square").cond
+    rows = torch.tensor([0, 1])
+    plain, negative = (LatentClips(tmp_path, adapter, n).batch(rows, None).cond for n in ("", "a red square"))
     assert torch.equal(plain.null, adapter.text([""])) and torch.equal(negative.null, adapter.text(["a red square"]))
     both = join([plain.without_text(), negative.without_text()]).text
     assert not torch.equal(both[:2], both[2:]) and torch.equal(plain.text, negative.text)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from flc.api import View
 from flc.data.shapes import draw, sample_spec
-from flc.data.source import read_video
+from flc.data.source import drawn_clips, read_video
+from flc.evaluate.sampling import condition, make_prompts
 from flc.models.folder import EMBEDDED
 from flc.sample import generators_for, noise_for, sample
 from flc.train.nets import RoleNet
@@ -70,6 +71,16 @@ def test_image_to_video(student, adapter):
 def test_guided_teacher(adapter):
     got = ours(adapter, adapter.teacher_scheduler(), 6, 4.0)
     assert np.abs(stock(EMBEDDED, adapter, guidance=4.0, steps=6) - got).max() < TOLERANCE
+
+
+def test_only_given_first_frames_are_encoded(adapter, monkeypatch):
+    clips = list(drawn_clips(4, 9, 48, 48, seed=0))
+    prompts, seen, encode = make_prompts(clips, 1, 0.5, 0), [], adapter.encode
+    monkeypatch.setattr(adapter, "encode", lambda video: seen.append(len(video)) or encode(video))
+    cond = condition(adapter, prompts, "")
+    assert seen == [2] and cond.given.tolist() == [True, True, False, False]
+    assert torch.equal(cond.first[:2], encode(prompts.first[:2, None])) and cond.first[2:].abs().max() == 0
+    assert condition(adapter, make_prompts(clips, 1, 0.0, 0), "").given is None and seen == [2]
 
 
 def test_a_clip_does_not_depend_on_its_batch(adapter):

@@ -81,3 +81,15 @@ def test_a_check_repeats_and_leaves_the_random_state_alone(watch, adapter):
     before = torch.get_rng_state()
     first, second = watch.check(net), watch.check(net)
     assert first == second and torch.equal(before, torch.get_rng_state())
+
+
+def test_a_check_of_large_clips_samples_few_at_once_and_finds_the_same(watch, adapter, monkeypatch):
+    from flc.api import View
+    from flc.train.nets import RoleNet
+
+    seen, net = [], RoleNet(adapter, adapter.transformer, adapter.transformer, View())
+    monkeypatch.setattr(RoleNet, "__call__", lambda s, x, t, c, v=None: seen.append(len(x)) or net.raw(x, t, c))
+    whole = watch.check(net)
+    monkeypatch.setattr("flc.train.health.NUMBERS", 3 * watch.batch.x0[0].numel())
+    # float32 sums of other batch sizes
+    assert watch.check(net) == pytest.approx(whole, rel=1e-3) and seen == [8, 8, 3, 3, 3, 3, 2, 2]

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from flc.api import Optim, Role
 from flc.models.folder import EMBEDDED
-from flc.recipe import Recipe
+from flc.recipe import Recipe, resolve
 from flc.run.console import Console
+from flc.run.estimate import calls_of_table
 from flc.run.job import Job
 from flc.run.memory import Sharing, bytes_of_role, frozen_networks, head_parameters
 from flc.train.launch import Ranks
@@ -78,3 +79,20 @@ FULL, FROZEN, PASSED, LORA = Role("full", optim=TRAINED), Role("frozen"), Role("
 def test_which_frozen_networks_a_stage_holds_and_which_are_sharded(roles, narrowed, taught, expected):
     objective: Any = SimpleNamespace(roles=lambda: dict(enumerate(roles)))
     assert frozen_networks(objective, (100, 60), narrowed, taught) == expected
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "world", "expected"),
+    [
+        # 96 clips in batches of 48: two; many steps twice (guided), few twice, few, pruned, recovered, student
+        ({"clips": 96, "batch": 48}, 1, 2 * (3 * 2 * 50 + 2 * 4 + 4 + 4)),
+        ({"clips": 96, "batch": 48, "rows": "student"}, 1, 2 * 4),
+        ({"clips": 96, "batch": 48, "rows": "student"}, 8, 2 * 4),  # the leader alone measures drawn clips
+        ({"batch": 8, "rows": "student", "suite": "vbench"}, 1, 10 * 5 // 8 * 4 + 4),
+        ({"batch": 8, "rows": "student", "suite": "vbench"}, 4, 2 * 4),  # 50 videos, of which a rank has 12 or 13
+    ],
+)
+def test_calls_of_the_tables_networks(tmp_path, evaluate, world, expected):
+    job = Job(resolve({"evaluate": evaluate}, {}, {}), tmp_path, Console(quiet=True), Ranks(world=world))
+    job.asked = [None] * 10 if "suite" in evaluate else []
+    assert calls_of_table(job) == expected
