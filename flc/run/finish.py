@@ -204,8 +204,8 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
         calls = sum(entry.steps for entry in table) * -(-len(prompts.seeds) // o.batch)
         with job.console.bar("evaluate", calls) as bar:
             for entry in table:
-                row = entry.row()
                 with parked(job, entry.own):
+                    row = entry.row()
                     made, seconds = generate(job.adapter, row, prompts, cond, job.latent_shape, o.batch, bar.advance)
                 results.append(score_row(row, made, reference, seconds))
                 if o.lpips and row.name in lpips.ROWS:
