@@ -21,6 +21,8 @@ from flc.errors import UserError, out_of_space
 from flc.train.loop import CHECKPOINTS, checkpoint_path
 
 DONE, PARTIAL, OLD, FINGERPRINT = "done.json", ".partial-", ".old-", "fingerprint.json"
+#: Options that say where a stage ran: a training goes on as it began, a finished one serves anywhere.
+PLACES = {"world", "device"}
 
 
 def fingerprint_of_folder(folder: Path) -> str:
@@ -75,6 +77,16 @@ def is_done(folder: Path, mark: dict[str, Any]) -> bool:
     return read_mark(folder / DONE) == mark
 
 
+def is_done_anywhere(folder: Path, mark: dict[str, Any]) -> bool:
+    """A finished training is not thrown away because the run goes on in another place."""
+    found = read_mark(folder / DONE)
+    return found is not None and without_places(found) == without_places(mark)
+
+
+def without_places(mark: dict[str, Any]) -> dict[str, Any]:
+    return mark | {"options": {k: v for k, v in mark["options"].items() if k not in PLACES}}
+
+
 def write_whole(path: Path, text: str) -> None:
     """A small file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.new")
@@ -97,7 +109,7 @@ def run_stage(
     where this would remove a folder that is no stage's, or a training that was stopped.
     """
     mark = fingerprint(options, inputs)
-    if is_done(final, mark):
+    if is_done_anywhere(final, mark):
         return False
     partial = final.with_name(PARTIAL + final.name)
     if is_done(partial, mark):  # killed between its last word and its renaming

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from flc.errors import UserError
-from flc.run.folders import DONE, as_json, fingerprint_of_folder, read_mark
+from flc.run.folders import DONE, PLACES, as_json, fingerprint_of_folder, read_mark
 from flc.run.job import Job
 
 #: How a training is saved and shown, not what comes out of it.
 QUIET = {"save_every", "log_every"}
-#: Where a stage ran; the next one may run elsewhere.
-PLACES = {"world", "device"}
 
 
 def engine_of(job: Job) -> dict[str, Any]:
@@ -80,8 +78,7 @@ def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
         if mark is None:
             continue
         was, now = mark["options"], as_json(OPTIONS[name](job))
-        passed = PLACES if before else set()
-        found += [(name, key) for key in now | was if key not in passed and was.get(key) != now.get(key)]
+        found += [(name, key) for key in now | was if key not in PLACES and was.get(key) != now.get(key)]
         model = mark["inputs"].get("model")
         found += [(name, "model")] if model not in (None, fingerprint_of_folder(job.model_folder)) else []
     return found

@@ -104,6 +104,25 @@ def test_a_stopped_training_is_not_thrown_away_for_other_options(stage):
     assert stage(1) and stage.count == 1
 
 
+def test_a_finished_training_is_the_same_in_another_place_and_a_stopped_one_goes_on_where_it_was(tmp_path):
+    made = []
+
+    def run(world, work):
+        return run_stage(tmp_path / "out", {"lr": 1, "world": world, "device": "cpu"}, {}, work)
+
+    def stop(folder):
+        (folder / "checkpoints" / "step-7").mkdir(parents=True)
+        (folder / "checkpoints" / "step-7" / "state.json").write_text("{}")
+        (folder / "checkpoints" / "latest").write_text("step-7")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        run(8, stop)
+    with pytest.raises(UserError, match="stopped training with another world"):
+        run(16, made.append)
+    assert run(8, made.append) and not run(16, made.append) and len(made) == 1
+
+
 def test_a_folder_that_is_no_stage_is_not_removed(stage):
     stage.out.mkdir()
     (stage.out / "precious.txt").write_text("mine")
