@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -38,7 +39,8 @@ def main() -> None:
     adapter = adapter_for(EMBEDDED).load(EMBEDDED)
     model = Prunable(adapter, adapter.transformer)
     with tempfile.TemporaryDirectory() as folder:
-        encode(adapter, drawn_clips(CLIPS, *adapter.default_size, SEED), Path(folder))
+        drawn = drawn_clips(CLIPS, *adapter.default_size, SEED)
+        encode(adapter, lambda but: islice(drawn, but, None), Path(folder))
         data = list(LatentClips(Path(folder), adapter).samples(CLIPS, BATCH, SEED, adapter.shift))
     ways = {"sweep": model.skip_each, "naive": model.skip_each_naively}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

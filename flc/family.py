@@ -163,5 +163,5 @@ class ModelAdapter(Configured, ABC):
 
     @abstractmethod
     def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
-        """The stock pipeline of a folder, for text-to-video or with a given first frame; `dtype` as diffusers'
-        `torch_dtype`."""
+        """The stock pipeline of a folder, for text-to-video or with a given first frame, in this precision, its
+        autoencoder in float32 as `load` has it; in what diffusers reads without being told when None."""

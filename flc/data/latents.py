@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
@@ -21,24 +24,53 @@ from flc.flow import shifted
 from flc.models.condition import Condition
 from flc.models.folder import read_tensors
 
-FILE = "latents.safetensors"
+FILE, PARTS, PART = "latents.safetensors", "parts", 64
 
 
-def encode(adapter: Any, clips: Iterable[Clip], folder: Path, on_clip: Any = lambda: None, batch: int = 8) -> None:
-    """Write `latents.safetensors` (latents (N, C, F, H, W), caption index (N,)) and `captions.json`."""
-    captions: dict[str, int] = {}
-    index, latents, pending = [], [], []
-    for video, caption in clips:
-        index.append(captions.setdefault(caption, len(captions)))
-        pending.append(video)
-        if len(pending) == batch:
-            latents.append(adapter.encode(np.stack(pending)).cpu())
-            pending = []
-        on_clip()
-    if pending:
-        latents.append(adapter.encode(np.stack(pending)).cpu())
-    save_file({"latents": torch.cat(latents), "caption": torch.tensor(index)}, folder / FILE)
-    (folder / "captions.json").write_text(json.dumps(list(captions)))
+def encode(
+    adapter: Any, source: Callable[[int], Iterator[Clip]], folder: Path, on_clip: Any = lambda: None, batch: int = 8
+) -> None:
+    """Write `latents.safetensors` (latents (N, C, F, H, W), caption index (N,)) and `captions.json`.
+
+    `source(n)` yields all clips but the first n. Large ones take hours: what was encoded is written after every `PART`
+    clips, and a folder that has some goes on after them.
+    """
+    place = folder / PARTS
+    place.mkdir(exist_ok=True)
+    parts = sorted(place.glob("*.safetensors"))
+    captions = [caption for part in parts for caption in read_captions(part)]
+    _ = [on_clip() for _ in captions]
+    clips = source(len(captions))
+    while True:
+        latents: list[Tensor] = []
+        said: list[str] = []
+        while few := list(islice(clips, min(batch, PART - len(said)))):
+            latents.append(adapter.encode(np.stack([video for video, _ in few])).cpu())
+            said += [caption for _, caption in few]
+            _ = [on_clip() for _ in few]
+        if not said:
+            break
+        parts.append(write_part(place / f"{len(parts):06d}.safetensors", torch.cat(latents), said))
+        captions += said
+    known = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    whole = torch.cat([read_tensors(part)["latents"] for part in parts])
+    save_file({"latents": whole, "caption": torch.tensor([known[c] for c in captions])}, folder / FILE)
+    (folder / "captions.json").write_text(json.dumps(list(known)))
+    shutil.rmtree(place)
+
+
+def write_part(path: Path, latents: Tensor, captions: list[str]) -> Path:
+    """Whole or not at all."""
+    half = path.with_name(".new")
+    save_file({"latents": latents}, half, {"captions": json.dumps(captions)})
+    half.rename(path)
+    return path
+
+
+def read_captions(part: Path) -> list[str]:
+    with safe_open(part, "pt") as file:
+        captions: list[str] = json.loads(file.metadata()["captions"])
+    return captions
 
 
 class LatentClips:

@@ -12,7 +12,9 @@ def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     stochastic = declared["sampler"] == "sde"
     seeding = "torch.manual_seed(0)  # of the first noise and of each step's\n" if stochastic else ""
     own = "" if stochastic else "\n    generator=torch.Generator().manual_seed(0),"
-    precision = "" if dtype == "float32" else f", torch_dtype=torch.{dtype}"
+    # the autoencoder in float32, as it was measured and as Wan's own examples have it
+    each = f'{{"vae": torch.float32, "default": torch.{dtype}}}'
+    precision = "" if dtype == "float32" else f", torch_dtype={each}"
     return f"""import torch
 from diffusers import {kind}
 from diffusers.utils import export_to_video

@@ -331,7 +331,8 @@ class WanAdapter(ModelAdapter):
         pipe.save_pretrained(folder, safe_serialization=True)
 
     def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
-        return read_pipeline(self.stock_class(with_image), folder, **({"torch_dtype": DTYPES[dtype]} if dtype else {}))
+        each = {"vae": torch.float32, "default": DTYPES[dtype or "float32"]}
+        return read_pipeline(self.stock_class(with_image), folder, **({"torch_dtype": each} if dtype else {}))
 
     def stock_class(self, with_image: bool) -> type:
         return WanImageToVideoPipeline if with_image else WanPipeline

@@ -140,6 +140,12 @@ class Job:
                 self.console.warn(f"{name} will be n/a: {metric.summary}")
 
     @property
+    def clips_trained(self) -> int:
+        """How many clips are encoded: no more than the user has."""
+        count = self.recipe.prepare.clips
+        return min(count, len(read_captions(Path(self.recipe.data)))) if self.recipe.data else count
+
+    @property
     def clips_read(self) -> int:
         """How many clips of --data a run asks for: those trained on, prompts of the table, and its reference."""
         o = self.recipe.evaluate
@@ -147,8 +153,7 @@ class Job:
 
     def check_clips(self, listed: list[tuple[Path, str]]) -> None:
         """What a table of the user's clips cannot say."""
-        trained = self.recipe.prepare.clips
-        wanted = self.clips_read - trained
+        trained, wanted = self.clips_trained, self.clips_read - self.recipe.prepare.clips
         if len(listed) < self.clips_read:
             self.console.warn(
                 f"--data has {len(listed)} clips, {trained} are trained on and the table asks for {wanted} more, so it "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from flc.api import Channels, Objective, PrunePlan, RecoveryTrainer, Role, Sample, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode
-from flc.data.source import drawn_clips, folder_clips
+from flc.data.source import Clip, drawn_clips, folder_clips
 from flc.errors import PluginError, UserError
 from flc.models.channels import narrowed
 from flc.models.folder import check_weights, read_json
@@ -31,12 +32,19 @@ PLAN, STUDENT = "plan.json", "student.json"
 REMOVAL_CLIPS = 64
 
 
-def clips(job: Job, count: int, seed: int, begin: int = 0) -> Any:
+def clips(job: Job, count: int, seed: int, begin: int = 0) -> Iterator[Clip]:
     """Drawn ones from `seed`, or the user's from number `begin`: those that training has not seen come after its."""
     frames, height, width = job.size
     if job.recipe.data:
         return folder_clips(Path(job.recipe.data), count, frames, height, width, begin)
     return drawn_clips(count, frames, height, width, seed)
+
+
+def clips_of_training(job: Job, but: int) -> Iterator[Clip]:
+    """All that are encoded but the first ones; of the user's each once."""
+    if job.recipe.data:
+        return clips(job, job.clips_trained - but, 0, begin=but)
+    return islice(clips(job, job.clips_trained, job.recipe.seed), but, None)
 
 
 def prepare(job: Job) -> Path:
@@ -47,9 +55,8 @@ def prepare(job: Job) -> Path:
     def work(folder: Path) -> None:
         if not job.ranks.leader:
             return
-        source: Any = clips(job, r.prepare.clips, r.seed)
-        with job.console.bar("encode clips", r.prepare.clips) as bar:
-            encode(job.adapter, source, folder, bar.advance)
+        with job.console.bar("encode clips", job.clips_trained) as bar:
+            encode(job.adapter, lambda but: clips_of_training(job, but), folder, bar.advance)
 
     run_stage(out, of_data(job), inputs, work, job.ranks.leader)
     job.ranks.barrier()

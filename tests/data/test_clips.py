@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flc.data.latents import LatentClips, encode
 from flc.data.shapes import (
@@ -118,9 +119,37 @@ def test_a_users_folder(tmp_path):
     assert [c for _, c in later] == [clips[2][1], clips[0][1]], "those after the first two, then round again"
 
 
+def of(pairs):
+    """Clips as `encode` asks for them."""
+    return lambda but: iter(pairs[but:])
+
+
+def test_encoding_goes_on_after_what_was_written_before_a_clip_that_cannot_be_read(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("flc.data.latents.PART", 4)
+    pairs, bars, encoded = list(drawn_clips(11, 5, 48, 48, seed=0)), [], []
+    (tmp_path / "whole").mkdir()
+    encode(adapter, of(pairs), tmp_path / "whole", batch=3)
+
+    def broken(but):
+        yield from pairs[but:9]
+        raise UserError("the tenth cannot be read")
+
+    plain = adapter.encode
+    monkeypatch.setattr(adapter, "encode", lambda video: encoded.append(len(video)) or plain(video))
+    (tmp_path / "cut").mkdir()
+    with pytest.raises(UserError, match="the tenth"):
+        encode(adapter, broken, tmp_path / "cut", batch=3)
+    assert encoded == [3, 1, 3, 1] and not (tmp_path / "cut" / "latents.safetensors").exists()
+    encode(adapter, of(pairs), tmp_path / "cut", lambda: bars.append(1), batch=3)
+    assert encoded[4:] == [3] and len(bars) == 11, "the last three alone"
+    whole, cut = (load_file(tmp_path / name / "latents.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[k], cut[k]) for k in whole)
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {"latents.safetensors", "captions.json"}
+
+
 def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
     pairs = list(drawn_clips(10, 9, 48, 48, seed=0))
-    encode(adapter, pairs, tmp_path, batch=4)
+    encode(adapter, of(pairs), tmp_path, batch=4)
     data = LatentClips(tmp_path, adapter)
     batch = data.batch(torch.tensor([7, 2]), torch.tensor([True, False]))
     for row, index in enumerate((7, 2)):
@@ -164,7 +193,7 @@ def test_a_batch_has_texts_as_long_as_the_longest_of_all_clips_wherever_its_own_
     """So that what a clip's velocity is does not depend on its neighbours."""
     (video, _), *_ = drawn_clips(1, 9, 48, 48, seed=0)
     captions = ["a red circle moving left", "a", "a blue square moving up and then a little more"]
-    encode(adapter, [(video, caption) for caption in captions], tmp_path)
+    encode(adapter, of([(video, caption) for caption in captions]), tmp_path)
     data = LatentClips(tmp_path, adapter)
     longest = adapter.text(captions).shape[1]
     one = data.batch(torch.tensor([1]), None).cond.text
@@ -183,7 +212,7 @@ def test_a_caption_may_hold_any_character_of_json(tmp_path):
 
 
 def test_the_null_condition_is_the_negative_prompt(adapter, tmp_path):
-    encode(adapter, list(drawn_clips(2, 9, 48, 48, seed=0)), tmp_path, batch=2)
+    encode(adapter, of(list(drawn_clips(2, 9, 48, 48, seed=0))), tmp_path, batch=2)
     rows = torch.tensor([0, 1])
     plain, negative = (LatentClips(tmp_path, adapter, n).batch(rows, None).cond for n in ("", "a red square"))
     assert torch.equal(plain.null, adapter.text([""])) and torch.equal(negative.null, adapter.text(["a red square"]))

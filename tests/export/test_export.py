@@ -55,5 +55,6 @@ def test_the_printed_call_is_python():
         said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
         assert prompt in said and 24 in said
     text = call_example(DECLARED | {"dtype": "bfloat16"})
-    assert 'WanPipeline.from_pretrained(".", torch_dtype=torch.bfloat16)' in text
+    each = '{"vae": torch.float32, "default": torch.bfloat16}'
+    assert f'WanPipeline.from_pretrained(".", torch_dtype={each})' in text
     assert 'WanPipeline.from_pretrained(".")' in call_example(DECLARED)

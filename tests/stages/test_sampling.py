@@ -135,3 +135,22 @@ def test_flc_generate_has_the_pipelines_frames_and_writes_them(student, adapter,
     shown = read_video(out, 9, 192, 192)  # small clips are written four times as large
     # H.264 at crf 16 with chroma at half resolution: a mean error of a few 8-bit levels
     assert np.abs(shown - frames.repeat(4, 1).repeat(4, 2)).mean() < 0.02
+
+
+def test_a_stock_pipeline_in_bfloat16_has_the_autoencoder_that_clips_were_measured_with(adapter):
+    pipe = adapter.stock_pipeline(EMBEDDED, False, "bfloat16")
+    ours = type(adapter)().load(EMBEDDED, dtype="bfloat16")
+    for one in (pipe, ours.pipe):
+        assert one.vae.dtype == torch.float32 and one.transformer.patch_embedding.weight.dtype == torch.bfloat16
+    scheduler = adapter.schedule(4, 3.0, "ode").scheduler
+    pipe.scheduler = scheduler
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(7)
+    frames = pipe(prompt=PROMPT, **SIZE, num_inference_steps=4, guidance_scale=1.0, output_type="np",
+                  generator=generator).frames[0]  # fmt: skip
+    net = RoleNet(ours, ours.transformer, ours.transformer, View())
+    generators = generators_for([7])
+    noise = noise_for(ours.latent_shape(9, 48, 48), generators)
+    made = ours.decode(sample(net, scheduler, 4, 1.0, noise, ours.condition([PROMPT]), generators))[0]
+    # bfloat16 has 8 bits: text padding folded, through four steps; a mean of two 8-bit levels
+    assert np.abs(frames - made).mean() < 8e-3
