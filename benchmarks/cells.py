@@ -119,12 +119,13 @@ def digest(values: Any) -> str:
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What makes a run the run it is: its recipe, with files and folders by their last name, and no interpreter."""
+    """What makes a run the run it is: its recipe, with files and folders by their last name, without an interpreter
+    and without what says where an optimizer lies."""
 
     def named(values: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
         return {k: Path(v).name if k in places and v else v for k, v in values.items()}
 
-    values = recipe.model_dump(mode="json")
+    values = recipe.model_dump(mode="json", exclude={"offload"})
     evaluate = named(values["evaluate"], EVALUATE_PLACES) | {"vbench_python": None, "vbench_data": None}
     return named(values, PLACES) | {"evaluate": evaluate}
 

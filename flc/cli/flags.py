@@ -37,6 +37,11 @@ RUN: list[Flag] = [
     ("dtype", Annotated[str | None, Opt(help="float32, bfloat16 or float16.")], None),
     ("engine", Annotated[str | None, Opt(help="plain, or deepspeed (under torchrun).")], None),
     ("zero", Annotated[int | None, Opt(help="ZeRO stage 1, 2 or 3, with --engine deepspeed.")], None),
+    (
+        "offload",
+        Annotated[bool | None, Opt("--offload", help="Optimizer on the CPU, with --engine deepspeed.")],
+        None,
+    ),
 ]
 PRUNER: Flag = ("pruner", Annotated[str | None, Opt(help="Which blocks stay: elbo, uniform, ...")], None)
 KEEP: Flag = ("keep", Annotated[float | None, Opt(help="Share of block parameters that stay, in (0, 1].")], None)

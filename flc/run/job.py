@@ -171,6 +171,8 @@ class Job:
             self.algorithm(kind)
         if self.recipe.zero is not None and self.recipe.engine == "plain":
             raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
+        if self.recipe.offload and self.recipe.engine == "plain":
+            raise UserError("--offload has no effect with --engine plain: add --engine deepspeed")
         self.check_training(stages)
 
     def check(self, stages: Collection[str] = STAGES) -> None:

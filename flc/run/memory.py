@@ -20,6 +20,7 @@ class Sharing:
 
     zero: int = 0
     world: int = 1
+    offload: bool = False
 
     def ranks(self, stage: int) -> int:
         return self.world if self.zero >= stage else 1
@@ -31,7 +32,8 @@ def bytes_of_role(parameters: int, trained: int, role: Role, width: int, sharing
     total = parameters * width // sharing.ranks(3) if role.train in ("full", "follow", "head") else 0
     if role.optim:
         masters = 4 if width < 4 or sharing.zero else 0
-        total += trained * width // sharing.ranks(2) + trained * (8 + masters) // sharing.ranks(1)
+        held = 0 if sharing.offload else 8 + masters
+        total += trained * width // sharing.ranks(2) + trained * held // sharing.ranks(1)
     return total + (trained * 4 // sharing.ranks(3) if role.ema else 0)
 
 
@@ -83,7 +85,8 @@ def bytes_of_stage(job: Job, objective: Objective, channels: Channels | None, ta
     """On one rank: frozen networks, and every role's own. (A GPU holds nothing else: the model's own transformer is
     parked while another one is distilled.)"""
     zero = job.zero if job.recipe.engine == "deepspeed" else 0
-    sharing, weights, width = Sharing(zero, job.ranks.world), narrower(job.budget, channels), job.adapter.dtype.itemsize
+    sharing = Sharing(zero, job.ranks.world, job.recipe.offload)
+    weights, width = narrower(job.budget, channels), job.adapter.dtype.itemsize
     whole = sum(p.numel() for p in job.adapter.transformer.parameters())
     rest = whole - kept_parameters(job.budget.weights, View())
     counts = (whole, rest + kept_parameters(weights, View()))

@@ -100,8 +100,11 @@ def check_optim(optim: Optim | None) -> None:
         )
 
 
-def settings(module: nn.Module, optim: Optim | None, zero: int, local_batch: int) -> dict[str, Any]:
-    """deepspeed's configuration of one engine; without `optim`, of frozen weights."""
+def settings(
+    module: nn.Module, optim: Optim | None, zero: int, local_batch: int, offload: bool = False
+) -> dict[str, Any]:
+    """deepspeed's configuration of one engine; without `optim`, of frozen weights. `offload`: masters and moments are
+    held, and updated, on the CPU."""
     dtypes = {p.dtype for p in module.parameters()}
     if torch.float16 in dtypes:
         raise UserError("--engine deepspeed trains in float32 or bfloat16: float16 would need loss scaling")
@@ -113,38 +116,54 @@ def settings(module: nn.Module, optim: Optim | None, zero: int, local_batch: int
     }
     if optim is None:
         return config
+    if offload:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW, the same as without
     adamw = {"lr": optim.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
     config["optimizer"] = {"type": "AdamW", "params": adamw | {"torch_adam": True, "adam_w_mode": True}}
     config["gradient_clipping"] = optim.clip  # deepspeed clips at 1 when it is not told
     return config
 
 
+CPU = torch.device("cpu")
+
+
 class DeepSpeedEngine:
     """Several processes; each holds a slice of every batch and, by ZeRO stage, of optimizer, gradients, weights."""
 
     def __init__(
-        self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role], zero: int, local_batch: int
+        self,
+        modules: Mapping[str, nn.Module],
+        roles: Mapping[str, Role],
+        zero: int,
+        local_batch: int,
+        offload: bool = False,
     ) -> None:
-        self.modules, self.roles, self.zero = modules, roles, zero
+        self.modules, self.roles, self.zero, self.offload = modules, roles, zero, offload
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
         self.reached: set[nn.Parameter] = set()
         self.engines: dict[int, Any] = {}
         self.hooks: list[Any] = []
+        self.device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else CPU
+        # deepspeed loses count of a sharded module that has nothing to train when a gradient passes through it
+        whole = {id(modules[name]) for name, role in roles.items() if role.passes}
+        trained = {id(modules[name]) for name in self.parameters}
+        # Each whole network is on the device for the moment before it is sharded: the frozen ones first.
+        for module in modules.values() if zero == 3 else ():
+            if id(module) in whole:
+                module.to(self.device)
+            elif id(module) not in trained and id(module) not in self.engines:
+                self._wrap(module, None, None, local_batch)
         for name, parameters in self.parameters.items():
             assert id(modules[name]) not in self.engines, "two trained roles share one module"
             check_optim(roles[name].optim)
+            modules[name].to(self.device)
             self.activate(name)  # deepspeed takes what requires a gradient
             for p in parameters.values():
                 # before deepspeed's own, which takes `p.grad` away
                 self.hooks.append(p.register_post_accumulate_grad_hook(self._record))
             self._wrap(modules[name], roles[name].optim, list(parameters.values()), local_batch)
-        # deepspeed loses count of a sharded module that has nothing to train when a gradient passes through it
-        whole = {id(modules[name]) for name, role in roles.items() if role.passes}
-        for module in modules.values():
-            if zero == 3 and id(module) not in self.engines and id(module) not in whole:
-                self._wrap(module, None, None, local_batch)
-        self.device = next(next(iter(modules.values())).parameters()).device
         self.square = torch.zeros((), device=self.device)
         #: In float32; of the whole weights under ZeRO 1 and 2, of this rank's shards under ZeRO-3.
         self.averages = {n: Averaged(self._held(n), roles[n].ema) for n in self.parameters if roles[n].ema}
@@ -152,7 +171,7 @@ class DeepSpeedEngine:
             self.averages |= {f: Averaged(self._held(name), roles[f].ema) for f in followers(name, roles)}
 
     def _wrap(self, module: nn.Module, optim: Optim | None, parameters: Any, local_batch: int) -> None:
-        config = settings(module, optim, self.zero, local_batch)
+        config = settings(module, optim, self.zero, local_batch, self.offload)
         self.engines[id(module)] = library().initialize(model=module, model_parameters=parameters, config=config)[0]
 
     def _engine(self, role: str) -> Any:

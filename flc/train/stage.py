@@ -20,12 +20,12 @@ from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
 from flc.train.nets import TEACHER, UNPRUNED, RoleNet, build, connect
 
 
-def make_engine(kind: str, zero: int, modules: dict[str, nn.Module], roles: Any, local_batch: int) -> Engine:
-    if kind == "plain":
+def make_engine(job: Any, modules: dict[str, nn.Module], roles: Any, local_batch: int) -> Engine:
+    if job.recipe.engine == "plain":
         return PlainEngine(modules, roles)
     from flc.train.deepspeed import DeepSpeedEngine
 
-    return DeepSpeedEngine(modules, roles, zero, local_batch)
+    return DeepSpeedEngine(modules, roles, job.zero, local_batch, job.recipe.offload)
 
 
 def train_stage(
@@ -48,6 +48,9 @@ def train_stage(
     roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
     local = options.batch // world  # `Job.check` has seen that it divides
     job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
+    if job.recipe.engine == "deepspeed" and job.zero == 3:  # copies are made where they are not in each other's way
+        for module in filter(None, (source, unpruned)):
+            module.to("cpu")
     modules = build(adapter, source, roles, job.recipe.seed, unpruned)
     networks = {role: module for role, module in modules.items() if roles[role].train != "head"}
     if options.checkpointing:
@@ -56,7 +59,7 @@ def train_stage(
     everything = modules | ({TEACHER: source} if teacher else {})
     if teacher and unpruned is not None:
         everything[UNPRUNED] = unpruned
-    engine = make_engine(job.recipe.engine, job.zero, everything, roles, local)
+    engine = make_engine(job, everything, roles, local)
     nets = connect(adapter, everything, roles, engine.call, teacher)
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)

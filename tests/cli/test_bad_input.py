@@ -396,6 +396,10 @@ def test_one_step_of_a_schedule_of_several_is_refused(refused, place):
     assert "--steps 1: the schedule of model has 4 steps and makes nothing of one" in line
 
 
+def test_offload_is_of_deepspeed(refused, place):
+    assert "--offload has no effect with --engine plain" in refused("compress", "--offload", "--out", "run")
+
+
 def test_ranks_count_and_run_nothing(flc, refused, place):
     assert "--ranks counts" in refused("compress", "--ranks", "16", "--out", "run")
     assert "--engine plain is one process" in refused("compress", "--ranks", "16", "--out", "run", "--dry-run")

@@ -25,7 +25,7 @@ EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
 FLAGS = [
     "--model", "--data", "--pruner", "--recovery", "--distiller", "--teacher", "--steps", "--keep", "--recipe", "--set",
     "--seed", "--out", "--resume", "--dry-run", "--ranks", "--height", "--width", "--frames", "--guidance",
-    "--negative-prompt", "--device", "--dtype", "--preset", "--engine", "--zero",
+    "--negative-prompt", "--device", "--dtype", "--preset", "--engine", "--zero", "--offload",
 ]  # fmt: skip
 
 

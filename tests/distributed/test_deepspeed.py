@@ -98,7 +98,7 @@ def tiny() -> Any:
 class Miniature:
     """One objective with everything around it, on one process or on the ranks of a process group."""
 
-    def __init__(self, case: str, zero: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, case: str, zero: int = 0, rank: int = 0, world: int = 1, offload: bool = False) -> None:
         kind, name, options = CASES[case]
         adapter: Any = WanAdapter()
         adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
@@ -117,7 +117,7 @@ class Miniature:
         if zero:
             from flc.train.deepspeed import DeepSpeedEngine
 
-            self.engine = DeepSpeedEngine(everything, roles, zero, self.local)
+            self.engine = DeepSpeedEngine(everything, roles, zero, self.local, offload)
         self.followers = [n for n, r in roles.items() if r.train == "follow"]
         self.nets = connect(adapter, everything, roles, self.engine.call, (create("teacher", "well-guided"), PRUNED))
 
@@ -160,8 +160,8 @@ class Miniature:
 # -- the ranks' program -----------------------------------------------------------------------------------------
 
 
-def poisoned(kind: str, zero: int, rank: int, folder: Path) -> str:
-    m = Miniature("skipping", zero, rank, 2)
+def poisoned(kind: str, zero: int, rank: int, folder: Path, offload: bool) -> str:
+    m = Miniature("skipping", zero, rank, 2, offload)
     m.objective.poison = kind if rank == 1 else ""
     before = m.weights()
     try:
@@ -173,7 +173,7 @@ def poisoned(kind: str, zero: int, rank: int, folder: Path) -> str:
     return "went on"
 
 
-def cut_and_resumed(case: str, zero: int, rank: int, folder: Path) -> dict[str, torch.Tensor]:
+def cut_and_resumed(case: str, zero: int, rank: int, folder: Path, offload: bool) -> dict[str, torch.Tensor]:
     """A signal reaches rank 1 alone during iteration 2; a fresh start goes on to the end."""
 
     def signalled(step: int, metrics: Any) -> None:
@@ -181,7 +181,7 @@ def cut_and_resumed(case: str, zero: int, rank: int, folder: Path) -> dict[str, 
             STOP.signal = 15
 
     try:
-        Miniature(case, zero, rank, 2).run(folder / f"cut-{case}", signalled)
+        Miniature(case, zero, rank, 2, offload).run(folder / f"cut-{case}", signalled)
     except Interrupted as stopped:
         assert stopped.signal == 15
     else:
@@ -189,10 +189,10 @@ def cut_and_resumed(case: str, zero: int, rank: int, folder: Path) -> dict[str, 
     STOP.signal = None
     reached = checkpoint_path(folder / f"cut-{case}")
     assert reached is not None and reached.name == "step-0000002", reached
-    return Miniature(case, zero, rank, 2).run(folder / f"cut-{case}")
+    return Miniature(case, zero, rank, 2, offload).run(folder / f"cut-{case}")
 
 
-def rank_main(zero: int, folder: Path) -> None:
+def rank_main(zero: int, offload: bool, folder: Path) -> None:
     from flc.train import deepspeed
 
     torch.set_num_threads(1)
@@ -213,25 +213,29 @@ def rank_main(zero: int, folder: Path) -> None:
             save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
 
     for running in (case for case in CASES if zero == 3 or case not in ZERO3_ONLY):
-        keep(running, Miniature(running, zero, rank, 2).run(folder / running))
+        keep(running, Miniature(running, zero, rank, 2, offload).run(folder / running))
     for running in RESUMED if zero > 1 else ():
-        keep(f"resumed-{running}", cut_and_resumed(running, zero, rank, folder))
+        keep(f"resumed-{running}", cut_and_resumed(running, zero, rank, folder, offload))
     running = ""
-    said = {kind: poisoned(kind, zero, rank, folder) for kind in ("loss", "gradient")}
+    said = {kind: poisoned(kind, zero, rank, folder, offload) for kind in ("loss", "gradient")}
     (folder / f"rank-{rank}.json").write_text(json.dumps(said))
 
 
 # -- the tests ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3], ids=["zero1", "zero2", "zero3"])
+@pytest.fixture(
+    scope="module",
+    params=[(1, False), (2, False), (3, False), (2, True), (3, True)],
+    ids=["zero1", "zero2", "zero3", "zero2, offload", "zero3, offload"],
+)
 def ranks(request, tmp_path_factory) -> tuple[int, Path]:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install 'flc[deepspeed]'")
-    zero, folder = request.param, tmp_path_factory.mktemp(f"zero{request.param}")
+    (zero, offload), folder = request.param, tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     with open(folder / "output.txt", "w") as output:
-        launch = subprocess.Popen([*command, __file__, str(zero), str(folder)], env=environment,
+        launch = subprocess.Popen([*command, __file__, str(zero), str(int(offload)), str(folder)], env=environment,
                                   stdout=output, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
         try:
             code = launch.wait(timeout=300)
@@ -315,7 +319,7 @@ def test_one_ranks_non_finite_value_stops_both_before_the_optimizer(ranks, kind)
 
 
 if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), Path(sys.argv[2]))
+    rank_main(int(sys.argv[1]), sys.argv[2] == "1", Path(sys.argv[3]))
     from flc.train.deepspeed import leave
 
     leave(0)

@@ -50,6 +50,8 @@ def test_bytes_of_a_parameter_on_one_of_several_ranks(zero, expected):
     role = Role("full", optim=TRAINED, ema=0.9)
     assert bytes_of_role(100, 100, role, 2, Sharing(zero, 4)) == 100 * expected
     assert bytes_of_role(100, 100, role, 2, Sharing(zero, 1)) == 2000, "one rank holds all"
+    gone = 12 / 4
+    assert bytes_of_role(100, 100, role, 2, Sharing(zero, 4, offload=True)) == 100 * (expected - gone), "on the CPU"
 
 
 def test_disk_holds_the_stages_and_two_checkpoints(tmp_path):
