@@ -65,25 +65,39 @@ def fitted(image: Any, height: int, width: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
 
 
-def read_video(path: Path, frames: int, height: int, width: int) -> np.ndarray:
-    """The first `frames` frames, scaled to cover height x width and cropped at the centre."""
+def step_of(rate: Fraction | None, fps: int | None) -> float:
+    """Every how many frames of a video one is taken, so that what moves has its own speed at the model's frame rate:
+    of a faster one some are left out, a slower one (or of an unknown rate) is taken as it is."""
+    return max(1.0, float(rate / fps)) if rate and fps else 1.0
+
+
+def read_video(path: Path, frames: int, height: int, width: int, fps: int | None = None) -> np.ndarray:
+    """The first `frames` frames at no more than `fps` a second, scaled to cover height x width and cropped at the
+    centre."""
     import av
 
     out: list[np.ndarray] = []
     try:
         with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                out.append(fitted(frame.to_image(), height, width))
+            step = step_of(container.streams.video[0].average_rate, fps)
+            for number, frame in enumerate(container.decode(video=0)):
+                if number == round(len(out) * step):
+                    out.append(fitted(frame.to_image(), height, width))
                 if len(out) == frames:
                     break
     except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: a file of sound only
         raise UserError(f"{path} cannot be read as a video: {error}") from error
     if len(out) < frames:
-        raise UserError(f"{path} has {len(out)} frames, {frames} are needed: give --frames {len(out)} or fewer")
+        raise UserError(too_short(path, len(out), frames, fps, step))
     return np.stack(out)
 
 
-def check_video(path: Path, frames: int) -> None:
+def too_short(path: Path, count: int, frames: int, fps: int | None, step: float) -> str:
+    at = f" at the model's {fps} a second" if step > 1 else ""
+    return f"{path} has {count} frames{at}, {frames} are needed: give --frames {count} or fewer"
+
+
+def check_video(path: Path, frames: int, fps: int | None = None) -> None:
     """Whether a file can be opened as a video of that many frames, by its header: nothing is decoded."""
     import av
 
@@ -91,19 +105,23 @@ def check_video(path: Path, frames: int) -> None:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path} cannot be read as a video: it holds no pictures")
-            count = container.streams.video[0].frames  # 0: the header does not say
+            stream = container.streams.video[0]
+            count, step = stream.frames, step_of(stream.average_rate, fps)  # 0 frames: the header does not say
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} cannot be read as a video: {error}") from error
-    if 0 < count < frames:
-        raise UserError(f"{path} has {count} frames, {frames} are needed: give --frames {count} or fewer")
+    taken = sum(1 for k in range(frames) if round(k * step) < count)
+    if count > 0 and taken < frames:
+        raise UserError(too_short(path, taken, frames, fps, step))
 
 
-def folder_clips(folder: Path, count: int, frames: int, height: int, width: int, begin: int = 0) -> Iterator[Clip]:
+def folder_clips(
+    folder: Path, count: int, frames: int, height: int, width: int, begin: int = 0, fps: int | None = None
+) -> Iterator[Clip]:
     """`count` clips of a user's folder from number `begin`; after the last one comes the first again."""
     rows = read_manifest(folder)
     for index in range(begin, begin + count):
         path, caption = rows[index % len(rows)]
-        yield read_video(path, frames, height, width), caption
+        yield read_video(path, frames, height, width, fps), caption
 
 
 def write_video(path: Path, video: np.ndarray, fps: int = 8, scale: int = 1) -> None:

@@ -66,6 +66,10 @@ class Job:
         given = (r.frames, r.height, r.width)
         return tuple(g or d for g, d in zip(given, default, strict=True))  # type: ignore[return-value]
 
+    @property
+    def fps(self) -> int:
+        return int(self.adapter.fps_of(self.model_folder))
+
     @cached_property
     def latent_shape(self) -> tuple[int, int, int, int]:
         return self.adapter.latent_shape(*self.size)
@@ -193,9 +197,9 @@ class Job:
         if "evaluate" in stages and self.size[0] < LEAST_FRAMES:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
         if listed and not READ_DATA.isdisjoint(stages):
-            read_video(listed[0][0], *self.size)
+            read_video(listed[0][0], *self.size, self.fps)
             for path, _ in listed[: self.clips_read]:
-                check_video(path, self.size[0])
+                check_video(path, self.size[0], self.fps)
         if listed and {"distill", "evaluate"} <= set(stages):
             self.check_clips(listed)
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)

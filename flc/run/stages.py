@@ -36,7 +36,7 @@ def clips(job: Job, count: int, seed: int, begin: int = 0) -> Iterator[Clip]:
     """Drawn ones from `seed`, or the user's from number `begin`: those that training has not seen come after its."""
     frames, height, width = job.size
     if job.recipe.data:
-        return folder_clips(Path(job.recipe.data), count, frames, height, width, begin)
+        return folder_clips(Path(job.recipe.data), count, frames, height, width, begin, job.fps)
     return drawn_clips(count, frames, height, width, seed)
 
 

@@ -12,7 +12,9 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
 from benchmarks.cells import Runs, Scale
+from benchmarks.common import ROOT
 from benchmarks.table2 import OURS, others
+from flc.cli import main
 from flc.data.source import drawn_clips, write_video
 from flc.models.folder import EMBEDDED
 
@@ -112,6 +114,22 @@ def test_a_full_size_is_counted_for_its_sixteen_gpus_without_weights_clips_or_a_
     assert found["recover"] == ["4000", "4000", "1", f"{recovered:.2f}"], "the original, and the student"
     assert found["distill"] == ["5000", "1000", "1", f"{distilled:.2f}"], "the teacher, student and fake network"
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
+    """With the optimizer on the CPU: 2 bytes a frozen parameter, 2 + 2 a trained one, 4 of an average."""
+    transformer = configs("wan-14b", tmp_path)
+    whole = sum(p.numel() for p in transformer.parameters())
+    pruned = whole - 12 * sum(p.numel() for p in transformer.blocks[0].parameters())
+    recipe = ["--recipe", str(ROOT / "examples" / "wan-14b.yaml"), "--model", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(["compress", *recipe, "--dry-run", "--ranks", "8"])
+    said = capsys.readouterr().out
+    found = {row[0]: row[1:] for line in said.splitlines() if len(row := re.findall(r"[\w.]+", line)) == 5}
+    recovered, distilled = (2 + 8) * whole / 8e9, (2 * whole + (8 + 4) * pruned) / 8e9
+    assert ended.value.code == 0 and distilled < 19
+    assert found == {"recover": ["4000", "4000", "1", f"{recovered:.2f}"],
+                     "distill": ["5000", "1000", "1", f"{distilled:.2f}"]}  # fmt: skip
 
 
 def test_a_family_without_adapter_is_refused_in_one_line(places, tmp_path):

@@ -24,7 +24,7 @@ from flc.data.shapes import (
     sample_spec,
     texture,
 )
-from flc.data.source import drawn_clips, folder_clips, read_manifest, read_video, write_video
+from flc.data.source import check_video, drawn_clips, folder_clips, read_manifest, read_video, write_video
 from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.models.condition import join
@@ -104,6 +104,24 @@ def test_a_video_is_read_back(tmp_path):
     assert np.abs(back - video).mean() < 0.02  # H.264 at crf 16, chroma at half resolution
     with pytest.raises(UserError, match="has 17 frames, 33 are needed"):
         read_video(tmp_path / "a.mp4", 33, 48, 48)
+
+
+def test_a_faster_video_is_taken_at_the_models_frame_rate_and_a_slower_one_as_it_is(tmp_path):
+    """Frames are told apart by their brightness."""
+    video = np.stack([np.full((48, 48, 3), 0.1 + 0.02 * k, np.float32) for k in range(36)])
+    write_video(tmp_path / "30.mp4", video, fps=30)
+
+    def taken(frames: int, fps: int | None) -> list[int]:
+        found = read_video(tmp_path / "30.mp4", frames, 48, 48, fps)
+        return [round(float((f.mean() - 0.1) / 0.02)) for f in found]
+
+    assert taken(4, 15) == [0, 2, 4, 6] and taken(5, 24) == [0, 1, 2, 4, 5]
+    assert taken(4, 60) == taken(4, 30) == taken(4, None) == [0, 1, 2, 3]
+    check_video(tmp_path / "30.mp4", 18, 15)
+    for look in (lambda: check_video(tmp_path / "30.mp4", 19, 15), lambda: taken(19, 15)):
+        with pytest.raises(UserError, match="has 18 frames at the model's 15 a second, 19 are needed"):
+            look()
+    check_video(tmp_path / "30.mp4", 36, 60)
 
 
 def test_a_users_folder(tmp_path):
