@@ -39,7 +39,8 @@ def encode(
     place.mkdir(exist_ok=True)
     parts = sorted(place.glob("*.safetensors"))
     captions = [caption for part in parts for caption in read_captions(part)]
-    _ = [on_clip() for _ in captions]
+    for _ in captions:
+        on_clip()
     clips = source(len(captions))
     while True:
         latents: list[Tensor] = []
@@ -47,7 +48,8 @@ def encode(
         while few := list(islice(clips, min(batch, PART - len(said)))):
             latents.append(adapter.encode(np.stack([video for video, _ in few])).cpu())
             said += [caption for _, caption in few]
-            _ = [on_clip() for _ in few]
+            for _ in few:
+                on_clip()
         if not said:
             break
         parts.append(write_part(place / f"{len(parts):06d}.safetensors", torch.cat(latents), said))
