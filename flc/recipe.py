@@ -126,7 +126,7 @@ class Recipe(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     engine: Literal["plain", "deepspeed"] = "plain"
     zero: Literal[1, 2, 3] | None = Field(None, description="ZeRO stage of --engine deepspeed; 2 when absent")
-    offload: bool = Field(False, description="optimizer on the CPU, with --engine deepspeed")
+    offload: bool = Field(False, description="optimizer on the CPU, with --engine deepspeed --zero 3")
     pruner: Choice = Choice(name="elbo")
     recovery: Choice = Choice(name="bernoulli")
     distiller: Choice = Choice(name="dmd")

@@ -39,7 +39,7 @@ RUN: list[Flag] = [
     ("zero", Annotated[int | None, Opt(help="ZeRO stage 1, 2 or 3, with --engine deepspeed.")], None),
     (
         "offload",
-        Annotated[bool | None, Opt("--offload", help="Optimizer on the CPU, with --engine deepspeed.")],
+        Annotated[bool | None, Opt("--offload", help="Optimizer on the CPU, with --engine deepspeed --zero 3.")],
         None,
     ),
 ]

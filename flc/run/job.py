@@ -176,7 +176,10 @@ class Job:
         if self.recipe.zero is not None and self.recipe.engine == "plain":
             raise UserError(f"--zero {self.recipe.zero} has no effect with --engine plain: add --engine deepspeed")
         if self.recipe.offload and self.recipe.engine == "plain":
-            raise UserError("--offload has no effect with --engine plain: add --engine deepspeed")
+            raise UserError("--offload has no effect with --engine plain: add --engine deepspeed --zero 3")
+        if self.recipe.offload and self.zero != 3:
+            # below, deepspeed 0.19.8 takes a skipped block's last gradient again, and leaves no place to clear it
+            raise UserError(f"--offload goes with --zero 3, not with {self.zero}: give both, or neither")
         self.check_training(stages)
 
     def check(self, stages: Collection[str] = STAGES) -> None:

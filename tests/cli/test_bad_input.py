@@ -396,8 +396,10 @@ def test_one_step_of_a_schedule_of_several_is_refused(refused, place):
     assert "--steps 1: the schedule of model has 4 steps and makes nothing of one" in line
 
 
-def test_offload_is_of_deepspeed(refused, place):
+def test_offload_is_of_deepspeed_under_zero_3(refused, place):
     assert "--offload has no effect with --engine plain" in refused("compress", "--offload", "--out", "run")
+    line = refused("compress", "--offload", "--engine", "deepspeed", "--dry-run", "--ranks", "2")
+    assert "--offload goes with --zero 3, not with 2" in line
 
 
 def test_ranks_count_and_run_nothing(flc, refused, place):
