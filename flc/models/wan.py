@@ -48,13 +48,17 @@ def running_dtype(transformer: Any) -> torch.dtype:
     return transformer.patch_embedding.weight.dtype
 
 
+def unreadable(folder: Path, error: Exception) -> str:
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    return f"{folder} does not load as a Wan pipeline: {said}"
+
+
 def read_pipeline(cls: Any, folder: Path, **options: Any) -> Any:
     """A stock pipeline of a folder, whole and finite."""
     try:
         pipe = cls.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # a stranger's configs and headers may be wrong in any way
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder} does not load as a Wan pipeline: {said}") from error
+        raise UserError(unreadable(folder, error)) from error
     for name in WEIGHTED:
         if getattr(pipe, name) is None:
             raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
@@ -122,15 +126,16 @@ class WanAdapter(ModelAdapter):
 
     def outline(self, folder: Path, dtype: str = "float32") -> WanAdapter:
         self.device, self._texts, self.notes = torch.device("meta"), {}, read_notes(folder)
-        with self.device:
-            parts: dict[str, Any] = {
-                name: cls.from_config(read_json(folder / name / "config.json"))
-                for name, cls in (("transformer", WanTransformer3DModel), ("vae", AutoencoderKLWan))
-            }
-        parts["transformer"].to(DTYPES[dtype]).requires_grad_(False)
-        self.pipe = WanPipeline.from_pretrained(
-            folder, local_files_only=True, text_encoder=None, tokenizer=None, **parts
-        )
+        classes: dict[str, Any] = {"transformer": WanTransformer3DModel, "vae": AutoencoderKLWan}
+        configs = {name: read_json(folder / name / "config.json") for name in classes}
+        try:
+            with self.device:
+                parts: dict[str, Any] = {name: cls.from_config(configs[name]) for name, cls in classes.items()}
+            parts |= {"text_encoder": None, "tokenizer": None}
+            self.pipe = WanPipeline.from_pretrained(folder, local_files_only=True, **parts)
+        except Exception as error:  # a stranger's configs may be wrong in any way
+            raise UserError(unreadable(folder, error)) from error
+        self.pipe.transformer.to(DTYPES[dtype]).requires_grad_(False)
         self._refuse_unsupported(folder)
         return self
 

@@ -105,7 +105,7 @@ def dry_run(job: Job, scratch: Path) -> None:
     table.add_row("evaluate", str(calls), "", f"{seconds:.2f}", f"{calls * seconds / 60:.1f}", "")
     show(table)
     others, most = bytes_of_encoders(job) / 1e9, peak(job.adapter.device) / 1e9
-    show(f"not in it: text encoder and autoencoder on every rank, {others:.2g} GB; activations")
+    show(f"not in it: autoencoder, and text encoder while it encodes, on every rank, {others:.2g} GB; activations")
     show(f"peak of this process while it timed: {most:.2f} GB ({job.adapter.device.type})")
     show(f"about {total:.0f} minutes after encoding and scoring, on {job.adapter.device}; nothing was written")
 

@@ -105,7 +105,6 @@ def bytes_of_stage(job: Job, objective: Objective, channels: Channels | None, ta
 
 
 def bytes_of_encoders(job: Job) -> int:
-    """The components that are not compressed, as they lie in the model's folder: they stay on the device all the
-    time."""
+    """The components that are not compressed, as they lie in the model's folder."""
     files = job.model_folder.rglob("*.safetensors")
     return sum(f.stat().st_size for f in files if f.parent.name != "transformer")

@@ -396,6 +396,18 @@ def test_one_step_of_a_schedule_of_several_is_refused(refused, place):
     assert "--steps 1: the schedule of model has 4 steps and makes nothing of one" in line
 
 
+def test_configs_alone_are_enough_to_count_and_broken_ones_are_one_line(flc, refused, place):
+    shutil.copytree(EMBEDDED, place / "configs", ignore=shutil.ignore_patterns("*.safetensors"))
+    code, out, err = flc("compress", "--model", "configs", "--dry-run", "--ranks", "1", "--preset", "full")
+    assert code == 0 and "7 of 10 blocks stay" in out, err
+    assert "holds no *.safetensors weights" in refused("compress", "--model", "configs", "--dry-run")
+    (place / "configs" / "transformer" / "config.json").write_text(
+        json.dumps({"_class_name": "WanTransformer3DModel", "num_layers": "many"})
+    )
+    line = refused("compress", "--model", "configs", "--dry-run", "--ranks", "1")
+    assert "configs does not load as a Wan pipeline" in line
+
+
 def test_offload_is_of_deepspeed_under_zero_3(refused, place):
     assert "--offload has no effect with --engine plain" in refused("compress", "--offload", "--out", "run")
     line = refused("compress", "--offload", "--engine", "deepspeed", "--dry-run", "--ranks", "2")
