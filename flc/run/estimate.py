@@ -52,9 +52,13 @@ def columns(*names: str) -> Table:
     return table
 
 
+def trains(objective: Any, iterations: int) -> bool:
+    return bool(objective.trains and iterations)
+
+
 def counts(objective: Any, iterations: int) -> tuple[str, str]:
     """Of `COUNTS`."""
-    return str(iterations), str(objective.updates(iterations) if objective.trains and iterations else 0)
+    return (str(iterations), str(objective.updates(iterations))) if trains(objective, iterations) else ("0", "0")
 
 
 def count(job: Job) -> None:
@@ -69,6 +73,9 @@ def count(job: Job) -> None:
     table = columns(*COUNTS, "samples a rank and iteration", MEMORY)
     for name, kind in STAGES:
         stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
+        if not trains(objective, stage.iterations):
+            table.add_row(name, *counts(objective, stage.iterations), "", "")
+            continue
         memory = bytes_of_stage(job, objective, None, teacher is not None)
         table.add_row(name, *counts(objective, stage.iterations), str(stage.batch // ranks), f"{memory / 1e9:.2f}")
     show(table)
@@ -92,10 +99,11 @@ def dry_run(job: Job, scratch: Path) -> None:
     table, total = columns(*COUNTS, "s/iteration", "minutes", MEMORY), 0.0
     for name, kind in STAGES:
         stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
-        trains, seconds = objective.trains and stage.iterations, 0.0
-        if trains:
-            with stages.parked(job, True):
-                seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations
+        if not trains(objective, stage.iterations):
+            table.add_row(name, *counts(objective, stage.iterations), "", "", "")
+            continue
+        with stages.parked(job, True):
+            seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations
         memory, minutes = bytes_of_stage(job, objective, channels, teacher is not None), seconds * stage.iterations / 60
         total += minutes
         timed = counts(objective, stage.iterations)

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipe
 
 from benchmarks.cells import Runs, Scale
 from benchmarks.common import ROOT
+from benchmarks.table import TEACHER
 from benchmarks.table2 import OURS, others
 from flc.cli import main
 from flc.data.source import drawn_clips, write_video
@@ -114,6 +115,17 @@ def test_a_full_size_is_counted_for_its_sixteen_gpus_without_weights_clips_or_a_
     assert found["recover"] == ["4000", "4000", "1", f"{recovered:.2f}"], "the original, and the student"
     assert found["distill"] == ["5000", "1000", "1", f"{distilled:.2f}"], "the teacher, student and fake network"
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_stage_that_trains_nothing_needs_nothing(tmp_path):
+    configs("wan-1.3b", tmp_path)
+    runs = Runs(tmp_path / "runs", Scale("wan-1.3b", {"model": str(tmp_path), "evaluate": {"suite": "shapes"}}), 1)
+    said = runs.dry([TEACHER], 0)["teacher"]
+    rows = [re.findall(r"[\w.]+", line) for line in said.splitlines()]
+    assert [row for row in rows if row[:1] in (["recover"], ["distill"])] == [
+        ["recover", "0", "0"],
+        ["distill", "0", "0"],
+    ]
 
 
 def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
