@@ -29,7 +29,8 @@ class ModelAdapter(Configured, ABC):
     """A family of checkpoints: how to recognise, load, call, prune and deploy it. One instance holds one model."""
 
     #: Attributes of the transformer that are lists of blocks, each with the config entry that counts them. A block is
-    #: called as `block(hidden, *others)` and returns the next hidden states alone, as (B, tokens, width).
+    #: called as `block(hidden, *others)` and returns the next hidden states (B, tokens, width), alone or, as a tuple,
+    #: with the next ones of the arguments that follow (a text's): its first arguments, all of this shape.
     stacks: ClassVar[Mapping[str, str]]
     #: Of each stack, the config entry that counts the channels of its feed-forward layers.
     ffn: ClassVar[Mapping[str, str]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from flc.api import Kept, Sample, View
 from flc.flow import noised
 from flc.losses import tweedie_error
 from flc.models.channels import channel_size
-from flc.models.view import Gated, Inject, Sweep, Tap, blocks_of, exchanged, view
+from flc.models.view import Gated, Inject, Sweep, Tapped, blocks_of, exchanged, hidden_of, view
 
 
 def grad(gated: Gated) -> Tensor:
@@ -85,22 +84,20 @@ class Prunable:
                     yield None, whole
                     baseline = False
                 self.evaluations += sweep.evaluations
-                for index, hidden in zip(indices, sweep.variants, strict=True):
-                    with exchanged(self.transformer, stack, [Inject(hidden)]):
+                for index, state in zip(indices, sweep.variants, strict=True):
+                    with exchanged(self.transformer, stack, [Inject(state)]):
                         yield (stack, index), self._call(sample)
 
     @torch.no_grad()
     def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
-        """Hidden states that enter and leave each block. (Families whose blocks return one tensor.)"""
+        """Hidden states that enter and leave each block."""
         for stack in self.adapter.stacks:
-            blocks = self.stack(stack)
-            taps = [Tap() for _ in range(len(blocks) + 1)]
-            tapped = [m for pair in zip(taps, [*blocks, None], strict=True) for m in pair if m is not None]
+            tapped = [Tapped(block) for block in self.stack(stack)]
             with exchanged(self.transformer, stack, tapped):
                 self._call(sample)
-            self.evaluations += len(blocks)
-            for index, (before, after) in enumerate(pairwise(taps)):
-                yield (stack, index), before.hidden, after.hidden
+            self.evaluations += len(tapped)
+            for index, block in enumerate(tapped):
+                yield (stack, index), hidden_of(block.before), hidden_of(block.after)
 
     def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
         """One forward and one backward for all gates. `loss` turns velocities into one number per sample (B,)."""

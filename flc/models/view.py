@@ -55,27 +55,61 @@ def blocks_at(depths: Sequence[float], count: int) -> list[int]:
     return found
 
 
-class Tap(nn.Module):
-    """A pseudo-block that records the hidden states passing it."""
+State = Tensor | tuple[Tensor, ...]
+"""What a block hands on: hidden states, in some families with a text's beside them, the first arguments of the next."""
 
-    def __init__(self) -> None:
+
+def parts(state: State) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+def hidden_of(state: State) -> Tensor:
+    """The hidden states of the clip's tokens."""
+    return parts(state)[0]
+
+
+def entered(out: State, args: Sequence[Any]) -> State:
+    """Of a block's arguments those that it returned as `out`."""
+    return tuple(args[: len(out)]) if isinstance(out, tuple) else args[0]
+
+
+def split(state: State, count: int) -> list[State]:
+    """Of a batch that is several one after another, each."""
+    chunks = [part.chunk(count) for part in parts(state)]
+    return list(zip(*chunks, strict=True)) if isinstance(state, tuple) else list(chunks[0])
+
+
+def stacked(states: Sequence[State]) -> State:
+    """One batch of several."""
+    whole = tuple(torch.cat(each) for each in zip(*map(parts, states), strict=True))
+    return whole if isinstance(states[0], tuple) else whole[0]
+
+
+class Tapped(nn.Module):
+    """A pseudo-block that runs a block and keeps what entered and what left it."""
+
+    before: State
+    after: State
+
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.hidden: Any = None
+        self.block = block  # registered: who asks for all modules of the network during the call finds its layers, too
 
-    def forward(self, hidden: Tensor, *args: Any) -> Tensor:
-        self.hidden = hidden
-        return hidden
+    def forward(self, *args: Any) -> State:
+        self.after = self.block(*args)
+        self.before = entered(self.after, args)
+        return self.after
 
 
 class Inject(nn.Module):
-    """A pseudo-block that stands where a prefix stood and returns its recorded hidden states."""
+    """A pseudo-block that stands where a prefix stood and returns what had left that."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, state: State) -> None:
         super().__init__()
-        self.hidden = hidden
+        self.state = state
 
-    def forward(self, hidden: Tensor, *args: Any) -> Tensor:
-        return self.hidden
+    def forward(self, *args: Any) -> State:
+        return self.state
 
 
 class Gated(nn.Module):
@@ -83,11 +117,14 @@ class Gated(nn.Module):
 
     def __init__(self, block: nn.Module, batch: int, device: torch.device) -> None:
         super().__init__()
-        self.inner = [block]  # a list, so that the block stays registered where it is
+        self.block = block
         self.gate = torch.ones(batch, 1, 1, device=device, requires_grad=True)
 
-    def forward(self, hidden: Tensor, *args: Any) -> Tensor:
-        return hidden + self.gate.to(hidden.dtype) * (self.inner[0](hidden, *args) - hidden)
+    def forward(self, *args: Any) -> State:
+        out = self.block(*args)
+        pairs = zip(parts(entered(out, args)), parts(out), strict=True)
+        gated = tuple(h + self.gate.to(h.dtype) * (new - h) for h, new in pairs)
+        return gated if isinstance(out, tuple) else gated[0]
 
 
 class Sweep(nn.Module):
@@ -101,17 +138,20 @@ class Sweep(nn.Module):
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.blocks = blocks  # plain attribute: the blocks stay registered where they are
-        self.variants: list[Tensor] = []
+        self.variants: list[State] = []
         self.evaluations = 0
 
-    def forward(self, hidden: Tensor, *args: Any) -> Tensor:
+    def forward(self, *args: Any) -> State:
         self.variants = []
         for block in self.blocks:
-            self.variants = [block(v, *args) for v in self.variants]
-            self.variants.append(hidden)
-            hidden = block(hidden, *args)
+            out = block(*args)
+            state = entered(out, args)
+            rest = args[len(parts(state)) :]
+            self.variants = [block(*parts(v), *rest) for v in self.variants]
+            self.variants.append(state)
             self.evaluations += len(self.variants)
-        return hidden
+            args = (*parts(out), *rest)
+        return out
 
 
 def removed(model: nn.Module, kept: Kept | None, depth_fields: dict[str, str]) -> nn.Module:

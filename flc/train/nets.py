@@ -12,7 +12,19 @@ from torch import Tensor, nn
 from flc.api import Draws, Query, Role, TeacherComposer, View
 from flc.errors import UserError
 from flc.models.condition import Condition, join
-from flc.models.view import Inject, Tap, blocks_at, blocks_of, exchanged, removed, view
+from flc.models.view import (
+    Inject,
+    State,
+    Tapped,
+    blocks_at,
+    blocks_of,
+    exchanged,
+    hidden_of,
+    removed,
+    split,
+    stacked,
+    view,
+)  # fmt: skip
 
 #: The linear layers of a block that a LoRA adapter goes on.
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
@@ -119,21 +131,22 @@ class RoleNet:
     def features(
         self, x: Tensor, t: Tensor, cond: Condition, depths: Sequence[float], given: View | None = None, /
     ) -> list[Tensor]:
-        """`flc.api.Net.features`, by taps between the blocks, counted over the stacks in their order."""
+        """`flc.api.Net.features`: what leaves some blocks, counted over the stacks in their order."""
         chosen = self.default if given is None else given
         with ExitStack() as exchanges:
             exchanges.enter_context(view(self.module, chosen.kept))
             stacks = {stack: blocks_of(self.module, stack) for stack in self.adapter.stacks}
             count = sum(map(len, stacks.values()))
-            taps = {at: Tap() for at in blocks_at(depths, count)}
-            before = 0
+            wanted, taps, before = blocks_at(depths, count), [], 0
             for stack, blocks in stacks.items():
-                run = enumerate(blocks[: max(0, max(taps) - before)], before + 1)
-                tapped = [m for i, b in run for m in (b, taps.get(i)) if m is not None]
-                exchanges.enter_context(exchanged(self.module, stack, tapped))
+                run: list[nn.Module] = []
+                for number, block in enumerate(blocks[: max(0, max(wanted) - before)], before + 1):
+                    run.append(Tapped(block) if number in wanted else block)
+                taps += [block for block in run if isinstance(block, Tapped)]
+                exchanges.enter_context(exchanged(self.module, stack, run))
                 before += len(blocks)
             self.raw(x, t, cond, chosen.adapter)
-        return [self.adapter.by_frame(taps[at].hidden, x.shape[2]) for at in sorted(taps)]
+        return [self.adapter.by_frame(hidden_of(tap.after), x.shape[2]) for tap in taps]
 
 
 class Teacher:
@@ -162,7 +175,7 @@ class Teacher:
     def _of_one_scale(self, needs: list[Query], x: Tensor, t: Tensor, cond: Condition) -> dict[Query, Tensor]:
         groups = [[q for q in needs if q.view == name] for name in ("pruned", "unpruned")]
         out: dict[Query, Tensor] = {}
-        prefix: dict[str, Tensor] | None = None
+        prefix: dict[str, State] | None = None
         for group in filter(None, groups):
             kept = self.pruned.kept if group[0].view == "pruned" else None
             stack = self._shared_stack()
@@ -189,26 +202,25 @@ class Teacher:
 
     def _whole(
         self, group: list[Query], x: Tensor, t: Tensor, cond: Condition, kept: Any, stack: str | None
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+    ) -> tuple[Tensor, dict[str, State] | None]:
         inputs = self._inputs(group, x, t, cond)
         if self.unpruned is not None and group[0].view == "unpruned":
             return self.unpruned.raw(*inputs), None
         with view(self.net.module, kept):
             if stack is None:
                 return self.net.raw(*inputs, group[0].adapter), None
-            blocks = blocks_of(self.net.module, stack)
-            tap, at = Tap(), first_removed(kept[stack])
-            with exchanged(self.net.module, stack, [*blocks[:at], tap, *blocks[at:]]):
+            blocks, at = blocks_of(self.net.module, stack), first_removed(kept[stack])
+            last = Tapped(blocks[at - 1])
+            with exchanged(self.net.module, stack, [*blocks[: at - 1], last, *blocks[at:]]):
                 v = self.net.raw(*inputs, group[0].adapter)
-        hidden = tap.hidden.chunk(len(group))
-        return v, {q.condition: h for q, h in zip(group, hidden, strict=True)}
+        return v, dict(zip((q.condition for q in group), split(last.after, len(group)), strict=True))
 
     def _suffix(
-        self, group: list[Query], x: Tensor, t: Tensor, cond: Condition, prefix: dict[str, Tensor], stack: str
+        self, group: list[Query], x: Tensor, t: Tensor, cond: Condition, prefix: dict[str, State], stack: str
     ) -> Tensor:
         blocks = blocks_of(self.net.module, stack)
         at = first_removed(self.pruned.kept[stack])  # type: ignore[index]
-        inject = Inject(torch.cat([prefix[q.condition] for q in group]))
+        inject = Inject(stacked([prefix[q.condition] for q in group]))
         with exchanged(self.net.module, stack, [inject, *blocks[at:]]):
             return self.net.raw(*self._inputs(group, x, t, cond), group[0].adapter)
 

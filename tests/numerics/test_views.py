@@ -8,7 +8,7 @@ from diffusers import WanTransformer3DModel
 
 from flc.api import Query, View
 from flc.draws import StepDraws
-from flc.models.view import Inject, Sweep, Tap, exchanged, removed, view
+from flc.models.view import Inject, Sweep, Tapped, exchanged, removed, view
 from flc.registry import create
 from flc.train.nets import RoleNet, Teacher
 
@@ -62,10 +62,10 @@ def test_a_removed_model_reloads_with_no_missing_and_no_unexpected_key(wan, tmp_
 @torch.no_grad()
 def test_prefix_and_suffix_equal_the_whole(wan):
     whole = wan(*inputs(), return_dict=False)[0]
-    blocks, tap = list(wan.blocks), Tap()
-    with exchanged(wan, "blocks", [*blocks[:2], tap, *blocks[2:]]):
+    blocks, tap = list(wan.blocks), Tapped(wan.blocks[1])
+    with exchanged(wan, "blocks", [blocks[0], tap, *blocks[2:]]):
         assert torch.equal(wan(*inputs(), return_dict=False)[0], whole)
-    with exchanged(wan, "blocks", [Inject(tap.hidden), *blocks[2:]]):
+    with exchanged(wan, "blocks", [Inject(tap.after), *blocks[2:]]):
         assert torch.equal(wan(*inputs(), return_dict=False)[0], whole)
 
 
