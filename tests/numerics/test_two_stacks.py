@@ -1,5 +1,5 @@
-"""Views, sweeps, taps and gates on a stock transformer of two stacks whose blocks hand on hidden states of the clip and of
-the text: HunyuanVideo's."""
+"""Views, sweeps, taps and gates on a stock transformer of two stacks whose blocks hand on hidden states of the clip and
+of the text: HunyuanVideo's."""
 
 from __future__ import annotations
 
