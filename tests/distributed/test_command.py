@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 TABLE = ("--set", 'evaluate.rows=["student"]', "--set", "recovery.matrices=0", "--set", "distiller.matrices=0",
          "--set", "distiller.fake_matrices=0")  # fmt: skip
 RANKS = ("--engine", "deepspeed", "--zero", "2")
+OFFLOADED = ("--engine", "deepspeed", "--zero", "3", "--offload")
 
 
 def launched(program: list[str]) -> list[str]:
@@ -44,10 +45,10 @@ def alone(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+@pytest.fixture(scope="module", params=[RANKS, OFFLOADED], ids=["zero2", "zero3, offload"])
+def ranks(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks") / "out"
-    return out, run(launched(command(out, *TABLE, *RANKS)))
+    return out, run(launched(command(out, *TABLE, *request.param)))
 
 
 def weights(out: Path) -> dict:
