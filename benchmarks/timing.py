@@ -17,6 +17,7 @@ from flc.errors import UserError
 from flc.evaluate.sampling import now
 from flc.models.channels import narrowed
 from flc.models.folder import EMBEDDED, NOTES, adapter_for, read_json
+from flc.models.quiet import hush
 from flc.sample import generators_for, noise_for, sample
 from flc.train.nets import RoleNet
 
@@ -50,6 +51,7 @@ def interleaved(
     if not runs:
         return {}
     base = Path(model) if model else EMBEDDED
+    hush()
     try:
         adapter = adapter_for(base).load(base, device, dtype)
     except (UserError, RuntimeError, OSError) as error:  # a table can be finished where the weights are not
