@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy threads are slower than one on a small model
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,21 @@ def adapter():
 
 
 @pytest.fixture
-def wan():
+def awake():
+    """`awake(model)`: with distinct random weights, frozen. Fresh gates and output layers are near zero, which would
+    hide what a block does."""
+
+    def shake(model: Any) -> Any:
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.2 * torch.randn_like(p))
+        return model.requires_grad_(False).eval()
+
+    return shake
+
+
+@pytest.fixture
+def wan(awake):
     """A stock Wan transformer of 5 blocks with distinct random weights, prepared for the embedded adapter."""
     from diffusers import WanTransformer3DModel
 
@@ -30,10 +46,7 @@ def wan():
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
         text_dim=64, freq_dim=16, ffn_dim=32, num_layers=5, rope_max_seq_len=32,
     )  # fmt: skip
-    with torch.no_grad():  # fresh gates and output layers are near zero, which would hide what a block does
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model.requires_grad_(False).eval()
+    return awake(model)
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def count(job: Job) -> None:
         memory = bytes_of_stage(job, objective, None, teacher is not None)
         table.add_row(name, *counts(objective, stage.iterations), str(stage.batch // ranks), f"{memory / 1e9:.2f}")
     show(table)
+    show("counted as if whole blocks were removed: a pruner that narrows layers leaves more of them, each smaller")
     show("not in it: text encoder, autoencoder, activations, and under ZeRO-3 the blocks that are gathered")
     show(f"counted for {ranks} ranks from the model's configs; nothing was loaded, scored, timed or written")
 

@@ -34,16 +34,13 @@ class Hunyuan:
 
 
 @pytest.fixture
-def hunyuan() -> HunyuanVideoTransformer3DModel:
+def hunyuan(awake) -> HunyuanVideoTransformer3DModel:
     torch.manual_seed(0)
     model = HunyuanVideoTransformer3DModel(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=3, num_single_layers=4,
         num_refiner_layers=1, text_embed_dim=8, pooled_projection_dim=8, rope_axes_dim=(4, 4, 4),
     )  # fmt: skip
-    with torch.no_grad():  # fresh gates and output layers are near zero, which would hide what a block does
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model.requires_grad_(False).eval()
+    return awake(model)
 
 
 @pytest.fixture

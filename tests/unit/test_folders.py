@@ -89,13 +89,14 @@ def test_a_kill_while_settling_loses_nothing(stage, killed_after):
     assert not stage.partial.exists()
 
 
-def test_a_stopped_training_is_not_thrown_away_for_other_options(stage):
-    def stop(folder):
-        (folder / "checkpoints" / "step-7").mkdir(parents=True)
-        (folder / "checkpoints" / "step-7" / "state.json").write_text("{}")
-        (folder / "checkpoints" / "latest").write_text("step-7")
-        raise RuntimeError("in the middle")
+def stop(folder):
+    (folder / "checkpoints" / "step-7").mkdir(parents=True)
+    (folder / "checkpoints" / "step-7" / "state.json").write_text("{}")
+    (folder / "checkpoints" / "latest").write_text("step-7")
+    raise RuntimeError("in the middle")
 
+
+def test_a_stopped_training_is_not_thrown_away_for_other_options(stage):
     with pytest.raises(RuntimeError):
         stage(1, work=stop)
     with pytest.raises(UserError, match="stopped training with another option: go on with the former, or remove"):
@@ -109,12 +110,6 @@ def test_a_finished_training_is_the_same_in_another_place_and_a_stopped_one_goes
 
     def run(world, work):
         return run_stage(tmp_path / "out", {"lr": 1, "world": world, "device": "cpu"}, {}, work)
-
-    def stop(folder):
-        (folder / "checkpoints" / "step-7").mkdir(parents=True)
-        (folder / "checkpoints" / "step-7" / "state.json").write_text("{}")
-        (folder / "checkpoints" / "latest").write_text("step-7")
-        raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError):
         run(8, stop)
