@@ -98,6 +98,12 @@ def configs(name: str, folder: Path) -> WanTransformer3DModel:
     return transformer
 
 
+def estimated(said: str) -> dict[str, list[str]]:
+    """The table's numbers by stage."""
+    rows = (re.findall(r"[\w.]+", line) for line in said.splitlines())
+    return {row[0]: row[1:] for row in rows if row[:1] in (["recover"], ["distill"])}
+
+
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_a_full_size_is_counted_for_its_sixteen_gpus_without_weights_clips_or_a_gpu(tmp_path, name):
     """Bytes a parameter under ZeRO-3 in bfloat16: a frozen network's 2; a trained one's weights, gradients, moments
@@ -110,7 +116,7 @@ def test_a_full_size_is_counted_for_its_sixteen_gpus_without_weights_clips_or_a_
     said = runs.dry([OURS], 0)["fastlightgen"]
     assert f"{whole / 1e9:.2f} billion parameters" in said and latents in " ".join(said.split()), said
     assert f"{kept} of {blocks} blocks stay" in said and "counted for 16 ranks" in " ".join(said.split())
-    found = {row[0]: row[1:] for line in said.splitlines() if len(row := re.findall(r"[\w.]+", line)) == 5}
+    found = estimated(said)
     recovered, distilled = (2 + 20) * whole / 16e9, (2 * whole + (20 + 16) * pruned) / 16e9
     assert found["recover"] == ["4000", "4000", "1", f"{recovered:.2f}"], "the original, and the student"
     assert found["distill"] == ["5000", "1000", "1", f"{distilled:.2f}"], "the teacher, student and fake network"
@@ -121,11 +127,7 @@ def test_a_stage_that_trains_nothing_needs_nothing(tmp_path):
     configs("wan-1.3b", tmp_path)
     runs = Runs(tmp_path / "runs", Scale("wan-1.3b", {"model": str(tmp_path), "evaluate": {"suite": "shapes"}}), 1)
     said = runs.dry([TEACHER], 0)["teacher"]
-    rows = [re.findall(r"[\w.]+", line) for line in said.splitlines()]
-    assert [row for row in rows if row[:1] in (["recover"], ["distill"])] == [
-        ["recover", "0", "0"],
-        ["distill", "0", "0"],
-    ]
+    assert estimated(said) == {"recover": ["0", "0"], "distill": ["0", "0"]}
 
 
 def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
@@ -137,7 +139,7 @@ def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["compress", *recipe, "--dry-run", "--ranks", "8"])
     said = capsys.readouterr().out
-    found = {row[0]: row[1:] for line in said.splitlines() if len(row := re.findall(r"[\w.]+", line)) == 5}
+    found = estimated(said)
     recovered, distilled = (2 + 8) * whole / 8e9, (2 * whole + (8 + 4) * pruned) / 8e9
     assert ended.value.code == 0 and distilled < 19
     assert found == {"recover": ["4000", "4000", "1", f"{recovered:.2f}"],
