@@ -33,10 +33,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     adapter = adapter_for(EMBEDDED).load(EMBEDDED)
+    size = adapter.size_of(EMBEDDED)
     found: dict[str, list[dict[str, float]]] = {"drawn": [], "through the autoencoder": []}
     for seed in args.seeds:
         # the seeds of `flc evaluate`: the prompts' clips, and those that they are compared with
-        drawn, reference = (clips(n, adapter.default_size, seed + k) for n, k in ((CLIPS, 7919), (REFERENCE, 104_729)))
+        drawn, reference = (clips(n, size, seed + k) for n, k in ((CLIPS, 7919), (REFERENCE, 104_729)))
         parts = [adapter.decode(adapter.encode(drawn.video[i : i + BATCH])) for i in range(0, CLIPS, BATCH)]
         decoded = Clips(np.concatenate(parts), drawn.captions, drawn.first_frames, drawn.given)
         for name, shown in zip(found, (drawn, decoded), strict=True):

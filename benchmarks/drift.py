@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     args = parser.parse_args()
     teacher = adapter_for(EMBEDDED).load(EMBEDDED)
-    size = teacher.default_size
+    size = teacher.size_of(EMBEDDED)
     prompts = make_prompts(list(drawn_clips(CLIPS // 2, *size, SEED + 7919)), 2, 0.0, SEED)
     net = RoleNet(teacher, teacher.transformer, teacher.transformer, View())
     guidance = teacher.notes["guidance"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,18 @@ class Stock:
             self.loaded[with_image] = found.to(self.device)
         return self.loaded[with_image]
 
-    @property
-    def folder_takes_images(self) -> bool | None:
-        """Where an adapter of ours knows the family; None of another one."""
+    @cached_property
+    def adapter(self) -> Any:
+        """Ours, where one knows the family; None of another one."""
         try:
-            return adapter_for(self.folder).takes_first_frame(self.folder)
+            return adapter_for(self.folder)
         except UserError:
             return None
+
+    @property
+    def folder_takes_images(self) -> bool | None:
+        """None of a family that no adapter of ours knows."""
+        return None if self.adapter is None else self.adapter.takes_first_frame(self.folder)
 
     def _read(self, with_image: bool) -> Any:
         """Weights in the contestant's precision; components that diffusers keeps in float32 stay so."""
@@ -91,11 +97,11 @@ class Stock:
         if self.loaded:
             other = next(iter(self.loaded.values()))
             if self.folder_takes_images:
-                return adapter_for(self.folder).stock_class(with_image).from_pipe(other)
+                return self.adapter.stock_class(with_image).from_pipe(other)
             return other
         try:
-            if self.folder_takes_images is not None:
-                return adapter_for(self.folder).stock_pipeline(self.folder, with_image, self.dtype)
+            if self.adapter is not None:
+                return self.adapter.stock_pipeline(self.folder, with_image, self.dtype)
             return DiffusionPipeline.from_pretrained(self.folder, torch_dtype=self.precision, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"{self.folder} does not load: {str(error).splitlines()[0]}") from error
@@ -109,9 +115,7 @@ class Stock:
     @property
     def fps(self) -> int:
         """Frames a second of its clips: what its folder or our adapter says, or 8."""
-        if self.folder_takes_images is None:
-            return int(self.notes.get("fps", 8))
-        return adapter_for(self.folder).fps_of(self.folder)
+        return int(self.notes.get("fps", 8)) if self.adapter is None else self.adapter.fps_of(self.folder)
 
     def takes(self, with_image: bool) -> Any:
         """The parameters of its call; image-to-video without text (SVD) takes no prompt and another guidance."""
@@ -121,11 +125,14 @@ class Stock:
         """Steps and guidance, as the contestant, its folder or its pipeline says."""
         takes, own = self.takes(with_image), self.contestant
         asked = (("num_inference_steps", own.steps, "steps"), ("guidance_scale", own.guidance, "guidance"))
-        return {
+        settings = {
             name: given if given is not None else self.notes.get(note, takes[name].default)
             for name, given, note in asked
             if name in takes
         }
+        if self.adapter is not None and own.guidance is None:  # notes speak of guidance by the text, in standard form
+            settings |= self.adapter.call_settings(self.folder, self.adapter.guidance_of(self.folder))
+        return settings
 
     def clip(self, shot: Shot, size: tuple[int, int, int]) -> np.ndarray:
         """(frames, height, width, 3) in [0, 1]"""

@@ -46,7 +46,7 @@ def times(rows: list[dict[str, Any]], rounds: int = 5, clips: int = 8) -> list[l
         assert rest == 0, f"{row['title']}: not whole blocks"
         net = RoleNet(adapter, module, module, View({stack: tuple(range(len(blocks) - gone))}))
         scheduler = adapter.teacher_scheduler()
-        return seconds(adapter, net, scheduler, row["steps"], row["guidance"], adapter.default_size, clips)
+        return seconds(adapter, net, scheduler, row["steps"], row["guidance"], adapter.size_of(EMBEDDED), clips)
 
     taken = [[turn(row) for row in rows] for _ in range(rounds)]
     return [list(one) for one in zip(*taken, strict=True)]

@@ -39,7 +39,7 @@ def main() -> None:
     adapter = adapter_for(EMBEDDED).load(EMBEDDED)
     model = Prunable(adapter, adapter.transformer)
     with tempfile.TemporaryDirectory() as folder:
-        drawn = drawn_clips(CLIPS, *adapter.default_size, SEED)
+        drawn = drawn_clips(CLIPS, *adapter.size_of(EMBEDDED), SEED)
         encode(adapter, lambda but: islice(drawn, but, None), Path(folder))
         data = list(LatentClips(Path(folder), adapter).samples(CLIPS, BATCH, SEED, adapter.shift))
     ways = {"sweep": model.skip_each, "naive": model.skip_each_naively}

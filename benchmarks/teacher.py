@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--name", default="teacher")
     args = parser.parse_args()
     adapter = adapter_for(args.model).load(args.model)
-    size: tuple[int, int, int] = adapter.default_size
+    size: tuple[int, int, int] = adapter.size_of(args.model)
     rng = np.random.default_rng([SEED, 2])
     captions = [all_captions()[i] for i in rng.permutation(len(all_captions()))[: args.captions]]
     asked = [(draw(sample_spec(rng, text), *size), text) for text in captions]
@@ -47,7 +47,7 @@ def main() -> None:
     net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
     parameters = sum(p.numel() for p in adapter.transformer.parameters())
     results: list[dict[str, Any]] = []
-    for guidance in args.guidance or [adapter.default_guidance]:
+    for guidance in args.guidance or [adapter.guidance_of(args.model)]:
         for task, share in (("text-to-video", 0.0), ("image-to-video", 1.0)):
             prompts = make_prompts(asked, args.seeds, share, SEED)
             cond = condition(adapter, prompts, "")

@@ -19,6 +19,7 @@ from flc.models.channels import narrowed
 from flc.models.folder import EMBEDDED, NOTES, adapter_for, read_json
 from flc.models.quiet import hush
 from flc.sample import generators_for, noise_for, sample
+from flc.schedule import Walk
 from flc.train.nets import RoleNet
 
 
@@ -37,9 +38,10 @@ def seconds(
     """Seconds a clip, warm, without decoding."""
     generators, cond = generators_for(list(range(clips))), adapter.condition([""] * clips)
     noise = noise_for(adapter.latent_shape(*size), generators).to(adapter.device)
-    sample(net, scheduler, min(steps, 4), guidance, noise, cond, generators)  # warm
+    few, all_of_them = (Walk(scheduler, n, adapter.grid(n)) for n in (min(steps, 4), steps))
+    sample(net, few, guidance, noise, cond, generators)  # warm
     began = now(adapter.device)
-    sample(net, scheduler, steps, guidance, noise, cond, generators)
+    sample(net, all_of_them, guidance, noise, cond, generators)
     return (now(adapter.device) - began) / clips
 
 

@@ -8,8 +8,11 @@ from flc.api import Algorithm
 
 @hookimpl
 def flc_models() -> Iterator[Algorithm]:
-    target = "flc.models.wan:WanAdapter"
-    yield Algorithm("wan", target, "Wan 2.1 text-to-video, Wan 2.2 TI2V (diffusers)", "arXiv:2503.20314")
+    room = "flc.models"
+    about = "Wan 2.1 text-to-video, Wan 2.2 TI2V (diffusers)"
+    yield Algorithm("wan", f"{room}.wan:WanAdapter", about, "arXiv:2503.20314")
+    about = "HunyuanVideo text-to-video (diffusers)"
+    yield Algorithm("hunyuan", f"{room}.hunyuan:HunyuanAdapter", about, "arXiv:2412.03603")
 
 
 @hookimpl

@@ -32,8 +32,14 @@ class ModelAdapter(Configured, ABC):
     #: called as `block(hidden, *others)` and returns the next hidden states (B, tokens, width), alone or, as a tuple,
     #: with the next ones of the arguments that follow (a text's): its first arguments, all of this shape.
     stacks: ClassVar[Mapping[str, str]]
-    #: Of each stack, the config entry that counts the channels of its feed-forward layers.
+    #: Of each stack whose feed-forward layers can be narrowed, the config entry that counts their channels.
     ffn: ClassVar[Mapping[str, str]]
+    #: How the names of those linear layers of a block end that a LoRA adapter goes on.
+    lora: ClassVar[Sequence[str]]
+    #: What the stock pipeline's call names guidance by the text, in standard form.
+    guidance_argument: ClassVar[str] = "guidance_scale"
+    #: Lines of Python, for a model card, that a stock pipeline `pipe` is made ready with after it is loaded.
+    setup: ClassVar[Sequence[str]] = ()
     device: torch.device
     #: The folder's `flc.json`, empty without one.
     notes: Mapping[str, Any]
@@ -80,15 +86,13 @@ class ModelAdapter(Configured, ABC):
     def shift(self) -> float:
         """The timestep shift of the folder's own schedule."""
 
-    @property
     @abstractmethod
-    def default_size(self) -> tuple[int, int, int]:
-        """Frames, height, width of a clip when nobody asks for others."""
+    def size_of(self, folder: Path) -> tuple[int, int, int]:
+        """Frames, height, width of a folder's clips when nobody asks for others, without loading it."""
 
-    @property
     @abstractmethod
-    def default_guidance(self) -> float:
-        """Guidance scale of the teacher, standard form."""
+    def guidance_of(self, folder: Path) -> float:
+        """Guidance scale of a folder's model when nobody asks for another, standard form, without loading it."""
 
     @abstractmethod
     def fps_of(self, folder: Path) -> int:
@@ -131,10 +135,10 @@ class ModelAdapter(Configured, ABC):
     def width(self, transformer: nn.Module) -> int:
         """Size D of a token's hidden state."""
 
-    @abstractmethod
     def feed_forward(self, block: nn.Module) -> nn.Module:
-        """A block's feed-forward layer: its first linear layer makes the channels, its last takes them, with nothing
-        but an activation (one channel at a time) between them."""
+        """A block's feed-forward layer, of stacks in `ffn`: its first linear layer makes the channels, its last takes
+        them, with nothing but an activation (one channel at a time) between them."""
+        raise UserError("feed-forward layers of this family cannot be narrowed: take a pruner of blocks")
 
     @abstractmethod
     def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
@@ -146,9 +150,21 @@ class ModelAdapter(Configured, ABC):
 
     # -- deployment ---------------------------------------------------------------------------------------
 
+    def grid(self, steps: int) -> Sequence[float] | None:
+        """Sigmas that the stock pipeline hands to its scheduler; None where it only says how many steps."""
+        return None
+
     @abstractmethod
     def schedule(self, steps: int, shift: float, sampler: Sampler) -> FewStepSchedule:
-        """The few-step schedule that the stock pipeline walks after a plain `set_timesteps(steps)`."""
+        """The few-step schedule that the stock pipeline walks when it is asked for so many steps."""
+
+    def call_settings(self, folder: Path, guidance: float) -> dict[str, Any]:
+        """Arguments of the stock pipeline's call for this guidance by the text, in standard form."""
+        return {self.guidance_argument: guidance}
+
+    def declaration(self) -> dict[str, Any]:
+        """Entries of `flc.json` that a student takes over from the loaded model."""
+        return {}
 
     @abstractmethod
     def teacher_scheduler(self) -> Any:

@@ -11,13 +11,13 @@ from torch import Tensor
 from flc.api import Net
 from flc.flow import guided
 from flc.models.condition import Condition, join
+from flc.schedule import Walk
 
 
 @torch.no_grad()
 def sample(
     net: Net,
-    scheduler: Any,
-    steps: int,
+    walk: Walk,
     guidance: float,
     noise: Tensor,
     cond: Condition,
@@ -31,9 +31,9 @@ def sample(
     draw the first noise again, and the first step would be Euler's. The stock pipelines draw from torch's global
     generator: called without one of its own after `torch.manual_seed(seed)`, a single clip on a CPU is the same.
     """
+    scheduler = walk.scheduler
     extra: dict[str, Any] = {"generator": generators} if scheduler.config.get("stochastic_sampling") else {}
-    scheduler.set_timesteps(steps, device=noise.device)
-    scheduler.set_begin_index(0)
+    walk.begin(noise.device)
     x = noise
     for time in scheduler.timesteps:
         t = (time / scheduler.config.num_train_timesteps).expand(x.shape[0]).to(torch.float32)

@@ -6,6 +6,7 @@ from the very scheduler object that export writes into the pipeline folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,21 +16,35 @@ Sampler = Literal["sde", "ode"]
 
 
 @dataclass(frozen=True)
-class FewStepSchedule:
-    """A stock diffusers scheduler, the step count it is meant for, and how it moves.
+class Walk:
+    """A stock diffusers scheduler and the number of steps that it takes."""
+
+    scheduler: Any
+    steps: int
+    grid: Sequence[float] | None = None
+    """Sigmas that the family's stock pipeline hands to the scheduler; None where it only says how many steps."""
+
+    def begin(self, device: Any = None) -> None:
+        """As the stock pipeline sets out."""
+        asked = {"num_inference_steps": self.steps} if self.grid is None else {"sigmas": list(self.grid)}
+        self.scheduler.set_timesteps(**asked, device=device)
+        self.scheduler.set_begin_index(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepSchedule(Walk):
+    """A walk with the step count that a student is trained for, and how it moves.
 
     sampler  sde: x0-then-renoise; ode: Euler. `shift` is k of the timestep shift.
     """
 
-    scheduler: Any
-    steps: int
     shift: float
     sampler: Sampler
     sigmas: tuple[float, ...] = field(init=False)
-    """`steps` sigmas as `set_timesteps(steps)` gives them, and the final 0."""
+    """`steps` sigmas as the stock pipeline gets them, and the final 0."""
 
     def __post_init__(self) -> None:
-        self.scheduler.set_timesteps(self.steps)
+        self.begin()
         object.__setattr__(self, "sigmas", tuple(float(s) for s in self.scheduler.sigmas))
         assert len(self.sigmas) == self.steps + 1, self.sigmas
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))

@@ -15,13 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import pad
 
 from flc.api import Batch, Sample
 from flc.data.source import Clip
 from flc.draws import StepDraws
 from flc.flow import shifted
-from flc.models.condition import Condition
 from flc.models.folder import read_tensors
 
 FILE, PARTS, PART = "latents.safetensors", "parts", 64
@@ -95,10 +93,10 @@ class LatentClips:
         """Clips by row; `given` (B,) marks those whose first frame is a condition."""
         x0 = self.latents[rows].to(self.device)
         cond = self.adapter.condition([self.captions[i] for i in self.index[rows].tolist()], self.negative)
-        text = pad(cond.text, (0, 0, 0, self.longest - cond.text.shape[1]))
+        cond = cond.padded(self.longest)
         if not self.image or given is None:
-            return Batch(x0, Condition(text, cond.null))
-        return Batch(x0, Condition(text, cond.null, x0[:, :, :1], given.to(self.device)))
+            return Batch(x0, cond)
+        return Batch(x0, replace(cond, first=x0[:, :, :1], given=given.to(self.device)))
 
     def random_batch(self, draws: StepDraws, size: int, given_share: float, drop_text: float = 0.0) -> Batch:
         """This rank's `size` clips of an iteration, a share of them under the null condition's text."""

@@ -20,6 +20,7 @@ from flc.evaluate.clips import Clips
 from flc.evaluate.manifest import Shot, clip_seed, read_image
 from flc.models.condition import Condition
 from flc.sample import generators_for, noise_for, sample
+from flc.schedule import Walk
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,13 @@ def generate(
     on_step: Callable[[], Any],
 ) -> tuple[Clips, float]:
     """The row's clips, and seconds of sampling a clip (without decoding)."""
-    generators = generators_for(prompts.seeds)
+    generators, walk = generators_for(prompts.seeds), Walk(row.scheduler, row.steps, adapter.grid(row.steps))
     noise: Tensor = noise_for(shape, generators).to(adapter.device)
     videos, seconds = [], 0.0
     for begin in range(0, len(prompts.seeds), batch):
         part = slice(begin, begin + batch)
         began = now(adapter.device)
-        x = sample(row.net, row.scheduler, row.steps, row.guidance, noise[part], cond[part], generators[part], on_step)
+        x = sample(row.net, walk, row.guidance, noise[part], cond[part], generators[part], on_step)
         seconds += now(adapter.device) - began
         for few in x.split(8):
             videos.append(adapter.decode(few))

@@ -12,18 +12,20 @@ def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     stochastic = declared["sampler"] == "sde"
     seeding = "torch.manual_seed(0)  # of the first noise and of each step's\n" if stochastic else ""
     own = "" if stochastic else "\n    generator=torch.Generator().manual_seed(0),"
-    # the autoencoder in float32, as it was measured and as Wan's own examples have it
+    # the autoencoder in float32, as it was measured
     each = f'{{"vae": torch.float32, "default": torch.{dtype}}}'
     precision = "" if dtype == "float32" else f", torch_dtype={each}"
+    guidance = ", ".join(f"{name}={value}" for name, value in declared["call"].items())
+    setup = "".join(f"{line}\n" for line in declared["setup"])
     return f"""import torch
 from diffusers import {kind}
 from diffusers.utils import export_to_video
 
 pipe = {kind}.from_pretrained("{repository}"{precision})
-{seeding}video = pipe(
+{setup}{seeding}video = pipe(
     {json.dumps(declared["example"], ensure_ascii=False)},
     height={height}, width={width}, num_frames={frames},
-    num_inference_steps={declared["steps"]}, guidance_scale={declared["guidance"]},{own}
+    num_inference_steps={declared["steps"]}, {guidance},{own}
 ).frames[0]
 export_to_video(video, "clip.mp4", fps={declared.get("fps", 16)})"""
 
@@ -48,7 +50,7 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
     free = declared["guidance"] == 1
     guidance = "no guidance" if free else f"guidance {declared['guidance']:g}"
     limit = (
-        "- Guidance is distilled in: `guidance_scale` above 1 is off the training distribution."
+        f"- Guidance is distilled in: `{declared['guidance_argument']}` above 1 is off the training distribution."
         if free
         else "- Steps and guidance are the base model's kind: nothing was distilled."
     )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from flc.errors import UserError
-from flc.models.folder import NOTES
+from flc.models.folder import NOTES, read_json
 from flc.schedule import FewStepSchedule
 
 #: Scheduler settings that must agree between training and deployment.
@@ -22,6 +22,9 @@ def write_pipeline(
     """Save the pipeline of a student that `declared` describes."""
     check_schedule(declared, schedule)
     adapter.save_pipeline(folder, student, schedule.scheduler)
+    for config in folder.glob("*/config.json"):  # where its parts lay on this machine is nobody's business
+        values = {name: value for name, value in read_json(config).items() if name != "_name_or_path"}
+        config.write_text(json.dumps(values, indent=2) + "\n")
     (folder / NOTES).write_text(json.dumps(declared, indent=1))
 
 

@@ -12,31 +12,41 @@ from torch.nn.functional import pad
 @dataclass(frozen=True)
 class Condition:
     """text (B, L, D) is zero after each prompt's end; null (1, L', D) encodes the empty (or negative) prompt;
-    first (B, C, 1, H, W) holds clean first latent frames, used where given (B,) is true."""
+    first (B, C, 1, H, W) holds clean first latent frames, used where given (B,) is true; pooled (B, P) and null_pooled
+    (1, P) are one vector for each text, of families that have a second encoder."""
 
     text: Tensor
     null: Tensor
     first: Tensor | None = None
     given: Tensor | None = None
+    pooled: Tensor | None = None
+    null_pooled: Tensor | None = None
 
     def __len__(self) -> int:
         return self.text.shape[0]
 
     def without_text(self) -> Condition:
         """The null condition: the text is the empty prompt's, a given frame stays."""
-        return replace(self, text=self.null.expand(len(self), -1, -1))
+        pooled = None if self.null_pooled is None else self.null_pooled.expand(len(self), -1)
+        return replace(self, text=self.null.expand(len(self), -1, -1), pooled=pooled)
 
     def with_text_dropped(self, dropped: Tensor) -> Condition:
         """The null condition's text where `dropped` (B,) is true."""
         nothing = self.without_text()
-        both = join([self, nothing]).text
-        own, null = both[: len(self)], both[len(self) :]
-        return replace(self, text=torch.where(dropped.view(-1, 1, 1), null, own))
+        own, null = join([self, nothing]).text.chunk(2)
+        text, pooled = torch.where(dropped.view(-1, 1, 1), null, own), self.pooled
+        if pooled is not None and nothing.pooled is not None:
+            pooled = torch.where(dropped.view(-1, 1), nothing.pooled, pooled)
+        return replace(self, text=text, pooled=pooled)
+
+    def padded(self, rows: int) -> Condition:
+        """With texts of `rows` rows."""
+        return replace(self, text=pad(self.text, (0, 0, 0, rows - self.text.shape[1])))
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
-        first = None if self.first is None else self.first[index]
-        given = None if self.given is None else self.given[index]
-        return replace(self, text=self.text[index], first=first, given=given)
+        each = (self.first, self.given, self.pooled)
+        first, given, pooled = (None if part is None else part[index] for part in each)
+        return replace(self, text=self.text[index], first=first, given=given, pooled=pooled)
 
     def free(self, x: Tensor) -> Tensor:
         """(B, 1, F, 1, 1): 0 on given frames, 1 elsewhere."""
@@ -56,8 +66,10 @@ class Condition:
 def join(parts: list[Condition]) -> Condition:
     """Conditions of one kind, one after another; texts are zero-padded to the longest."""
     longest = max(p.text.shape[1] for p in parts)
-    text = torch.cat([pad(p.text, (0, 0, 0, longest - p.text.shape[1])) for p in parts])
-    with_image = parts[0].given is not None
-    first = torch.cat([p.first for p in parts if p.first is not None]) if with_image else None
-    given = torch.cat([p.given for p in parts if p.given is not None]) if with_image else None
-    return Condition(text, parts[0].null, first, given)
+
+    def whole(name: str) -> Tensor | None:
+        held = [getattr(p, name) for p in parts]
+        return None if held[0] is None else torch.cat(held)
+
+    text = torch.cat([p.padded(longest).text for p in parts])
+    return replace(parts[0], text=text, first=whole("first"), given=whole("given"), pooled=whole("pooled"))

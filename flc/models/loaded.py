@@ -4,6 +4,7 @@ device, and drop one that the config has no place for (a lowered depth field sil
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,16 @@ def tensors(folder: Path) -> dict[str, Path]:
     return {name: file for file in files for name in header(file)}
 
 
+def own_name(name: str, own: Container[str]) -> str:
+    """What transformers reads the tensor into: encoders that were saved as a part of a whole model carry its name."""
+    bare = name.removeprefix("text_model.").removeprefix("model.")
+    return bare if name not in own and bare in own else name
+
+
 def check_names(module: nn.Module, folder: Path) -> None:
     """The files hold every tensor of `module` (of tied ones any) and no other."""
-    held, own = tensors(folder), module.state_dict(keep_vars=True)
+    own = module.state_dict(keep_vars=True)
+    held = {own_name(name, own): file for name, file in tensors(folder).items()}
     present = {id(own[name]) for name in held if name in own}  # tied weights are one object under several names
     for name, value in own.items():
         if id(value) not in present:

@@ -21,6 +21,7 @@ class Notes(BaseModel):
     size: tuple[Whole, Whole, Whole] | None = None
     """Frames, height, width."""
     guidance: Annotated[Number, Field(ge=1)] | None = None
+    embedded_guidance: Annotated[Number, Field(ge=0)] | None = None
     steps: Whole | None = None
     shift: Annotated[Number, Field(gt=0)] | None = None
     sigmas: list[Number] | None = None

@@ -43,7 +43,7 @@ class Prunable:
     @property
     def ffn(self) -> dict[str, tuple[int, int]]:
         """Per stack, channels of a block's feed-forward layer and parameters that each stands for."""
-        return {s: channel_size(self.feed_forward(s, 0)) for s in self.adapter.stacks}
+        return {s: channel_size(self.feed_forward(s, 0)) for s in self.adapter.ffn}
 
     def feed_forward(self, stack: str, block: int) -> nn.Module:
         return self.adapter.feed_forward(self.stack(stack)[block])

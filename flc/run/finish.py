@@ -22,7 +22,7 @@ from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.evaluate.vbench import lacks
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
-from flc.models.folder import EMBEDDED, EMBEDDED_NAME, NOTES, read_json
+from flc.models.folder import EMBEDDED, EMBEDDED_NAME, NOTES, adapter_for, read_json
 from flc.models.notes import read_student
 from flc.models.view import blocks_of
 from flc.recipe import Recipe, RowName, lock_text, placed
@@ -50,6 +50,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
                  "ffn": ffn, "parameters": sum(p.numel() for p in student.parameters()), "size": job.size,
                  "fps": job.adapter.fps_of(job.model_folder), "dtype": job.recipe.dtype,
                  "base_model": public(job.recipe).model or EMBEDDED_NAME,
+                 **job.adapter.declaration(),
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
         write_pipeline(job.adapter, student, schedule, declared | facts, folder)
 
@@ -109,25 +110,21 @@ def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Pa
     def plain() -> Any:
         return adapter.teacher_scheduler()
 
-    healed = of(recovered, View(kept))
-    student = f"student, {few} steps" + (", guided" if declared["guidance"] != 1 else "")
+    def entry(name: RowName, what: str, steps: int, scale: float, *rest: Any) -> Entry:
+        return Entry(name, f"{what}, {steps} steps" + (", guided" if scale != 1 else ""), steps, scale, *rest)
+
+    teacher, healed = (plain(), of(None)), of(recovered, View(kept))
     table = [
-        Entry("teacher-many", f"teacher, {many} steps, guided", many, guidance, plain(), of(None)),
-        Entry("teacher-few-guided", f"teacher, {few} steps, guided", few, guidance, plain(), of(None)),
-        Entry("teacher-few", f"teacher, {few} steps", few, 1.0, plain(), of(None)),
-        Entry("pruned", f"pruned only, {many} steps, guided", many, guidance, plain(), of(pruned), ("pruned",)),
-        Entry(
-            "recovered",
-            f"recovered, {many} steps, guided",
-            many,
-            guidance,
-            plain(),
-            healed,
-            ("plan", "recovered"),
-        ),
-        Entry("student", student, few, declared["guidance"], own, of(distilled), ("student",)),
+        entry("teacher-many", "teacher", many, guidance, *teacher),
+        entry("teacher-few-guided", "teacher", few, guidance, *teacher),
+        entry("teacher-few", "teacher", few, 1.0, *teacher),
+        entry("pruned", "pruned only", many, guidance, plain(), of(pruned), ("pruned",)),
+        entry("recovered", "recovered", many, guidance, plain(), healed, ("plan", "recovered")),
+        entry("student", "student", few, declared["guidance"], own, of(distilled), ("student",)),
     ]
-    return [entry for entry in table if not r.evaluate.rows or entry.name in r.evaluate.rows]
+    # of a teacher without guidance by the text those two are one
+    rows = r.evaluate.rows or [row.name for row in table if guidance != 1 or row.name != "teacher-few-guided"]
+    return [row for row in table if row.name in rows]
 
 
 def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> Path:
@@ -282,6 +279,9 @@ def report(job: Job) -> Path:
     measured, notes = job.out / "metrics.json", job.out / "pipeline" / NOTES
     metrics, declared = read_json(measured), read_json(notes)
     declared["pipeline"] = read_json(job.out / "pipeline" / "model_index.json").get("_class_name", "DiffusionPipeline")
+    adapter = adapter_for(job.out / "pipeline", weights=False)
+    declared["call"] = adapter.call_settings(job.out / "pipeline", declared["guidance"])
+    declared |= {"guidance_argument": adapter.guidance_argument, "setup": list(adapter.setup)}
     declared["suite"] = metrics.get("suite", "shapes")
     try:
         declared["example"] = metrics["prompts"][0]["caption"]

@@ -35,7 +35,9 @@ def generate(
     if dtype not in (None, *DTYPES):
         raise UserError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}")
     notes = read_notes(folder)
-    f, h, w = notes.get("size", (81, 480, 832))
+    adapter, console = adapter_for(folder), Console()
+    f, h, w = adapter.size_of(folder)
+    scale = adapter.guidance_of(folder) if guidance is None else guidance
     settings: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": negative,
@@ -43,9 +45,8 @@ def generate(
         "width": width or w,
         "num_frames": frames or f,
         "num_inference_steps": steps or notes.get("steps", 50),
-        "guidance_scale": notes.get("guidance", 5.0) if guidance is None else guidance,
+        **adapter.call_settings(folder, scale),
     }
-    adapter, console = adapter_for(folder), Console()
     if image is not None and not adapter.takes_first_frame(folder):
         raise UserError(f"--image {image}: {folder} is a text-to-video model and takes no first frame")
     dtype = dtype or notes.get("dtype")
@@ -53,7 +54,7 @@ def generate(
         raise UserError(f"--steps 1: the schedule of {folder} has {notes['steps']} steps and makes nothing of one")
     if "sigmas" in notes and settings["num_inference_steps"] != notes["steps"]:
         console.warn(f"{folder} was trained for {notes['steps']} steps; another number leaves the trained schedule")
-    if negative and settings["guidance_scale"] == 1:
+    if negative and scale == 1:
         console.warn("--negative-prompt has no effect without guidance: give --guidance above 1")
     if image is not None:
         settings["image"] = read_image(image, settings["height"], settings["width"])

@@ -62,7 +62,7 @@ class Job:
     @cached_property
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of the run."""
-        r, default = self.recipe, self.adapter.default_size
+        r, default = self.recipe, self.adapter.size_of(self.model_folder)
         given = (r.frames, r.height, r.width)
         return tuple(g or d for g, d in zip(given, default, strict=True))  # type: ignore[return-value]
 
@@ -93,7 +93,7 @@ class Job:
     @property
     def guidance(self) -> float:
         given = self.recipe.guidance
-        return self.adapter.default_guidance if given is None else given
+        return self.adapter.guidance_of(self.model_folder) if given is None else given
 
     @cached_property
     def prunable(self) -> Prunable:

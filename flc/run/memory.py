@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from flc.api import Budget, Channels, Objective, Role, View
 from flc.run.job import Job
-from flc.train.nets import LORA_TARGETS
+from flc.train.nets import lora_layers
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,8 @@ def bytes_of_role(parameters: int, trained: int, role: Role, width: int, sharing
 
 def lora_parameters(job: Job, role: Role) -> int:
     """Of an adapter on every block (a view's skipped blocks hold one, too): rank (in + out) for each layer."""
-    layers = (
-        module
-        for stack in job.adapter.stacks
-        for block in job.prunable.stack(stack)
-        for name, module in block.named_modules()
-        if isinstance(module, nn.Linear) and name.endswith(tuple(LORA_TARGETS))
-    )
-    return sum(role.rank * (layer.in_features + layer.out_features) for layer in layers)
+    layers = lora_layers(job.adapter, job.adapter.transformer)
+    return sum(role.rank * (layer.in_features + layer.out_features) for _, layer in layers)
 
 
 def head_parameters(job: Job, role: Role) -> int:

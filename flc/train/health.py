@@ -72,7 +72,7 @@ class Health:
         few = max(1, NUMBERS // x0[0].numel())
         parts = [slice(i, i + few) for i in range(0, len(x0), few)]
         cond = self.batch.cond
-        latents = [sample(student, s.scheduler, s.steps, 1.0, noise[p], cond[p], generators[p]) for p in parts]
+        latents = [sample(student, s, 1.0, noise[p], cond[p], generators[p]) for p in parts]
         return ratios(measure(self.decode(torch.cat(latents))), self.real)
 
     def record(self) -> dict[str, Any]:

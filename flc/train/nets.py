@@ -26,8 +26,6 @@ from flc.models.view import (
     view,
 )  # fmt: skip
 
-#: The linear layers of a block that a LoRA adapter goes on.
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 ADAPTER = "flc"
 #: What engines call the incoming weights as the teacher evaluates them: no role's name.
 TEACHER = "(teacher)"
@@ -53,7 +51,7 @@ def build(
             modules[name] = make_head(role, adapter.width(source), seed).to(adapter.device)
     for name, role in roles.items():
         if role.train == "lora":
-            add_lora(source, role.rank, seed)
+            add_lora(source, [name for name, _ in lora_layers(adapter, source)], role.rank, seed)
         modules.setdefault(name, unpruned if role.train == "frozen" and unpruned is not None else source)
     return modules
 
@@ -65,11 +63,20 @@ def make_head(role: Role, width: int, seed: int) -> nn.Module:
         return role.head(width).requires_grad_(False)
 
 
-def add_lora(module: Any, rank: int, seed: int) -> None:
+def lora_layers(adapter: Any, module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers that a LoRA adapter goes on, in every block, by their names in `module`."""
+    for stack in adapter.stacks:
+        for index, block in enumerate(blocks_of(module, stack)):
+            for name, layer in block.named_modules():
+                if isinstance(layer, nn.Linear) and f".{name}".endswith(tuple(f".{end}" for end in adapter.lora)):
+                    yield f"{stack}.{index}.{name}", layer
+
+
+def add_lora(module: Any, layers: list[str], rank: int, seed: int) -> None:
     """A fresh low-rank branch (alpha = rank, so the scale of a view's adapter is the branch's own)."""
     from peft import LoraConfig
 
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers)
     with torch.random.fork_rng(devices=[]):  # its first matrix is random: the same on every rank and at every start
         torch.manual_seed(seed)
         module.add_adapter(config, adapter_name=ADAPTER)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from flc.models.folder import EMBEDDED
+
 pytestmark = pytest.mark.slow
 
 TINY = {
@@ -75,8 +77,8 @@ def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(comp
     flags, sets, guidance = METHODS[method]
     out = compress(flags, sets)
     about, plan = declared(out), json.loads((out / "score" / "plan.json").read_text())
-    expected = adapter.default_guidance if guidance is OWN else guidance
-    assert about["guidance"] == expected and adapter.default_guidance > 1
+    expected = adapter.guidance_of(EMBEDDED) if guidance is OWN else guidance
+    assert about["guidance"] == expected and adapter.guidance_of(EMBEDDED) > 1
     asked = flags.partition("--steps ")[2].split()
     assert about["steps"] == (int(asked[0]) if asked else 4)
     assert json.loads((out / "metrics.json").read_text())["rows"][0]["guidance"] == expected

@@ -12,6 +12,7 @@ from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import spread
 from benchmarks.paper import PAPER, averages, dimensions, printed
 from flc.evaluate.vbench_layout import DIMENSIONS
+from flc.models.folder import EMBEDDED
 
 SEVEN = dict(zip(DIMENSIONS["vbench-i2v"], (0.9, 0.8, 0.7, 0.3, 0.6, 0.5, 1.0), strict=True))
 """Of a run; the last is temporal flickering."""
@@ -107,7 +108,7 @@ def test_what_table_2_says_of_its_rows_is_so(adapter):
     rows, full = ({cell.label: cell for cell in table2.table(scale).rows} for scale in ("tiny", "wan-14b"))
     notes = table2.table("tiny").notes
     assert "those of lcm and magic are, at the model's own scale of 2, no other is" in notes
-    assert adapter.default_guidance == 2.0
+    assert adapter.guidance_of(EMBEDDED) == 2.0
     for name, scale in {"dmd2": 1.0, "lcm": 2.0, "magic": 2.0}.items():
         assert options(rows[name], "teacher")["scale"] == scale
         ours = options(full["fastlightgen"], "teacher", "wan-14b")["beta1"]

@@ -31,7 +31,9 @@ def bound(kind: str, name: str) -> Any:
     schedule = None
     if kind == "distiller":
         shift = objective.shift() or 3.0
-        schedule = FewStepSchedule(FlowMatchEulerDiscreteScheduler(shift=shift), 4, shift, objective.sampler)
+        schedule = FewStepSchedule(
+            FlowMatchEulerDiscreteScheduler(shift=shift), 4, shift=shift, sampler=objective.sampler
+        )
     return objective.bind(Setting(PRUNED, FULL, 4, STEPS, schedule))
 
 

@@ -199,11 +199,11 @@ def test_the_autoencoder_is_given_few_clips_at_once_where_they_are_large(adapter
         monkeypatch.setattr(adapter.pipe.vae, name, lambda x, plain=plain, **m: seen.append(len(x)) or plain(x, **m))
     whole = adapter.decode(latents)
     assert seen == [5]
-    monkeypatch.setattr("flc.models.wan.PIXELS", 12 * 48 * 48 * 2 + 1)  # latents of 9 frames decode to at most 12
+    monkeypatch.setattr("flc.models.stock.PIXELS", 12 * 48 * 48 * 2 + 1)  # latents of 9 frames decode to at most 12
     # convolutions of another batch size
     assert np.abs(adapter.decode(latents) - whole).max() < 1e-4 and seen[1:] == [2, 2, 1]
     assert torch.allclose(adapter.encode(videos), latents, atol=1e-4) and seen[4:] == [2, 2, 1]
-    monkeypatch.setattr("flc.models.wan.PIXELS", 1)
+    monkeypatch.setattr("flc.models.stock.PIXELS", 1)
     assert torch.allclose(adapter.encode(videos), latents, atol=1e-4) and seen[7:] == [1] * 5
 
 

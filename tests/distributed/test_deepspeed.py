@@ -27,7 +27,7 @@ from flc.flow import noised
 from flc.losses import flow_matching
 from flc.models.channels import narrowed
 from flc.models.condition import Condition
-from flc.models.text_padding import BiasedCrossAttention
+from flc.models.hunyuan import HunyuanAdapter
 from flc.models.wan import WanAdapter
 from flc.registry import create
 from flc.train.engine import PlainEngine
@@ -37,6 +37,8 @@ from flc.train.nets import TEACHER, UNPRUNED, build, connect
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 PRUNED, FULL = View({"blocks": (0, 2)}), View({"blocks": (0, 1, 2)})
+STACKS = {"transformer_blocks": (0, 1), "single_transformer_blocks": (0, 1, 2)}
+PRUNED_STACKS = View({"transformer_blocks": (0,), "single_transformer_blocks": (0, 2)})
 BATCH, STEPS, CUT = 4, 5, 3
 SKIPPED, RESUMED = "blocks.1.ffn.net.2.weight", ("dmd-lora", "lcm")
 ZERO3_ONLY = ("icmd",)
@@ -76,6 +78,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dmd2": ("distiller", "dmd2", DMD | {"gan": 0.5}),
     "icmd": ("recovery", "icmd", {"lr": 1e-3, "warmup": 2, "adversarial": 0.5, "distil": 0.5}),
     "lcm": ("distiller", "lcm", {"lr": 1e-3, "warmup": 2, "grid": 4}),
+    "bernoulli-stacks": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
+    "dmd-stacks": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
     "skipping": ("", "", {}),
 }
 
@@ -89,6 +93,24 @@ def tiny() -> Any:
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
         text_dim=8, freq_dim=16, ffn_dim=33, num_layers=3, rope_max_seq_len=32,
     )  # fmt: skip
+    return awake(model)
+
+
+def two_stacks() -> Any:
+    """A stock HunyuanVideo transformer of 2 and 3 blocks."""
+    from diffusers import HunyuanVideoTransformer3DModel
+
+    torch.manual_seed(0)
+    return awake(
+        HunyuanVideoTransformer3DModel(
+            in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2,
+            num_single_layers=3, num_refiner_layers=1, text_embed_dim=8, pooled_projection_dim=6,
+            rope_axes_dim=(4, 4, 4),
+        )
+    )  # fmt: skip
+
+
+def awake(model: Any) -> Any:
     with torch.no_grad():  # fresh gates and output layers are near zero, which would hide what a block does
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -100,16 +122,18 @@ class Miniature:
 
     def __init__(self, case: str, zero: int = 0, rank: int = 0, world: int = 1, offload: bool = False) -> None:
         kind, name, options = CASES[case]
-        adapter: Any = WanAdapter()
+        self.stacks = case.endswith("stacks")
+        adapter: Any = HunyuanAdapter() if self.stacks else WanAdapter()
         adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
-        adapter.device, adapter.processor, self.local = torch.device("cpu"), BiasedCrossAttention(), BATCH // world
-        source, unpruned = adapter.prepare(tiny()), None
+        adapter.device, adapter.notes, self.local = torch.device("cpu"), {}, BATCH // world
+        source, unpruned = adapter.prepare(two_stacks() if self.stacks else tiny()), None
+        pruned, full = (PRUNED_STACKS, View(STACKS)) if self.stacks else (PRUNED, FULL)
         if case.endswith("narrow"):
             unpruned = source
             source = narrowed(adapter, source, {"blocks": [tuple(range(0, 33, 2))] * 3})
         self.objective: Any = create(kind, name, options) if name else Scripted()  # type: ignore[arg-type]
         schedule = adapter.schedule(2, 5.0, "sde")
-        self.objective.bind(Setting(PRUNED, FULL, 2, STEPS, schedule))
+        self.objective.bind(Setting(pruned, full, 2, STEPS, schedule))
         roles = self.objective.roles()
         modules = build(adapter, source, roles, 0, unpruned)
         everything = modules | {TEACHER: source} | ({UNPRUNED: unpruned} if unpruned is not None else {})
@@ -119,13 +143,16 @@ class Miniature:
 
             self.engine = DeepSpeedEngine(everything, roles, zero, self.local, offload)
         self.followers = [n for n, r in roles.items() if r.train == "follow"]
-        self.nets = connect(adapter, everything, roles, self.engine.call, (create("teacher", "well-guided"), PRUNED))
+        self.nets = connect(adapter, everything, roles, self.engine.call, (create("teacher", "well-guided"), pruned))
 
     def batch_at(self, draws: StepDraws) -> Batch:
         g = torch.Generator().manual_seed(5)
         latents, text = torch.randn(16, 4, 3, 4, 4, generator=g), torch.randn(16, 6, 8, generator=g)
         rows, given = draws.integers(self.local, 16), draws.uniform(self.local) < 0.5
         x0, null = latents[rows], torch.randn(1, 1, 8, generator=g)
+        if self.stacks:
+            pooled = torch.randn(17, 6, generator=g)
+            return Batch(x0, Condition(text[rows], null, pooled=pooled[rows], null_pooled=pooled[16:]))
         return Batch(x0, Condition(text[rows], null, x0[:, :, :1], given))
 
     def run(self, folder: Path, on_step: Any = lambda step, metrics: None) -> dict[str, torch.Tensor]:
@@ -154,7 +181,9 @@ class Miniature:
     def probe(self, role: str) -> torch.Tensor:
         """A velocity on fixed inputs, the same on every rank: what the role's running weights are."""
         x = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(6))
-        return self.nets[role](x, torch.full((1,), 0.5), Condition(torch.ones(1, 2, 8), torch.ones(1, 1, 8)))
+        pooled = (torch.ones(1, 6),) * 2 if self.stacks else (None, None)
+        cond = Condition(torch.ones(1, 2, 8), torch.ones(1, 1, 8), None, None, *pooled)
+        return self.nets[role](x, torch.full((1,), 0.5), cond)
 
 
 # -- the ranks' program -----------------------------------------------------------------------------------------

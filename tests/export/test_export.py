@@ -16,6 +16,7 @@ DECLARED = {
     "recovery": "bernoulli", "share": 0.7, "size": [17, 48, 48], "parameters": 1_790_000, "license": "apache-2.0",
     "base_model": "some/model", "kept": {"blocks": [0, 1, 4]}, "example": "a red circle moving left",
     "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0], "guidance": 1.0, "fps": 24, "dtype": "float32", "pipeline": "WanPipeline",
+    "call": {"guidance_scale": 1.0}, "guidance_argument": "guidance_scale", "setup": [],
 }  # fmt: skip
 
 
@@ -26,6 +27,8 @@ def test_the_pipeline_declares_its_schedule_and_a_reload_keeps_it(adapter, tmp_p
     scheduler = adapter.stock_pipeline(tmp_path, False).scheduler
     scheduler.set_timesteps(4)
     assert scheduler.sigmas.tolist() == list(schedule.sigmas)
+    assert len(configs := list(tmp_path.glob("*/config.json"))) == 3
+    assert not any("_name_or_path" in read_json(config) for config in configs), "no place of this machine"
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,7 @@ def test_the_printed_call_is_python():
     each = '{"vae": torch.float32, "default": torch.bfloat16}'
     assert f'WanPipeline.from_pretrained(".", torch_dtype={each})' in text
     assert 'WanPipeline.from_pretrained(".")' in call_example(DECLARED)
+    other = {"call": {"true_cfg_scale": 1.0, "guidance_scale": 6.0}, "setup": ["pipe.vae.enable_tiling()"]}
+    text = call_example(DECLARED | other)
+    assert "true_cfg_scale=1.0, guidance_scale=6.0," in text and "\npipe.vae.enable_tiling()\n" in text
+    ast.parse(text)

@@ -21,7 +21,7 @@ pytestmark = [
 
 def test_velocities_are_those_of_the_cpu(adapter):
     there = adapter_for(EMBEDDED).load(EMBEDDED, DEVICE)
-    shape = adapter.latent_shape(*adapter.default_size)
+    shape = adapter.latent_shape(*adapter.size_of(EMBEDDED))
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0.3, 0.8])
     prompts = ["a red circle moving left", "a blue square moving up"]

@@ -8,7 +8,7 @@ import torch
 from flc.api import Sample
 from flc.errors import UserError
 from flc.flow import noised
-from flc.models.attention import Recorder, cross_frame_share
+from flc.models.attention import WanRecorder, cross_frame_share
 from flc.models.prunable import Prunable
 
 FRAMES = 5
@@ -37,7 +37,7 @@ def test_attention_within_frames_scores_0_uniform_attention_1_and_attention_else
         assert found == [pytest.approx([expected] * 3, abs=1e-6)] * 2  # two clips, three heads, float32
 
 
-class Witness(Recorder):
+class Witness(WanRecorder):
     """Remembers what the stock processor was given and what it returned."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
@@ -122,5 +122,5 @@ def test_tokens_of_a_frame_lie_together_in_the_order_of_frames(adapter):
 
 
 def test_one_latent_frame_has_no_other_to_attend_to(adapter):
-    with pytest.raises(UserError, match="one latent frame"):
-        adapter.recording_attention(1, 8)
+    with pytest.raises(UserError, match="one latent frame"), adapter.recording_attention(1, 8):
+        pass

@@ -1,9 +1,9 @@
-"""Views, sweeps, taps and gates on a stock transformer of two stacks whose blocks hand on hidden states of the clip and
-of the text: HunyuanVideo's."""
+"""Views, sweeps, taps and gates on a transformer of two stacks whose blocks hand on hidden states of the clip and of
+the text: HunyuanVideo's."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -13,50 +13,42 @@ from torch import Tensor, nn
 from flc.api import Query, Sample, View
 from flc.losses import masked_mean
 from flc.models.condition import Condition
+from flc.models.hunyuan import HunyuanAdapter
 from flc.models.prunable import Prunable
 from flc.models.view import exchanged, removed, view
 from flc.train.nets import RoleNet, Teacher
+from tests.models.hunyuan import transformer
 
 KEPT = {"transformer_blocks": (0, 2), "single_transformer_blocks": (0, 1, 3)}
 
 
-class Hunyuan:
-    """What views ask of its family, with fixed pooled texts."""
-
-    stacks: ClassVar = {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"}
-
-    def velocity(self, call: Any, module: nn.Module, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        mask, pooled = torch.ones(cond.text.shape[:2]), torch.ones(len(x), 8)
-        return call(x, t * 1000, cond.text, mask, pooled, guidance=torch.full((len(x),), 6000.0), return_dict=False)[0]
-
-    def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
-        return hidden.unflatten(1, (frames, -1))
+ADAPTER = HunyuanAdapter()
+ADAPTER.notes = {}
 
 
 @pytest.fixture
 def hunyuan(awake) -> HunyuanVideoTransformer3DModel:
     torch.manual_seed(0)
-    model = HunyuanVideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=3, num_single_layers=4,
-        num_refiner_layers=1, text_embed_dim=8, pooled_projection_dim=8, rope_axes_dim=(4, 4, 4),
-    )  # fmt: skip
-    return awake(model)
+    return awake(transformer())
 
 
 @pytest.fixture
 def sample() -> Sample:
     g = torch.Generator().manual_seed(1)
     x0, x1 = torch.randn(2, 2, 4, 3, 4, 4, generator=g)
-    return Sample(x0, x1, torch.tensor([0.3, 0.7]), Condition(torch.randn(2, 5, 8), torch.randn(1, 5, 8)))
+    text, pooled = torch.randn(3, 5, 24, generator=g), torch.randn(3, 16, generator=g)
+    text[1, 3:] = 0  # its prompt is shorter
+    cond = Condition(text[:2], text[2:], pooled=pooled[:2], null_pooled=pooled[2:])
+    return Sample(x0, x1, torch.tensor([0.3, 0.7]), cond)
 
 
 def velocity(model: nn.Module, s: Sample) -> Tensor:
-    return Hunyuan().velocity(model, model, s.x0, s.t, s.cond)
+    return ADAPTER.velocity(model, model, s.x0, s.t, s.cond)
 
 
 @torch.no_grad()
 def test_skipping_by_view_equals_removing_in_both_stacks_and_the_removed_reloads(hunyuan, sample, tmp_path):
-    small = removed(hunyuan, KEPT, Hunyuan.stacks)
+    small = removed(hunyuan, KEPT, ADAPTER.stacks)
     with view(hunyuan, KEPT):
         skipped = velocity(hunyuan, sample)
     assert torch.equal(skipped, velocity(small, sample)) and not torch.equal(skipped, velocity(hunyuan, sample))
@@ -70,7 +62,7 @@ def test_skipping_by_view_equals_removing_in_both_stacks_and_the_removed_reloads
 @torch.no_grad()
 @pytest.mark.parametrize("kept", [None, KEPT])
 def test_the_sweep_of_each_stack_equals_skipping_each_block_alone(hunyuan, sample, kept):
-    model = Prunable(Hunyuan(), hunyuan)
+    model = Prunable(ADAPTER, hunyuan)
     swept = list(model.skip_each(sample, kept))
     whole = model.full if kept is None else kept
     assert [key for key, _ in swept] == [None, *((s, i) for s in whole for i in whole[s])]
@@ -88,13 +80,13 @@ def test_a_walk_and_features_see_the_clips_tokens(hunyuan, sample):
     for hook in hooks:
         hook.remove()
     at_x0 = Sample(sample.x0, sample.x0, sample.t, sample.cond)  # noised to itself
-    walked = list(Prunable(Hunyuan(), hunyuan).walk(at_x0))
+    walked = list(Prunable(ADAPTER, hunyuan).walk(at_x0))
     assert [key for key, _, _ in walked] == [
-        (s, i) for s, n in zip(Hunyuan.stacks, (3, 4), strict=True) for i in range(n)
+        (s, i) for s, n in zip(ADAPTER.stacks, (3, 4), strict=True) for i in range(n)
     ]
     for (_, before, after), (entered, left) in zip(walked, seen, strict=True):  # float32: (1 - t) x + t x
         assert torch.allclose(before, entered, atol=1e-4) and torch.allclose(after, left, atol=1e-4)
-    net = RoleNet(Hunyuan(), hunyuan, hunyuan, View())
+    net = RoleNet(ADAPTER, hunyuan, hunyuan, View())
     found = net.features(sample.x0, sample.t, sample.cond, [2 / 7, 5 / 7])
     for feature, at in zip(found, (1, 4), strict=True):
         assert feature.shape == (2, 3, 4, 24) and torch.equal(feature.flatten(1, 2), seen[at][1])
@@ -115,7 +107,7 @@ def test_gate_gradients_are_slopes_in_both_stacks(hunyuan, sample):
     def loss(v: Tensor) -> Tensor:
         return masked_mean((v - sample.x1).pow(2), torch.ones(2, 1, 3, 1, 1))
 
-    model, h = Prunable(Hunyuan(), hunyuan), 0.02
+    model, h = Prunable(ADAPTER, hunyuan), 0.02
     found = model.gate_gradients(sample, loss)
     slopes = {}
     for stack, blocks in model.full.items():
@@ -142,7 +134,7 @@ def test_a_teacher_of_both_views_evaluates_each_whole(hunyuan, sample, kept):
         def needs(self):
             return queries
 
-    net = RoleNet(Hunyuan(), hunyuan, hunyuan, View())
+    net = RoleNet(ADAPTER, hunyuan, hunyuan, View())
     found = Teacher(net, Every(), View(kept)).evaluate(sample.x0, sample.t, sample.cond)  # type: ignore[arg-type]
     for q in queries:
         cond = sample.cond if q.condition == "text" else sample.cond.without_text()

@@ -13,6 +13,7 @@ from flc.data.source import drawn_clips, read_video
 from flc.evaluate.sampling import condition, make_prompts
 from flc.models.folder import EMBEDDED
 from flc.sample import generators_for, noise_for, sample
+from flc.schedule import Walk
 from flc.train.nets import RoleNet
 
 PROMPT = "a blue square moving up"
@@ -43,7 +44,7 @@ def ours(adapter, scheduler, steps, guidance, first=None):
     net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
     generators = generators_for([7])
     noise = noise_for(adapter.latent_shape(9, 48, 48), generators)
-    return adapter.decode(sample(net, scheduler, steps, guidance, noise, cond, generators))[0]
+    return adapter.decode(sample(net, Walk(scheduler, steps), guidance, noise, cond, generators))[0]
 
 
 # float32 sums in another order (text padding folded, guidance in one batch), through 4 to 6 steps and a decoder;
@@ -85,10 +86,10 @@ def test_only_given_first_frames_are_encoded(adapter, monkeypatch):
 
 def test_a_clip_does_not_depend_on_its_batch(adapter):
     net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
-    scheduler, shape = adapter.schedule(3, 3.0, "sde").scheduler, adapter.latent_shape(9, 48, 48)
+    schedule, shape = adapter.schedule(3, 3.0, "sde"), adapter.latent_shape(9, 48, 48)
     prompts, two, one = [PROMPT, "a red circle moving left"], generators_for([7, 8]), generators_for([8])
-    together = sample(net, scheduler, 3, 1.0, noise_for(shape, two), adapter.condition(prompts), two)
-    alone = sample(net, scheduler, 3, 1.0, noise_for(shape, one), adapter.condition(prompts[1:]), one)
+    together = sample(net, schedule, 1.0, noise_for(shape, two), adapter.condition(prompts), two)
+    alone = sample(net, schedule, 1.0, noise_for(shape, one), adapter.condition(prompts[1:]), one)
     assert torch.allclose(together[1], alone[0], atol=1e-3)  # float32 sums of another batch size, three steps
 
 
@@ -105,7 +106,7 @@ def test_every_step_of_an_sde_student_has_noise_of_its_own(adapter, make_conditi
     """With the exact consistency function of N(0, .3^2) the spread stays .300; with the first noise once more in the
     first step, Euler's, it is .317 after two. At the second sigma what is not x0 is as good as independent."""
     std, shape, generators = 0.3, (16, 3, 4, 4), generators_for(list(range(400)))
-    scheduler, noise, seen = adapter.schedule(steps, 5.0, "sde").scheduler, noise_for(shape, generators), []
+    schedule, noise, seen = adapter.schedule(steps, 5.0, "sde"), noise_for(shape, generators), []
 
     def exact(x, t, cond, view=None):
         seen.append(x)
@@ -113,10 +114,10 @@ def test_every_step_of_an_sde_student_has_noise_of_its_own(adapter, make_conditi
         return (x - x * std / ((1 - t) ** 2 * std**2 + t**2) ** 0.5) / t
 
     cond = make_condition(400, image=False)
-    made = sample(exact, scheduler, steps, 1.0, noise, cond, generators)
+    made = sample(exact, schedule, 1.0, noise, cond, generators)
     error = 0.3 / (2 * made.numel()) ** 0.5  # the standard error of a spread: .0003
     assert float(made.std()) == pytest.approx(std, abs=4 * error)
-    fresh = (seen[1] - (1 - scheduler.sigmas[1]) * std * noise) / scheduler.sigmas[1]
+    fresh = (seen[1] - (1 - schedule.sigmas[1]) * std * noise) / schedule.sigmas[1]
     assert abs(float((fresh * noise).mean())) < 4 / noise.numel() ** 0.5
 
 
@@ -142,8 +143,8 @@ def test_a_stock_pipeline_in_bfloat16_has_the_autoencoder_that_clips_were_measur
     ours = type(adapter)().load(EMBEDDED, dtype="bfloat16")
     for one in (pipe, ours.pipe):
         assert one.vae.dtype == torch.float32 and one.transformer.patch_embedding.weight.dtype == torch.bfloat16
-    scheduler = adapter.schedule(4, 3.0, "ode").scheduler
-    pipe.scheduler = scheduler
+    schedule = adapter.schedule(4, 3.0, "ode")
+    pipe.scheduler = schedule.scheduler
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(7)
     frames = pipe(prompt=PROMPT, **SIZE, num_inference_steps=4, guidance_scale=1.0, output_type="np",
@@ -151,6 +152,6 @@ def test_a_stock_pipeline_in_bfloat16_has_the_autoencoder_that_clips_were_measur
     net = RoleNet(ours, ours.transformer, ours.transformer, View())
     generators = generators_for([7])
     noise = noise_for(ours.latent_shape(9, 48, 48), generators)
-    made = ours.decode(sample(net, scheduler, 4, 1.0, noise, ours.condition([PROMPT]), generators))[0]
+    made = ours.decode(sample(net, schedule, 1.0, noise, ours.condition([PROMPT]), generators))[0]
     # bfloat16 has 8 bits: text padding folded, through four steps; a mean of two 8-bit levels
     assert np.abs(frames - made).mean() < 8e-3

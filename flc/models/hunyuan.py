@@ -1,0 +1,180 @@
+"""HunyuanVideo text-to-video, as stock diffusers folders.
+
+Its published weights have guidance distilled in: the scale is an input of the transformer. Every call here is given the
+same one, the folder's (`embedded_guidance` in flc.json, or 6 as in the stock pipeline), and guidance by the text, which
+the rest of flc speaks of, comes on top (`true_cfg_scale`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+from torch import Tensor, nn
+
+from flc.errors import UserError
+from flc.models.attention import HunyuanRecorder, recording
+from flc.models.condition import Condition
+from flc.models.notes import read_notes
+from flc.models.stock import TIME_SCALE, StockAdapter, are_numbers
+from flc.models.text_padding import text_lengths
+from flc.models.view import blocks_of
+from flc.schedule import FewStepSchedule, Sampler
+
+TEXT_ROWS = 256  # of Llama's states, after the prompt template's (max_sequence_length)
+
+
+class HunyuanAdapter(StockAdapter):
+    """One loaded HunyuanVideo pipeline. Padding rows of a text are masked in every attention, so none are kept."""
+
+    family: ClassVar[str] = "HunyuanVideo"
+    classes: ClassVar[dict[str, Any]] = {
+        "pipeline": HunyuanVideoPipeline, "transformer": HunyuanVideoTransformer3DModel,
+        "vae": AutoencoderKLHunyuanVideo,
+    }  # fmt: skip
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    stacks: ClassVar[dict[str, str]] = {
+        "transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers",
+    }  # fmt: skip
+    #: None can be narrowed: one `mlp_ratio` counts the channels of both stacks and of a text's layers.
+    ffn: ClassVar[dict[str, str]] = {}
+    lora: ClassVar[tuple[str, ...]] = (
+        "to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out",
+        "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out",
+    )  # fmt: skip
+    usual_size: ClassVar[tuple[int, int, int]] = (129, 720, 1280)
+    usual_guidance: ClassVar[float] = 1.0
+    guidance_argument: ClassVar[str] = "true_cfg_scale"
+    setup: ClassVar[tuple[str, ...]] = ("pipe.vae.enable_tiling()",)
+
+    @classmethod
+    def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
+        return transformer.get("_class_name") == "HunyuanVideoTransformer3DModel"
+
+    # -- loading ------------------------------------------------------------------------------------------
+
+    def refuse(self, folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        if config.get("image_condition_type") is not None or config.get("in_channels", 16) != config.get(
+            "out_channels", 16
+        ):
+            raise UserError(f"{folder} is a HunyuanVideo image-to-video model, which flc does not compress yet")
+        if index.get("_class_name") != "HunyuanVideoPipeline":
+            raise UserError(f"{folder} is a {index.get('_class_name')}, which flc does not compress yet")
+        if config.get("patch_size_t", 1) != 1:
+            raise UserError(f"{folder} has tokens of several latent frames, which flc does not compress yet")
+
+    def check_numbers(self, pipe: Any, folder: Path) -> None:
+        scale = pipe.vae.config.scaling_factor
+        if not are_numbers([scale]) or scale == 0:
+            raise UserError(f"{folder / 'vae' / 'config.json'}: scaling_factor must be a number: download it again")
+        if pipe.tokenizer.padding_side != "right":
+            place = folder / "tokenizer" / "tokenizer_config.json"
+            raise UserError(f"{place}: padding_side must be right, which the transformer takes for granted")
+
+    def prepare(self, transformer: nn.Module) -> nn.Module:
+        """Stock as it is. Returns it."""
+        return transformer
+
+    def ready(self, pipe: Any) -> None:
+        """Clips beyond 256 pixels in tiles, as the family's own examples have it."""
+        pipe.vae.enable_tiling()
+
+    def running_dtype(self, transformer: Any) -> torch.dtype:
+        return transformer.x_embedder.proj.weight.dtype
+
+    @property
+    def image_to_video(self) -> bool:
+        return False
+
+    # -- sizes --------------------------------------------------------------------------------------------
+
+    def fps_of(self, folder: Path) -> int:
+        """What the folder's flc.json says, or HunyuanVideo's own 24."""
+        return int(read_notes(folder).get("fps") or 24)
+
+    def takes_first_frame(self, folder: Path) -> bool:
+        return False
+
+    def patch(self, transformer: Any) -> tuple[int, int, int]:
+        config = transformer.config
+        return config.patch_size_t, config.patch_size, config.patch_size
+
+    # -- encoding -----------------------------------------------------------------------------------------
+
+    def encode_texts(self, prompts: Sequence[str]) -> list[tuple[Tensor, ...]]:
+        """Llama's states after the template, and CLIP's pooled ones."""
+        embeds, pooled, mask = self.pipe.encode_prompt(
+            list(prompts), device=self.device, max_sequence_length=TEXT_ROWS
+        )  # fmt: skip
+        lengths = mask.sum(1).long().clamp(min=1).tolist()
+        return [(rows[:n], one) for rows, one, n in zip(embeds, pooled, lengths, strict=True)]
+
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
+        """(B, P)"""
+        return torch.stack([encoded[1] for encoded in self.texts(prompts)]).to(self.device)
+
+    def condition(
+        self, prompts: Sequence[str], negative: str = "", first: Tensor | None = None, given: Tensor | None = None
+    ) -> Condition:
+        assert given is None, "a text-to-video model"
+        null, null_pooled = self.text([negative]), self.pooled([negative])
+        return Condition(self.text(prompts), null, pooled=self.pooled(prompts), null_pooled=null_pooled)
+
+    def normalised(self, latents: Tensor) -> Tensor:
+        return latents * self.pipe.vae.config.scaling_factor
+
+    def raw(self, latents: Tensor) -> Tensor:
+        return latents / self.pipe.vae.config.scaling_factor
+
+    # -- velocity -----------------------------------------------------------------------------------------
+
+    def velocity(self, call: Any, module: nn.Module, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        config: Any = module.config
+        assert cond.pooled is not None
+        dtype, text = self.running_dtype(module), cond.text
+        rows = torch.arange(text.shape[1], device=text.device)
+        mask = (rows < text_lengths(text).clamp(min=1)[:, None]).to(dtype)
+        # in the precision in which the stock pipeline multiplies it
+        scale = torch.full((len(x),), embedded_guidance(self.notes), dtype=dtype, device=x.device) * TIME_SCALE
+        v = call(
+            x.to(dtype), t.float() * TIME_SCALE, text.to(dtype), mask, cond.pooled.to(dtype),
+            guidance=scale if config.guidance_embeds else None, return_dict=False,
+        )[0]  # fmt: skip
+        return v.float()
+
+    def recording_attention(self, frames: int, queries: int) -> Any:
+        """A context in which one forward pass records each block's cross-frame share of attention."""
+        blocks = {(s, i): b for s in self.stacks for i, b in enumerate(blocks_of(self.transformer, s))}
+        attentions = {key: block.attn for key, block in blocks.items()}
+        return recording(attentions, HunyuanRecorder, frames, queries)
+
+    # -- deployment ---------------------------------------------------------------------------------------
+
+    def grid(self, steps: int) -> tuple[float, ...]:
+        """The stock pipeline's, which the scheduler shifts."""
+        return tuple(np.linspace(1.0, 0.0, steps + 1)[:-1].tolist())
+
+    def schedule(self, steps: int, shift: float, sampler: Sampler) -> FewStepSchedule:
+        """The n-step, shift-k schedule: the scheduler shifts the pipeline's own grid by its k, once."""
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=float(shift), stochastic_sampling=sampler == "sde")
+        return FewStepSchedule(scheduler, steps, self.grid(steps), shift=float(shift), sampler=sampler)
+
+    def call_settings(self, folder: Path, guidance: float) -> dict[str, Any]:
+        return {self.guidance_argument: guidance, "guidance_scale": embedded_guidance(read_notes(folder))}
+
+    def declaration(self) -> dict[str, Any]:
+        return {"embedded_guidance": embedded_guidance(self.notes)}
+
+
+def embedded_guidance(notes: Mapping[str, Any]) -> float:
+    """The scale that is an input of the transformer, unless its config has no such input."""
+    return float(notes.get("embedded_guidance", 6.0))

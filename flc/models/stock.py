@@ -1,0 +1,281 @@
+"""What families of stock diffusers pipelines have in common: folders read whole and finite, one precision for each
+component, texts encoded once, clips a few at a time, sizes."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flc.errors import UserError
+from flc.family import ModelAdapter
+from flc.models.folder import read_json
+from flc.models.loaded import check_loaded
+from flc.models.notes import read_notes
+
+#: Pixels of clips that the autoencoder is given at once, at the most, but one clip: it works in float32, and one of
+#: full size takes gigabytes.
+PIXELS = 2**22
+TIME_SCALE = 1000.0  # these transformers count time in [0, 1000]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def are_numbers(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    )
+
+
+def at_once(frames: int, height: int, width: int) -> int:
+    """How many clips of this size the autoencoder is given at once."""
+    return max(1, PIXELS // (frames * height * width))
+
+
+class StockAdapter(ModelAdapter):
+    """One loaded pipeline of a family whose transformer, autoencoder and text encoders are components by these names.
+
+    The transformer stays a stock one, in the precision that was asked for; the autoencoder is in float32.
+    """
+
+    #: As messages name it.
+    family: ClassVar[str]
+    #: Stock classes of the pipeline (for text alone), of the transformer and of the autoencoder.
+    classes: ClassVar[Mapping[str, Any]]
+    encoders: ClassVar[Sequence[str]] = ("text_encoder",)
+    #: Frames, height, width of the family's own examples, and guidance there, in standard form.
+    usual_size: ClassVar[tuple[int, int, int]]
+    usual_guidance: ClassVar[float]
+
+    pipe: Any
+    notes: dict[str, Any]
+    device: torch.device
+    _texts: dict[str, tuple[Tensor, ...]]
+
+    # -- of a family ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def refuse(self, folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """`UserError` for a kind of this family that is not supported, by index and transformer config."""
+
+    @abstractmethod
+    def check_numbers(self, pipe: Any, folder: Path) -> None:
+        """`UserError` for what stock loaders take from configs as it comes, and only a later call would trip over."""
+
+    @abstractmethod
+    def running_dtype(self, transformer: Any) -> torch.dtype:
+        """The precision that a stock transformer of this family runs in."""
+
+    @abstractmethod
+    def patch(self, transformer: Any) -> tuple[int, int, int]:
+        """Latent frames, rows and columns that are one token."""
+
+    def positions(self, transformer: Any) -> int | None:
+        """Tokens along an axis at the most; None where there is no such limit."""
+        return None
+
+    @abstractmethod
+    def encode_texts(self, prompts: Sequence[str]) -> list[tuple[Tensor, ...]]:
+        """Of each prompt the rows of its text (L, D) and what the family needs beside them, as the pipeline encodes."""
+
+    @abstractmethod
+    def normalised(self, latents: Tensor) -> Tensor:
+        """Of the autoencoder's latents (B, C, F, H, W) those that the transformer works on."""
+
+    @abstractmethod
+    def raw(self, latents: Tensor) -> Tensor:
+        """Its inverse."""
+
+    # -- loading --------------------------------------------------------------------------------------------
+
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        return ("transformer", "vae", *self.encoders)
+
+    def check_kind(self, folder: Path) -> None:
+        self.refuse(folder, read_json(folder / "model_index.json"), read_json(folder / "transformer" / "config.json"))
+
+    def read(self, cls: Any, folder: Path, **options: Any) -> Any:
+        """A stock pipeline of a folder, whole and finite."""
+        try:
+            pipe = cls.from_pretrained(folder, local_files_only=True, **options)
+        except Exception as error:  # a stranger's configs and headers may be wrong in any way
+            raise UserError(self.unreadable(folder, error)) from error
+        for name in self.weighted:
+            if getattr(pipe, name) is None:
+                raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
+            check_loaded(getattr(pipe, name), folder / name)
+        for name in ("flow_shift", "shift"):
+            if (value := pipe.scheduler.config.get(name)) is not None and not are_numbers([value]):
+                raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
+        self.check_numbers(pipe, folder)
+        return pipe
+
+    def unreadable(self, folder: Path, error: Exception) -> str:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        return f"{folder} does not load as a {self.family} pipeline: {said}"
+
+    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> StockAdapter:
+        """Read a folder that `flc.models.folder.check` has passed."""
+        self.device, self._texts, self.notes = torch.device(device), {}, read_notes(folder)
+        self.check_kind(folder)
+        self.pipe = self.read(self.stock_class(False), folder, torch_dtype=DTYPES[dtype])
+        self.pipe.set_progress_bar_config(disable=True)
+        self.pipe.vae.to(torch.float32)
+        self.ready(self.pipe)
+        for component in (self.pipe.transformer, self.pipe.vae):
+            component.to(self.device)
+        for name in self.weighted:
+            getattr(self.pipe, name).requires_grad_(False).eval()
+        self.prepare(self.pipe.transformer)
+        return self
+
+    def outline(self, folder: Path, dtype: str = "float32") -> StockAdapter:
+        self.device, self._texts, self.notes = torch.device("meta"), {}, read_notes(folder)
+        self.check_kind(folder)
+        try:
+            with self.device:
+                parts: dict[str, Any] = {
+                    name: self.classes[name].from_config(read_json(folder / name / "config.json"))
+                    for name in ("transformer", "vae")
+                }
+            for name in self.encoders:
+                parts |= {name: None, name.replace("text_encoder", "tokenizer"): None}
+            self.pipe = self.stock_class(False).from_pretrained(folder, local_files_only=True, **parts)
+        except UserError:
+            raise
+        except Exception as error:  # a stranger's configs may be wrong in any way
+            raise UserError(self.unreadable(folder, error)) from error
+        self.pipe.transformer.to(DTYPES[dtype]).requires_grad_(False)
+        return self
+
+    def ready(self, pipe: Any) -> None:
+        """Settings of a loaded stock pipeline that are not in its files (see `setup`)."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.pipe.transformer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.running_dtype(self.pipe.transformer)
+
+    @property
+    def shift(self) -> float:
+        """The timestep shift that the folder's scheduler was configured with."""
+        config = self.pipe.scheduler.config
+        if "shift" in self.notes:  # a student's scheduler may hold another number for the same schedule
+            return float(self.notes["shift"])
+        return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+    # -- sizes ----------------------------------------------------------------------------------------------
+
+    def size_of(self, folder: Path) -> tuple[int, int, int]:
+        """What the folder's flc.json says, or the family's own."""
+        said = read_notes(folder).get("size")
+        return tuple(said) if said else self.usual_size
+
+    def guidance_of(self, folder: Path) -> float:
+        """What the folder's flc.json says, or the family's own."""
+        return float(read_notes(folder).get("guidance", self.usual_guidance))
+
+    def width(self, transformer: nn.Module) -> int:
+        """Size D of a token's hidden state."""
+        config: Any = transformer.config
+        return config.num_attention_heads * config.attention_head_dim
+
+    def by_frame(self, hidden: Tensor, frames: int) -> Tensor:
+        """(B, F, N, D) of a block's hidden states (B, F N, D): tokens run over a frame's rows, then frames."""
+        return hidden.unflatten(1, (frames, -1))
+
+    def latent_shape(self, frames: int, height: int, width: int, pipe: Any = None) -> tuple[int, int, int, int]:
+        pipe = pipe or self.pipe
+        patch = self.patch(pipe.transformer)
+        temporal, spatial = pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial
+        for name, value, step in (("height", height, spatial * patch[1]), ("width", width, spatial * patch[2])):
+            step = max(step, 16)  # stock pipelines refuse anything else
+            if value < step or value % step:
+                raise UserError(f"--{name} {value} must be a positive multiple of {step} for this model")
+        if frames < 1 or frames % temporal != 1:
+            raise UserError(f"--frames {frames} must be one more than a multiple of {temporal} for this model")
+        channels = pipe.transformer.config.in_channels
+        shape = (channels, (frames - 1) // temporal + 1, height // spatial, width // spatial)
+        most = self.positions(pipe.transformer) or math.inf
+        pixels = (frames, height, width)
+        for name, value, size, step in zip(("frames", "height", "width"), pixels, shape[1:], patch, strict=True):
+            if size // step > most:
+                raise UserError(f"--{name} {value} is beyond this model's {most} positions: give a smaller size")
+        return shape
+
+    # -- encoding -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> list[tuple[Tensor, ...]]:
+        """What was encoded once is kept, off the device: large encoders are there only while they encode, and so are
+        the texts of all clips."""
+        missing = sorted({p for p in prompts if p not in self._texts})
+        encoders = [getattr(self.pipe, name) for name in self.encoders]
+        for encoder in encoders if missing else ():
+            encoder.to(self.device)
+        for begin in range(0, len(missing), 32):
+            part = missing[begin : begin + 32]
+            for prompt, encoded in zip(part, self.encode_texts(part), strict=True):
+                self._texts[prompt] = tuple(x.cpu().clone() for x in encoded)
+        for encoder in encoders if missing else ():
+            encoder.to("cpu")
+        return [self._texts[p] for p in prompts]
+
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        """(B, L, D) without the rows that are padding in all; zero after each prompt's end."""
+        rows = [encoded[0] for encoded in self.texts(prompts)]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+
+    @torch.no_grad()
+    def encode(self, video: np.ndarray) -> Tensor:
+        """Normalised latents (B, C, F', H', W') of clips (B, F, H, W, 3) in [0, 1]."""
+        latents = []
+        for few in torch.from_numpy(video).split(at_once(*video.shape[1:4])):
+            x = few.to(self.device).permute(0, 4, 1, 2, 3).float() * 2 - 1
+            latents.append(self.normalised(self.pipe.vae.encode(x).latent_dist.mode()))
+        return torch.cat(latents)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Clips (B, F, H, W, 3) float32 in [0, 1] of normalised latents."""
+        temporal, spatial = self.pipe.vae_scale_factor_temporal, self.pipe.vae_scale_factor_spatial
+        frames, height, width = latents.shape[2:]
+        videos = []
+        for few in latents.split(at_once(frames * temporal, height * spatial, width * spatial)):
+            video = self.pipe.vae.decode(self.raw(few.float()), return_dict=False)[0]
+            videos.append(((video + 1) / 2).clamp(0, 1).permute(0, 2, 3, 4, 1).cpu().numpy())
+        return np.concatenate(videos)
+
+    # -- deployment -----------------------------------------------------------------------------------------
+
+    def teacher_scheduler(self) -> Any:
+        """A fresh scheduler as the folder configures it."""
+        return type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+
+    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
+        """A stock pipeline folder with another transformer and scheduler."""
+        components = dict(self.pipe.components, transformer=transformer, scheduler=scheduler)
+        pipe = self.stock_class(False)(**components, **self.switches())
+        pipe.save_pretrained(folder, safe_serialization=True)
+
+    def switches(self) -> dict[str, Any]:
+        """Entries of the pipeline's own config that are no components."""
+        return {}
+
+    def stock_class(self, with_image: bool) -> Any:
+        return self.classes["pipeline"]
+
+    def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
+        each = {"vae": torch.float32, "default": DTYPES[dtype or "float32"]}
+        pipe = self.read(self.stock_class(with_image), folder, **({"torch_dtype": each} if dtype else {}))
+        self.ready(pipe)
+        return pipe

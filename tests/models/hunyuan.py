@@ -1,0 +1,94 @@
+"""A whole HunyuanVideo pipeline in miniature, with random weights, as stock diffusers writes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaModel, LlamaTokenizerFast
+
+SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-"
+
+
+def llama_tokenizer() -> LlamaTokenizerFast:
+    """One that makes of the stock pipeline's template the number of tokens that the pipeline cuts off."""
+    template = DEFAULT_PROMPT_TEMPLATE["template"].partition("{}")[0]
+    for size in range(280, 320):
+        whole = Tokenizer(BPE(unk_token="<unk>"))
+        whole.pre_tokenizer = pre_tokenizers.Metaspace()
+        alphabet = [*LETTERS, " ", "\n", "▁"]
+        trainer = BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+        whole.train_from_iterator([template], trainer)
+        model = json.loads(whole.to_str())["model"]
+        tokenizer = LlamaTokenizerFast(
+            vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], bos_token="<s>", eos_token="</s>",
+            unk_token="<unk>", pad_token="<pad>", additional_special_tokens=SPECIAL[4:], padding_side="right",
+            legacy=False,
+        )  # fmt: skip
+        if len(tokenizer(template).input_ids) == DEFAULT_PROMPT_TEMPLATE["crop_start"]:
+            return tokenizer
+    raise AssertionError("no vocabulary of these sizes cuts the template into as many tokens as Llama's")
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    letters = [*LETTERS.replace("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "")]
+    vocab = {word: i for i, word in enumerate([*letters, *(f"{c}</w>" for c in letters)])}
+    for word in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[word] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=[])
+
+
+def encoders() -> dict[str, Any]:
+    first, second = llama_tokenizer(), clip_tokenizer()
+    small = {"intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    begins, ends = second.bos_token_id, second.eos_token_id
+    return {
+        "tokenizer": first,
+        "text_encoder": LlamaModel(
+            LlamaConfig(vocab_size=len(first), hidden_size=24, **small, bos_token_id=1, eos_token_id=2, pad_token_id=3)
+        ),
+        "tokenizer_2": second,
+        "text_encoder_2": CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(second), hidden_size=16, **small, bos_token_id=begins, eos_token_id=ends,
+                pad_token_id=ends,
+            )
+        ),
+    }  # fmt: skip
+
+
+def transformer(double: int = 3, single: int = 4, guidance: bool = True, width: int = 24) -> Any:
+    return HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=double,
+        num_single_layers=single, num_refiner_layers=1, text_embed_dim=width, pooled_projection_dim=16,
+        rope_axes_dim=(4, 4, 4), guidance_embeds=guidance,
+    )  # fmt: skip
+
+
+def write_pipeline(folder: Path, guidance: bool = True, size: tuple[int, int, int] = (9, 32, 32)) -> Path:
+    """Two stacks of 3 and 4 blocks, awake; texts of two encoders; notes of a small size. Returns the folder."""
+    torch.manual_seed(0)
+    network = transformer(guidance=guidance)
+    with torch.no_grad():  # fresh gates and output layers are near zero and would hide what a block does
+        for p in network.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    vae = AutoencoderKLHunyuanVideo(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+                                    norm_num_groups=4)  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    pipe: Any = HunyuanVideoPipeline(transformer=network, vae=vae, scheduler=scheduler, **encoders())
+    pipe.save_pretrained(folder)
+    (folder / "flc.json").write_text(json.dumps({"size": size, "fps": 8}))
+    return folder

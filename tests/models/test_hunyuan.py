@@ -1,0 +1,263 @@
+"""HunyuanVideo: what the adapter computes is what the stock pipeline computes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import HunyuanVideoPipeline
+from diffusers.models.transformers import transformer_hunyuan_video as stock
+from torch import nn
+
+from flc.api import Role, Sample, View
+from flc.data.latents import LatentClips, encode
+from flc.data.source import drawn_clips
+from flc.errors import UserError
+from flc.models.condition import join
+from flc.models.folder import adapter_for
+from flc.models.hunyuan import HunyuanAdapter
+from flc.models.prunable import Prunable
+from flc.sample import generators_for, noise_for, sample
+from flc.schedule import Walk
+from flc.train.nets import ADAPTER, RoleNet, build
+from tests.models.hunyuan import write_pipeline
+
+PROMPT, OTHER = "a blue square moving up", "a cat"
+SIZE = {"height": 32, "width": 32, "num_frames": 9}
+SHAPE = (4, 3, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_pipeline(tmp_path_factory.mktemp("hunyuan"))
+
+
+@pytest.fixture(scope="module")
+def hunyuan(folder) -> HunyuanAdapter:
+    return adapter_for(folder).load(folder)
+
+
+def clip(folder: Path, scheduler: Any = None, steps: int = 4, **call: Any) -> np.ndarray:
+    pipe = HunyuanVideoPipeline.from_pretrained(folder)
+    pipe.scheduler = scheduler or pipe.scheduler
+    pipe.set_progress_bar_config(disable=True)
+    torch.manual_seed(7)
+    return pipe(PROMPT, **SIZE, num_inference_steps=steps, output_type="np", **call).frames[0]
+
+
+def ours(adapter: Any, walk: Walk, guidance: float = 1.0) -> np.ndarray:
+    net, generators = RoleNet(adapter, adapter.transformer, adapter.transformer, View()), generators_for([7])
+    noise = noise_for(adapter.latent_shape(9, 32, 32), generators)
+    return adapter.decode(sample(net, walk, guidance, noise, adapter.condition([PROMPT]), generators))[0]
+
+
+# float32 sums in another order (no padding rows of text, guidance in one batch), through 4 steps and a decoder; one
+# 8-bit level is .004
+TOLERANCE = 2e-3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_teachers_clip_is_the_stock_pipelines(hunyuan, folder, guidance):
+    walk = Walk(hunyuan.teacher_scheduler(), 4, hunyuan.grid(4))
+    found = ours(hunyuan, walk, guidance)
+    asked = hunyuan.call_settings(folder, guidance)
+    assert asked == {"true_cfg_scale": guidance, "guidance_scale": 6.0}
+    stock_clip = clip(folder, negative_prompt="", **asked)
+    assert np.abs(stock_clip - found).max() < TOLERANCE and stock_clip.std() > 0.01
+    other = clip(folder, negative_prompt="", **{**asked, "true_cfg_scale": 4.0 - guidance})
+    assert np.abs(other - found).max() > 5 * TOLERANCE, "guidance by the text matters here"
+
+
+@pytest.mark.parametrize("sampler", ["sde", "ode"])
+def test_a_students_clip_and_sigmas_are_the_stock_pipelines(hunyuan, folder, tmp_path, sampler):
+    schedule = hunyuan.schedule(4, 5.0, sampler)
+    assert schedule.sigmas == pytest.approx([1, 15 / 16, 5 / 6, 5 / 8, 0], abs=1e-6)  # k s / (1 + (k - 1) s), float32
+    hunyuan.save_pipeline(tmp_path, hunyuan.transformer, schedule.scheduler)
+    seen: list[float] = []
+
+    def record(pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen.append(float(time) / 1000)
+        return tensors
+
+    found = clip(tmp_path, callback_on_step_end=record)
+    assert seen == pytest.approx(schedule.sigmas[:-1], abs=1e-6)
+    assert np.abs(found - ours(hunyuan, hunyuan.schedule(4, 5.0, sampler))).max() < TOLERANCE
+
+
+def test_the_embedded_guidance_of_the_notes_is_the_transformers_and_goes_on_to_the_student(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "flc.json").write_text(json.dumps({"embedded_guidance": 2.5}))
+    adapter = adapter_for(other).load(other)
+    found = ours(adapter, Walk(adapter.teacher_scheduler(), 4, adapter.grid(4)))
+    assert np.abs(clip(folder, guidance_scale=2.5) - found).max() < TOLERANCE
+    assert np.abs(clip(folder, guidance_scale=6.0) - found).max() > 5 * TOLERANCE
+    assert adapter.declaration() == {"embedded_guidance": 2.5}
+    assert adapter.call_settings(other, 1.0) == {"true_cfg_scale": 1.0, "guidance_scale": 2.5}
+
+
+def test_weights_without_the_input_for_guidance_are_called_without_it(tmp_path):
+    folder = write_pipeline(tmp_path, guidance=False)
+    adapter = adapter_for(folder).load(folder)
+    walk = Walk(adapter.teacher_scheduler(), 4, adapter.grid(4))
+    assert np.abs(clip(folder) - ours(adapter, walk)).max() < TOLERANCE
+
+
+@torch.no_grad()
+def test_texts_without_their_padding_rows_give_the_same_velocity(hunyuan):
+    """Padding is masked in every attention and in the mean: exact but for the order of float32 sums."""
+    x, t = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.9])
+    embeds, pooled, mask = hunyuan.pipe.encode_prompt([PROMPT, OTHER], device="cpu", max_sequence_length=256)
+    assert embeds.shape[1] == 256 and mask.sum(1).tolist() == hunyuan.condition([PROMPT, OTHER]).text.ne(0).any(
+        -1
+    ).sum(1).tolist()  # fmt: skip
+    guidance = torch.full((2,), 6000.0)
+    whole = hunyuan.transformer(x, t * 1000, embeds, mask, pooled, guidance, return_dict=False)[0]
+    found = hunyuan.velocity(
+        hunyuan.transformer, hunyuan.transformer, x, t, hunyuan.condition([PROMPT, OTHER])
+    )  # fmt: skip
+    assert torch.allclose(found, whole, atol=2e-5)
+    swapped = hunyuan.velocity(
+        hunyuan.transformer, hunyuan.transformer, x, t, hunyuan.condition([OTHER, PROMPT])
+    )  # fmt: skip
+    assert not torch.allclose(swapped, whole, atol=1e-3), "texts matter here"
+
+
+@torch.no_grad()
+def test_a_condition_carries_both_encoders_states(hunyuan, tmp_path):
+    encode(hunyuan, lambda n: iter(list(drawn_clips(3, 9, 32, 32, seed=0))[n:]), tmp_path)
+    cond = LatentClips(tmp_path, hunyuan).batch(torch.tensor([2, 0]), None).cond
+    null = hunyuan.condition([""])
+    assert null.text.shape[1] == 1, "the end of the turn, after the template"
+    dropped = cond.with_text_dropped(torch.tensor([True, False]))
+    for part, kept in ((cond.without_text()[0:1], null), (dropped[0:1], null), (dropped[1:2], cond[1:2])):
+        rows = kept.text.shape[1]
+        assert torch.equal(part.text[:, :rows], kept.text) and not part.text[:, rows:].any()
+        assert torch.equal(part.pooled, kept.pooled)
+    both = join([cond, cond.without_text()])
+    assert torch.equal(both[2:].pooled, null.pooled.expand(2, -1)) and torch.equal(both[:2].pooled, cond.pooled)
+    assert not torch.equal(cond.pooled[0], cond.pooled[1])
+
+
+def test_its_latents_are_the_autoencoders_at_the_scale_that_the_transformer_sees(hunyuan):
+    video = np.stack([v for v, _ in drawn_clips(2, 9, 32, 32, seed=0)])
+    x = torch.from_numpy(video).permute(0, 4, 1, 2, 3) * 2 - 1
+    with torch.no_grad():
+        plain = hunyuan.pipe.vae.encode(x).latent_dist.mode()
+    assert torch.equal(hunyuan.encode(video), plain * hunyuan.pipe.vae.config.scaling_factor)
+    assert hunyuan.latent_shape(9, 32, 32) == tuple(plain.shape[1:]) == SHAPE
+    assert torch.allclose(hunyuan.raw(hunyuan.normalised(plain)), plain, rtol=1e-6)
+    assert hunyuan.pipe.vae.use_tiling and hunyuan.stock_class(False) is HunyuanVideoPipeline
+    with pytest.raises(UserError, match="--height 40 must be a positive multiple of 16"):
+        hunyuan.latent_shape(9, 40, 32)
+
+
+@torch.no_grad()
+def test_the_recorded_map_is_that_of_the_joint_attention_among_the_clips_tokens(hunyuan, monkeypatch):
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    plain = stock.dispatch_attention_fn
+    monkeypatch.setattr(
+        stock, "dispatch_attention_fn", lambda q, k, v, **more: seen.append((q, k)) or plain(q, k, v, **more)
+    )
+    g = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(2, 2, *SHAPE, generator=g)
+    s = Sample(x0, x1, torch.tensor([0.3, 0.8]), hunyuan.condition([PROMPT, OTHER]))
+    shares = Prunable(hunyuan, hunyuan.transformer).cross_frame_attention(s, 100)
+    assert list(shares) == [(k, i) for k, n in zip(hunyuan.stacks, (3, 4), strict=True) for i in range(n)]
+    tokens, per_frame = 12, 4
+    frame_of = torch.arange(tokens) // per_frame
+    for share, (queries, keys) in zip(shares.values(), seen, strict=True):
+        q, k = queries[:, :tokens], keys[:, :tokens]
+        logits = torch.einsum("bqhc,bkhc->bhqk", q, k) / q.shape[-1] ** 0.5
+        elsewhere = (logits.softmax(-1) * (frame_of[:, None] != frame_of)).sum(-1).mean(-1)
+        assert torch.allclose(share, elsewhere * 3 / 2, atol=1e-5)
+    processors = {type(b.attn.processor) for b in hunyuan.transformer.transformer_blocks}
+    assert processors == {stock.HunyuanVideoAttnProcessor2_0}
+
+
+def test_a_low_rank_adapter_lies_on_both_stacks_and_nowhere_else(folder):
+    adapter = adapter_for(folder).load(folder)
+    fake = build(adapter, adapter.transformer, {"fake": Role("lora", View(), rank=2)})["fake"]
+    held = {n.partition(".lora_A")[0] for n, _ in fake.named_parameters() if f"lora_A.{ADAPTER}" in n}
+    inside = {
+        f"{stack}.{i}.{name}"
+        for stack in adapter.stacks
+        for i, block in enumerate(adapter.transformer.get_submodule(stack))
+        for name, layer in block.named_modules()
+        if isinstance(layer, nn.Linear) and "norm" not in name and "lora" not in name
+    }
+    assert held == {name.removesuffix(".base_layer") for name in inside}, "all but what modulates"
+    assert len(held) == 3 * 12 + 4 * 5
+
+
+def test_feed_forward_layers_are_not_narrowed(hunyuan):
+    prunable = Prunable(hunyuan, hunyuan.transformer)
+    assert prunable.ffn == {}
+    with pytest.raises(UserError, match="cannot be narrowed"):
+        prunable.feed_forward("transformer_blocks", 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "said"),
+    [
+        ("transformer/config.json", {"image_condition_type": "token_replace"}, "image-to-video"),
+        ("transformer/config.json", {"in_channels": 9}, "image-to-video"),
+        ("transformer/config.json", {"patch_size_t": 2}, "tokens of several latent frames"),
+        ("model_index.json", {"_class_name": "HunyuanSkyreelsImageToVideoPipeline"}, "HunyuanSkyreels"),
+        ("tokenizer/tokenizer_config.json", {"padding_side": "left"}, "padding_side must be right"),
+        ("vae/config.json", {"scaling_factor": "big"}, "scaling_factor must be a number"),
+        ("scheduler/scheduler_config.json", {"shift": True}, "shift must be a number"),
+        ("text_encoder_2/config.json", {"hidden_size": "wide"}, "does not load as a HunyuanVideo pipeline"),
+    ],
+)
+def test_a_kind_that_is_not_supported_is_refused_in_one_line(folder, tmp_path, file, entries, said):
+    other = shutil.copytree(folder, tmp_path / "other")
+    path = other / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    with pytest.raises(UserError, match=said) as caught:
+        adapter_for(other).load(other)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("component", ["text_encoder_2", "tokenizer_2"])
+def test_a_component_that_is_named_and_missing_is_said(folder, tmp_path, component):
+    other = shutil.copytree(folder, tmp_path / "other")
+    shutil.rmtree(other / component)
+    with pytest.raises(UserError, match=f"{component} is missing though model_index.json names it"):
+        adapter_for(other)
+
+
+@pytest.mark.parametrize(("component", "prefix"), [("text_encoder", "model."), ("text_encoder_2", "text_model.")])
+def test_encoders_that_were_saved_as_a_part_of_a_whole_model_load(folder, tmp_path, hunyuan, component, prefix):
+    """As the published folders have them; a tensor that is missing is said by the name in the file."""
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(folder, tmp_path / "other")
+    file = other / component / "model.safetensors"
+    held = {f"{prefix}{name}": value for name, value in load_file(file).items()}
+    save_file(held, file, {"format": "pt"})
+    adapter = adapter_for(other).load(other)
+    for found, expected in zip(adapter.texts([PROMPT])[0], hunyuan.texts([PROMPT])[0], strict=True):
+        assert torch.equal(found, expected)
+    held.pop(next(iter(held)))
+    save_file(held, file, {"format": "pt"})
+    with pytest.raises(UserError, match="lacks the tensor"):
+        adapter_for(other).load(other)
+
+
+def test_an_outline_counts_what_the_whole_holds(folder, hunyuan, tmp_path):
+    for part in ("transformer", "vae", "scheduler"):
+        (tmp_path / part).mkdir()
+        for config in (folder / part).glob("*.json"):
+            shutil.copy(config, tmp_path / part)
+    shutil.copy(folder / "model_index.json", tmp_path)
+    outline = adapter_for(tmp_path, weights=False).outline(tmp_path, "bfloat16")
+    assert outline.dtype == torch.bfloat16 and {p.device.type for p in outline.transformer.parameters()} == {"meta"}
+    whole = Prunable(hunyuan, hunyuan.transformer)
+    assert Prunable(outline, outline.transformer).weights == whole.weights
+    assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(tmp_path) == (129, 720, 1280)
+    assert (outline.fps_of(tmp_path), outline.guidance_of(tmp_path), outline.shift) == (24, 1.0, 7.0)
