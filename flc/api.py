@@ -185,14 +185,15 @@ class Budget:
     def select(
         self, scores: Mapping[str, Sequence[float]], channels: Channels | None = None
     ) -> dict[str, tuple[int, ...]]:
-        """Drop the lowest-scored blocks, one at a time, until the rest fits (at least one block stays)."""
-        kept = {s: list(range(len(w))) for s, w in self.weights.items()}
+        """Drop the lowest-scored blocks, one at a time, until the rest fits; one of each stack stays."""
+        kept: dict[str, tuple[int, ...]] = {s: tuple(range(len(w))) for s, w in self.weights.items()}
         order = sorted((score, s, i) for s, values in scores.items() for i, score in enumerate(values))
         for _, stack, i in order:
-            if self.fits({s: tuple(b) for s, b in kept.items()}, channels) or sum(map(len, kept.values())) == 1:
+            if self.fits(kept, channels):
                 break
-            kept[stack].remove(i)
-        return {s: tuple(b) for s, b in kept.items()}
+            if len(kept[stack]) > 1:
+                kept[stack] = tuple(j for j in kept[stack] if j != i)
+        return kept
 
 
 @dataclass(frozen=True)

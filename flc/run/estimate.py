@@ -154,12 +154,12 @@ def calls_of_table(job: Job) -> int:
     """Batched evaluations of networks on one rank: two a step where a row is guided. VBench's suites share the clips
     of a row among ranks."""
     o, few = job.recipe.evaluate, job.recipe.steps
-    many, guided = 2 * o.teacher_steps, 1 if student_guidance(job) == 1 else 2
-    steps = {"teacher-many": many, "teacher-few-guided": 2 * few, "teacher-few": few, "pruned": many,
-             "recovered": many, "student": guided * few}  # fmt: skip
+    teacher, student = (1 if scale == 1 else 2 for scale in (job.guidance, student_guidance(job)))
+    many = teacher * o.teacher_steps
+    steps = {"teacher-many": many, "teacher-few-guided": teacher * few, "teacher-few": few, "pruned": many,
+             "recovered": many, "student": student * few}  # fmt: skip
     ranks = 1 if o.suite == "shapes" else job.ranks.world
-    asked = o.rows or list(steps)
-    return sum(steps[name] for name in asked) * -(-job.clips_of_a_row // (o.batch * ranks))
+    return sum(steps[name] for name in job.rows) * -(-job.clips_of_a_row // (o.batch * ranks))
 
 
 def evaluation(job: Job, data: Path) -> tuple[int, float]:

@@ -122,9 +122,7 @@ def entries(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Pa
         entry("recovered", "recovered", many, guidance, plain(), healed, ("plan", "recovered")),
         entry("student", "student", few, declared["guidance"], own, of(distilled), ("student",)),
     ]
-    # of a teacher without guidance by the text those two are one
-    rows = r.evaluate.rows or [row.name for row in table if guidance != 1 or row.name != "teacher-few-guided"]
-    return [row for row in table if row.name in rows]
+    return [row for row in table if row.name in job.rows]
 
 
 def evaluate(job: Job, scored: Path, pruned: Path, recovered: Path, distilled: Path) -> Path:
@@ -280,11 +278,11 @@ def report(job: Job) -> Path:
     metrics, declared = read_json(measured), read_json(notes)
     declared["pipeline"] = read_json(job.out / "pipeline" / "model_index.json").get("_class_name", "DiffusionPipeline")
     adapter = adapter_for(job.out / "pipeline", weights=False)
-    declared["call"] = adapter.call_settings(job.out / "pipeline", declared["guidance"])
     declared |= {"guidance_argument": adapter.guidance_argument, "setup": list(adapter.setup)}
     declared["suite"] = metrics.get("suite", "shapes")
     try:
         declared["example"] = metrics["prompts"][0]["caption"]
+        declared["call"] = adapter.call_settings(job.out / "pipeline", declared["guidance"])
         card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(public(job.recipe)))
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:  # a file that was edited
         text = f"{measured} or {notes} is not as `flc evaluate` and `flc export` write it ({error!r}): run them again"

@@ -72,7 +72,7 @@ def generate(
             return tensors
 
         try:
-            video = pipe(**settings, generator=own, callback_on_step_end=on_step).frames[0]
+            video = pipe(**settings, generator=own, callback_on_step_end=on_step, output_type="np").frames[0]
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
     partial = out.with_name(f".partial-{out.name}")  # a clip is there whole or not at all

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -25,7 +25,7 @@ from flc.evaluate.vbench_layout import SEEDS, official_prompts
 from flc.models.folder import EMBEDDED, adapter_for, numbers
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
-from flc.recipe import ALGORITHMS, Recipe
+from flc.recipe import ALGORITHMS, Recipe, RowName
 from flc.registry import create
 from flc.run.console import Console
 from flc.run.folders import nearest_existing
@@ -94,6 +94,13 @@ class Job:
     def guidance(self) -> float:
         given = self.recipe.guidance
         return self.adapter.guidance_of(self.model_folder) if given is None else given
+
+    @property
+    def rows(self) -> tuple[RowName, ...]:
+        """Of the table: those asked for, or all. Of a teacher without guidance by the text two are one."""
+        every: tuple[RowName, ...] = get_args(RowName)
+        wanted = every if self.guidance != 1 else tuple(row for row in every if row != "teacher-few-guided")
+        return self.recipe.evaluate.rows or wanted
 
     @cached_property
     def prunable(self) -> Prunable:

@@ -99,6 +99,8 @@ def test_a_report_of_measurements_that_were_edited(refused, place, metrics):
     run = made(place)
     (run / "pipeline" / "flc.json").write_text('{"steps": 4}')
     (run / "pipeline" / "model_index.json").write_text("{}")
+    (run / "pipeline" / "transformer").mkdir()
+    shutil.copy(EMBEDDED / "transformer" / "config.json", run / "pipeline" / "transformer")
     (run / "metrics.json").write_text(metrics)
     line = refused("report", "--out", "run")
     assert "run/metrics.json or run/pipeline/flc.json is not as" in line and "run them again" in line

@@ -234,7 +234,7 @@ def test_a_manifest_without_its_image_is_refused_before_anything_is_run_or_writt
     monkeypatch.setattr(table1, "RESULTS", tmp_path / "results")
     for entry, says in (({"prompt": "p", "image": "gone.png"}, "gone.png"), ({"prompt": "p"}, "has no image")):
         (tmp_path / "m.jsonl").write_text(json.dumps(entry) + "\n")
-        command = ["table1", "--scale", "hunyuan-13b", "--manifest", str(tmp_path / "m.jsonl")]
+        command = ["table1", "--scale", "wan-ti2v-5b", "--manifest", str(tmp_path / "m.jsonl")]
         monkeypatch.setattr(sys, "argv", command)
         assert table1.main() == 2 and says in capsys.readouterr().err
     assert not (tmp_path / "results").exists()

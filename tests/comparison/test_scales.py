@@ -6,10 +6,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoTransformer3DModel,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 
 from benchmarks.cells import Runs, Scale
 from benchmarks.common import ROOT
@@ -18,6 +26,7 @@ from benchmarks.table2 import OURS, others
 from flc.cli import main
 from flc.data.source import drawn_clips, write_video
 from flc.models.folder import EMBEDDED
+from tests.models.hunyuan import write_pipeline
 
 pytestmark = pytest.mark.slow
 #: What a laptop cannot do of the recipe: its device, precision, size and lengths.
@@ -64,8 +73,25 @@ def test_the_flagships_cell_is_planned_with_its_memory_and_time(places, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-#: Wan 2.1 14B is what diffusers' Wan transformer is by default; the others by their published configs.
-SIZES = {
+def test_hunyuan_videos_cell_is_planned_over_both_of_its_stacks(places, tmp_path, monkeypatch):
+    read = Scale.read
+    monkeypatch.setattr(Scale, "read", lambda self: {k: v for k, v in read(self).items() if k != "ranks"})
+    model = write_pipeline(tmp_path / "model")
+    runs = Runs(tmp_path / "runs", Scale("hunyuan-13b", SMALL | places | {"model": str(model)}), 1)
+    said = runs.dry([OURS], 0)["fastlightgen"]
+    share = re.search(r"plan \(elbo\): (\d+)% of block parameters stay", said)
+    assert share and int(share[1]) <= 70, said
+    for stack, blocks in (("transformer_blocks", 3), ("single_transformer_blocks", 4)):
+        found = re.search(rf"^ *{stack}: keep (\[.*\]), remove (\[.*\])", said, re.MULTILINE)
+        assert found is not None
+        kept, gone = (set(json.loads(part)) for part in found.groups())
+        assert kept | gone == set(range(blocks)) and not kept & gone
+    assert "nothing was written" in said and not (tmp_path / "runs").exists()
+
+
+#: Wan 2.1 14B and HunyuanVideo are what diffusers' transformers are by default; the others by their published configs.
+SIZES: dict[str, dict[str, Any]] = {
+    "hunyuan-13b": {},
     "wan-14b": {},
     "wan-1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "wan-ti2v-5b": {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48,
@@ -74,26 +100,35 @@ SIZES = {
 VAES = {"wan-ti2v-5b": {
     "z_dim": 48, "scale_factor_spatial": 16, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
 }}  # fmt: skip
-#: Blocks, those that 70 % leaves, latents of a clip.
+#: Of each stack blocks, and those that 70 % of their parameters leave; latents of a clip.
 EXPECTED = {
-    "wan-14b": (40, 28, "(16, 21, 60, 104)"),
-    "wan-1.3b": (30, 21, "(16, 21, 60, 104)"),
-    "wan-ti2v-5b": (30, 21, "(48, 31, 44, 80)"),
+    "wan-14b": ({"blocks": (40, 28)}, "(16, 21, 60, 104)"),
+    "wan-1.3b": ({"blocks": (30, 21)}, "(16, 21, 60, 104)"),
+    "wan-ti2v-5b": ({"blocks": (30, 21)}, "(48, 31, 44, 80)"),
+    # a double block is 2.4 single ones: in pairs, eight of each are too few to go
+    "hunyuan-13b": ({"transformer_blocks": (20, 12), "single_transformer_blocks": (40, 32)}, "(16, 33, 90, 160)"),
 }
 
 
-def configs(name: str, folder: Path) -> WanTransformer3DModel:
+def configs(name: str, folder: Path) -> Any:
     """A pipeline folder of this size without any weights. Returns its transformer, which has no numbers."""
+    hunyuan = name.startswith("hunyuan")
+    network, autoencoder = (HunyuanVideoTransformer3DModel, AutoencoderKLHunyuanVideo) if hunyuan else (
+        WanTransformer3DModel, AutoencoderKLWan)  # fmt: skip
     with torch.device("meta"):
-        transformer, vae = WanTransformer3DModel(**SIZES[name]), AutoencoderKLWan(**VAES.get(name, {}))
+        transformer, vae = network(**SIZES[name]), autoencoder(**VAES.get(name, {}))
     transformer.save_config(folder / "transformer")
     vae.save_config(folder / "vae")
     FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
-    parts = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
+    parts = {"transformer": network.__name__, "vae": autoencoder.__name__}
     parts |= {"scheduler": "FlowMatchEulerDiscreteScheduler"}
-    index = {part: ["diffusers", cls] for part, cls in parts.items()}
-    index |= {"text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "T5TokenizerFast"]}
-    index |= {"_class_name": "WanPipeline", "expand_timesteps": name == "wan-ti2v-5b"}
+    texts = {"text_encoder": "LlamaModel", "tokenizer": "LlamaTokenizerFast", "text_encoder_2": "CLIPTextModel",
+             "tokenizer_2": "CLIPTokenizer"} if hunyuan else {
+             "text_encoder": "UMT5EncoderModel", "tokenizer": "T5TokenizerFast"}  # fmt: skip
+    index: dict[str, Any] = {part: ["diffusers", cls] for part, cls in parts.items()}
+    index |= {part: ["transformers", cls] for part, cls in texts.items()}
+    index |= {"_class_name": "HunyuanVideoPipeline"} if hunyuan else {
+              "_class_name": "WanPipeline", "expand_timesteps": name == "wan-ti2v-5b"}  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps(index))
     return transformer
 
@@ -109,13 +144,16 @@ def test_a_full_size_is_counted_for_its_sixteen_gpus_without_weights_clips_or_a_
     """Bytes a parameter under ZeRO-3 in bfloat16: a frozen network's 2; a trained one's weights, gradients, moments
     and masters, 2 + 2 + 8 + 4, and 4 of an average where it keeps one."""
     transformer = configs(name, tmp_path)
-    blocks, kept, latents = EXPECTED[name]
+    stacks, latents = EXPECTED[name]
     whole = sum(p.numel() for p in transformer.parameters())
-    pruned = whole - (blocks - kept) * sum(p.numel() for p in transformer.blocks[0].parameters())
+    each = {stack: sum(p.numel() for p in transformer.get_submodule(f"{stack}.0").parameters()) for stack in stacks}
+    pruned = whole - sum((count - kept) * each[stack] for stack, (count, kept) in stacks.items())
     runs = Runs(tmp_path / "runs", Scale(name, {"model": str(tmp_path), "evaluate": {"suite": "shapes"}}), 1)
     said = runs.dry([OURS], 0)["fastlightgen"]
     assert f"{whole / 1e9:.2f} billion parameters" in said and latents in " ".join(said.split()), said
-    assert f"{kept} of {blocks} blocks stay" in said and "counted for 16 ranks" in " ".join(said.split())
+    words = " ".join(said.split())
+    assert all(f"{stack}: {kept} of {count} blocks stay" in words for stack, (count, kept) in stacks.items())
+    assert "counted for 16 ranks" in words
     found = estimated(said)
     recovered, distilled = (2 + 20) * whole / 16e9, (2 * whole + (20 + 16) * pruned) / 16e9
     assert found["recover"] == ["4000", "4000", "1", f"{recovered:.2f}"], "the original, and the student"
@@ -149,9 +187,9 @@ def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
 def test_a_family_without_adapter_is_refused_in_one_line(places, tmp_path):
     config = tmp_path / "transformer" / "config.json"
     config.parent.mkdir()
-    config.write_text(json.dumps({"_class_name": "HunyuanVideoTransformer3DModel"}))
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "HunyuanVideoPipeline"}))
-    runs = Runs(tmp_path / "runs", Scale("hunyuan-13b", SMALL | places | {"model": str(tmp_path)}), 1)
+    config.write_text(json.dumps({"_class_name": "LTXVideoTransformer3DModel"}))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LTXPipeline"}))
+    runs = Runs(tmp_path / "runs", Scale("wan-14b", SMALL | places | {"model": str(tmp_path)}), 1)
     few = others(tiny=False)[0]
     said = runs.dry([few], 0)[few.label]
-    assert said.startswith("failed: ") and "no model adapter for HunyuanVideoPipeline" in said
+    assert said.startswith("failed: ") and "no model adapter for LTXPipeline" in said

@@ -43,6 +43,9 @@ BATCH, STEPS, CUT = 4, 5, 3
 SKIPPED, RESUMED = "blocks.1.ffn.net.2.weight", ("dmd-lora", "lcm")
 ZERO3_ONLY = ("icmd",)
 """Under ZeRO 1 and 2 deepspeed 0.19.8 fails in its gradient buckets (IndexError); baselines/README.md says so."""
+NO_GRADIENT = "token_refiner.refiner_blocks.0.attn.to_k.bias"
+"""It moves all logits of a query alike, and no norm follows: its gradient is 0 but for rounding, of which AdamW makes
+steps."""
 WHOLE = {"lcm": 100}
 """Parameters of up to so many numbers stay whole on every rank under ZeRO-3; of the other cases, none."""
 
@@ -299,6 +302,8 @@ def test_two_ranks_equal_one_process(ranks, alone, case):
     assert found.keys() == expected.keys()
     lr = 1e-2 if case == "skipping" else 1e-3
     for name, value in expected.items():
+        if name.endswith(NO_GRADIENT):
+            continue
         if name.startswith("norm."):
             assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
         elif name.startswith("velocity."):

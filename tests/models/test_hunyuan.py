@@ -107,6 +107,20 @@ def test_weights_without_the_input_for_guidance_are_called_without_it(tmp_path):
     assert np.abs(clip(folder) - ours(adapter, walk)).max() < TOLERANCE
 
 
+def test_in_bfloat16_the_autoencoder_alone_is_in_float32_and_clips_are_the_stock_pipelines(folder):
+    adapter = adapter_for(folder).load(folder, dtype="bfloat16")
+    pipe = adapter.stock_pipeline(folder, False, "bfloat16")
+    for one in (adapter.pipe, pipe):
+        assert one.vae.dtype == torch.float32 and one.vae.use_tiling
+        assert {one.transformer.dtype, one.text_encoder.dtype, one.text_encoder_2.dtype} == {torch.bfloat16}
+    pipe.set_progress_bar_config(disable=True)
+    torch.manual_seed(7)
+    frames = pipe(PROMPT, **SIZE, num_inference_steps=4, output_type="np").frames[0]
+    found = ours(adapter, Walk(adapter.teacher_scheduler(), 4, adapter.grid(4)))
+    # bfloat16 has 8 bits: sums without padding rows, through four steps; a mean of two 8-bit levels
+    assert np.abs(frames - found).mean() < 8e-3
+
+
 @torch.no_grad()
 def test_texts_without_their_padding_rows_give_the_same_velocity(hunyuan):
     """Padding is masked in every attention and in the mean: exact but for the order of float32 sums."""

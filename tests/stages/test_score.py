@@ -117,3 +117,8 @@ def test_budget_weighs_blocks_of_two_stacks_by_their_parameters():
     budget = Budget(0.7, {"double": (30, 30), "single": (10, 10, 10, 10)})
     kept = budget.select({"double": [9.0, 1.0], "single": [2.0, 3.0, 4.0, 5.0]})
     assert kept == {"double": (0,), "single": (0, 1, 2, 3)} and budget.fits(kept)
+
+
+def test_one_block_of_each_stack_stays():
+    budget = Budget(0.01, {"double": (30, 30), "single": (10, 10)})
+    assert budget.select({"double": [9.0, 8.0], "single": [1.0, 2.0]}) == {"double": (0,), "single": (1,)}

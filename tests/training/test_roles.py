@@ -11,7 +11,7 @@ from flc.api import Role, View
 from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.models.view import removed
-from flc.train.nets import RoleNet, add_lora, build
+from flc.train.nets import RoleNet, add_lora, build, lora_layers
 
 from .conftest import DMD, FULL, PRUNED
 
@@ -183,7 +183,7 @@ def test_gradients_through_a_branch_at_any_scale_survive_recomputed_blocks(adapt
     """The recomputed block must meet the scale of its forward. 1e-4 of the largest: float32, and text padding that
     is folded in one and not in the other."""
     adapter.prepare(wan)
-    add_lora(wan, 4, 0)
+    add_lora(wan, [name for name, _ in lora_layers(adapter, wan)], 4, 0)
     g = torch.Generator().manual_seed(9)
     for name, p in wan.named_parameters():
         if "lora_B" in name:

@@ -64,11 +64,11 @@ class ElboPruner(Pruner):
         return {skipped: torch.cat(values).cpu().double() for skipped, values in parts.items()}
 
     def _greedy(self, model: PrunableModel, data: Data, budget: Budget, errors: Errors) -> Kept:
-        """Blocks that stay when the least important one of those left goes, until the rest fits; `errors` are those of
-        the whole network."""
+        """Blocks that stay when the least important one of those left goes (but the last of a stack), until the rest
+        fits; `errors` are those of the whole network."""
         kept: Kept = {s: tuple(range(len(w))) for s, w in model.weights.items()}
-        while not budget.fits(kept) and sum(map(len, kept.values())) > 1:
-            candidates = [key for key in errors if key is not None]
+        while not budget.fits(kept) and max(map(len, kept.values())) > 1:
+            candidates = [key for key in errors if key is not None and len(kept[key[0]]) > 1]
             stack, block = min(candidates, key=lambda key: float(errors[key].mean()))
             kept[stack] = tuple(i for i in kept[stack] if i != block)
             if not budget.fits(kept):

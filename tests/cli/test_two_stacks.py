@@ -1,0 +1,77 @@
+"""Methods of the comparison on a HunyuanVideo checkpoint, to a folder that stock diffusers loads and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flc.data.source import read_video
+from tests.cli.test_methods import MATCH, SCORE, TINY
+from tests.models.hunyuan import write_pipeline
+
+pytestmark = pytest.mark.slow
+#: Flags and what makes them short, each with the part of the project that a second stack or encoder reaches last.
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
+    "the flagship": ("--pruner elbo", SCORE | MATCH),
+    "attention's share": ("--pruner f3 --recovery none --distiller lcm --teacher cfg", SCORE | {"distiller.grid": 4}),
+    "motion and features": ("--pruner icmd --recovery icmd --distiller euler --steps 28", SCORE),
+    "low-rank fake": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH),
+    "features and a head": ("--pruner taylor --recovery none --distiller dmd2 --teacher cfg", SCORE | MATCH),
+}
+
+
+@pytest.fixture(scope="module")
+def hunyuan(tmp_path_factory) -> Path:
+    return write_pipeline(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def compress(flc, hunyuan, tmp_path):
+    def run(flags: str, sets: dict[str, object]) -> Path:
+        given = [part for name, value in (TINY | sets).items() for part in ("--set", f"{name}={value}")]
+        code, _, err = flc("compress", "--model", hunyuan, "--out", tmp_path / "out", *flags.split(), *given)
+        assert code == 0, err[-3000:]
+        return tmp_path / "out"
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(compress, flc, tmp_path, method):
+    from diffusers import HunyuanVideoPipeline
+
+    out = compress(*METHODS[method])
+    about = json.loads((out / "pipeline" / "flc.json").read_text())
+    plan = json.loads((out / "score" / "plan.json").read_text())
+    pipe = HunyuanVideoPipeline.from_pretrained(out / "pipeline", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    for stack, entry in (("transformer_blocks", "num_layers"), ("single_transformer_blocks", "num_single_layers")):
+        assert pipe.transformer.config[entry] == len(plan["kept"][stack]) == len(getattr(pipe.transformer, stack))
+    assert plan["share"] <= 0.7 and sum(map(len, plan["kept"].values())) < 7
+    assert about["guidance"] == 1.0 and about["embedded_guidance"] == 6.0, "its teacher has none by the text"
+    card = (out / "pipeline" / "README.md").read_text()
+    assert "true_cfg_scale=1.0, guidance_scale=6.0," in card and "pipe.vae.enable_tiling()" in card
+    frames, height, width = about["size"]
+    torch.manual_seed(3)
+    video = pipe("a red circle moving left", height=height, width=width, num_frames=frames, output_type="np",
+                 num_inference_steps=about["steps"], true_cfg_scale=1.0, guidance_scale=6.0).frames[0]  # fmt: skip
+    assert video.shape == (frames, height, width, 3) and np.isfinite(video).all() and video.std() > 0
+    made = tmp_path / "clip.mp4"
+    code, _, err = flc("generate", out / "pipeline", "--prompt", "a red circle moving left", "--seed", 3, "--out", made)
+    assert code == 0, err
+    if about["sampler"] == "sde":  # seeded alike; of another the command seeds a generator of its own
+        shown = read_video(made, frames, height * 4, width * 4)
+        # H.264 at crf 16 with chroma at half resolution, of noise: a few 8-bit levels in the mean
+        assert np.abs(shown - video.repeat(4, 1).repeat(4, 2)).mean() < 0.03
+
+
+def test_layers_that_cannot_be_narrowed_are_said_in_one_line(flc, hunyuan, tmp_path):
+    pytest.importorskip("torch_pruning", reason="torch-pruning is not installed: pip install 'flc[prune]'")
+    given = [part for name, value in (TINY | SCORE).items() for part in ("--set", f"{name}={value}")]
+    code, _, err = flc("compress", "--model", hunyuan, "--out", tmp_path / "out", "--pruner", "width", *given)
+    last = err.splitlines()[-1]
+    assert code == 2 and "feed-forward layers of this family cannot be narrowed: take a pruner of blocks" in last, err
