@@ -130,9 +130,18 @@ class Stock:
             for name, given, note in asked
             if name in takes
         }
-        if self.adapter is not None and own.guidance is None:  # notes speak of guidance by the text, in standard form
-            settings |= self.adapter.call_settings(self.folder, self.adapter.guidance_of(self.folder))
+        if self.adapter is not None:
+            settings.pop("guidance_scale", None)
+            settings |= self.adapter.call_settings(self.folder, self.guidance)
         return settings
+
+    @property
+    def guidance(self) -> float | None:
+        """By the text, in standard form, where an adapter of ours knows the family; what the contestant, its folder or
+        its pipeline says elsewhere."""
+        if self.contestant.guidance is not None or self.adapter is None:
+            return self.contestant.guidance
+        return float(self.adapter.guidance_of(self.folder))
 
     def clip(self, shot: Shot, size: tuple[int, int, int]) -> np.ndarray:
         """(frames, height, width, 3) in [0, 1]"""

@@ -220,6 +220,8 @@ def measured(folders: Sequence[tuple[Contestant, int]], suite: Suite) -> dict[st
             else:
                 rows.append(under_vbench(stock, suite, place_of(contestant, suite)))
             about = {"parameters": stock.parameters} | stock.settings(bool(stock.folder_takes_images))
+            if stock.guidance is not None:  # the family may call it otherwise
+                about["guidance_scale"] = stock.guidance
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return {"error": lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"}

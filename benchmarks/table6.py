@@ -22,8 +22,8 @@ def pair(keep: float) -> tuple[Cell, Cell]:
 
 
 NOTES = (
-    "Rows at 28 steps are guided, with a tenth of the texts dropped in stage II for it, and stop there. The row of 0 %"
-    " has no stage II and its iterations in stage III."
+    "Rows at 28 steps have the model's own guidance, a tenth of the texts dropped in stage II for it, and stop there."
+    " The row of 0 % has no stage II and its iterations in stage III."
 )
 #: Row labels to those of each of the paper's tables.
 PAPERS = {

@@ -1,4 +1,4 @@
-"""The interface of a model family: all that the rest of flc asks of a checkpoint. `flc.models.wan` is the example.
+"""The interface of a model family: all that the rest of flc asks of a checkpoint. `flc.models.wan` is an example.
 
 Shapes: B samples, C latent channels, F latent frames, H and W latent height and width; videos are float32 arrays
 (B, frames, height, width, 3) in [0, 1].
@@ -7,11 +7,11 @@ Shapes: B samples, C latent channels, F latent frames, H and W latent height and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from flc.api import Configured
+from flc.api import Configured, TeacherComposer
 from flc.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class ModelAdapter(Configured, ABC):
     """A family of checkpoints: how to recognise, load, call, prune and deploy it. One instance holds one model."""
 
-    #: Attributes of the transformer that are lists of blocks, each with the config entry that counts them. A block is
+    #: Attributes of the transformer that are lists of blocks, in the order in which they run, each with the config
+    #: entry that counts them. A block is
     #: called as `block(hidden, *others)` and returns the next hidden states (B, tokens, width), alone or, as a tuple,
     #: with the next ones of the arguments that follow (a text's): its first arguments, all of this shape.
     stacks: ClassVar[Mapping[str, str]]
@@ -158,9 +159,16 @@ class ModelAdapter(Configured, ABC):
     def schedule(self, steps: int, shift: float, sampler: Sampler) -> FewStepSchedule:
         """The few-step schedule that the stock pipeline walks when it is asked for so many steps."""
 
-    def call_settings(self, folder: Path, guidance: float) -> dict[str, Any]:
-        """Arguments of the stock pipeline's call for this guidance by the text, in standard form."""
-        return {self.guidance_argument: guidance}
+    def call_settings(self, folder: Path, guidance: float, negative: str = "") -> dict[str, Any]:
+        """Arguments of the stock pipeline's call for this guidance by the text, in standard form, away from the
+        negative prompt."""
+        settings: dict[str, Any] = {self.guidance_argument: guidance}
+        return settings | ({"negative_prompt": negative} if negative and guidance > 1 else {})
+
+    def advice(self, teacher: TeacherComposer, asked: Collection[str]) -> str | None:
+        """A warning about this teacher of the loaded model, whose options `asked` the user gave; None where there is
+        nothing to say."""
+        return None
 
     def declaration(self) -> dict[str, Any]:
         """Entries of `flc.json` that a student takes over from the loaded model."""

@@ -15,7 +15,7 @@ def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     # the autoencoder in float32, as it was measured
     each = f'{{"vae": torch.float32, "default": torch.{dtype}}}'
     precision = "" if dtype == "float32" else f", torch_dtype={each}"
-    guidance = ", ".join(f"{name}={value}" for name, value in declared["call"].items())
+    guidance = ", ".join(f"{name}={value!r}" for name, value in declared["call"].items())
     setup = "".join(f"{line}\n" for line in declared["setup"])
     return f"""import torch
 from diffusers import {kind}

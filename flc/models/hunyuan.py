@@ -7,7 +7,7 @@ the rest of flc speaks of, comes on top (`true_cfg_scale`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,17 +19,22 @@ from diffusers import (
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
+from flc.api import TeacherComposer
 from flc.errors import UserError
 from flc.models.attention import HunyuanRecorder, recording
 from flc.models.condition import Condition
+from flc.models.folder import read_json
 from flc.models.notes import read_notes
 from flc.models.stock import TIME_SCALE, StockAdapter, are_numbers
 from flc.models.text_padding import text_lengths
 from flc.models.view import blocks_of
 from flc.schedule import FewStepSchedule, Sampler
 
+EMBEDDED_GUIDANCE = 6.0  # the stock pipeline's
 TEXT_ROWS = 256  # of Llama's states, after the prompt template's (max_sequence_length)
 
 
@@ -58,7 +63,8 @@ class HunyuanAdapter(StockAdapter):
 
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
-        return transformer.get("_class_name") == "HunyuanVideoTransformer3DModel"
+        named = index.get("_class_name"), transformer.get("_class_name")
+        return named == ("HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel")
 
     # -- loading ------------------------------------------------------------------------------------------
 
@@ -67,8 +73,6 @@ class HunyuanAdapter(StockAdapter):
             "out_channels", 16
         ):
             raise UserError(f"{folder} is a HunyuanVideo image-to-video model, which flc does not compress yet")
-        if index.get("_class_name") != "HunyuanVideoPipeline":
-            raise UserError(f"{folder} is a {index.get('_class_name')}, which flc does not compress yet")
         if config.get("patch_size_t", 1) != 1:
             raise UserError(f"{folder} has tokens of several latent frames, which flc does not compress yet")
 
@@ -76,17 +80,28 @@ class HunyuanAdapter(StockAdapter):
         scale = pipe.vae.config.scaling_factor
         if not are_numbers([scale]) or scale == 0:
             raise UserError(f"{folder / 'vae' / 'config.json'}: scaling_factor must be a number: download it again")
+        place = folder / "tokenizer"
         if pipe.tokenizer.padding_side != "right":
-            place = folder / "tokenizer" / "tokenizer_config.json"
             raise UserError(f"{place}: padding_side must be right, which the transformer takes for granted")
+        template: dict[str, Any] = DEFAULT_PROMPT_TEMPLATE
+        found, cut = len(pipe.tokenizer(template["template"].partition("{}")[0]).input_ids), template["crop_start"]
+        if found != cut:
+            raise UserError(f"{place} makes {found} tokens of the stock prompt template, not {cut}: download it again")
 
     def prepare(self, transformer: nn.Module) -> nn.Module:
         """Stock as it is. Returns it."""
         return transformer
 
-    def ready(self, pipe: Any) -> None:
-        """Clips beyond 256 pixels in tiles, as the family's own examples have it."""
+    def ready(self, pipe: Any, folder: Path) -> None:
+        """Clips beyond 256 pixels in tiles, as the family's own examples have it; the tokenizer as its file says.
+
+        transformers 5 makes a Llama tokenizer of vocabulary and merges alone: how Llama 3's tokenizer.json splits words
+        and what it begins with are lost, and a pipeline that is saved with it writes that down.
+        """
         pipe.vae.enable_tiling()
+        if (folder / "tokenizer" / "tokenizer.json").exists():
+            whole = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
+            pipe.register_modules(tokenizer=whole)
 
     def running_dtype(self, transformer: Any) -> torch.dtype:
         return transformer.x_embedder.proj.weight.dtype
@@ -96,6 +111,11 @@ class HunyuanAdapter(StockAdapter):
         return False
 
     # -- sizes --------------------------------------------------------------------------------------------
+
+    def guidance_of(self, folder: Path) -> float:
+        """What the folder's flc.json says; else none where guidance is distilled in, or HunyuanVideo's own 6."""
+        said = read_notes(folder).get("guidance")
+        return float(said) if said else (self.usual_guidance if embeds(folder) else EMBEDDED_GUIDANCE)
 
     def fps_of(self, folder: Path) -> int:
         """What the folder's flc.json says, or HunyuanVideo's own 24."""
@@ -168,13 +188,33 @@ class HunyuanAdapter(StockAdapter):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=float(shift), stochastic_sampling=sampler == "sde")
         return FewStepSchedule(scheduler, steps, self.grid(steps), shift=float(shift), sampler=sampler)
 
-    def call_settings(self, folder: Path, guidance: float) -> dict[str, Any]:
-        return {self.guidance_argument: guidance, "guidance_scale": embedded_guidance(read_notes(folder))}
+    def call_settings(self, folder: Path, guidance: float, negative: str = "") -> dict[str, Any]:
+        """The stock pipeline guides by the text only where it is given a negative prompt, be it an empty one."""
+        settings: dict[str, Any] = {self.guidance_argument: guidance}
+        settings |= {"guidance_scale": embedded_guidance(read_notes(folder))} if embeds(folder) else {}
+        return settings | ({"negative_prompt": negative} if guidance > 1 else {})
 
     def declaration(self) -> dict[str, Any]:
-        return {"embedded_guidance": embedded_guidance(self.notes)}
+        embedded = self.pipe.transformer.config.guidance_embeds
+        return {"embedded_guidance": embedded_guidance(self.notes)} if embedded else {}
+
+    def advice(self, teacher: TeacherComposer, asked: Collection[str]) -> str | None:
+        guided = any(query.condition == "null" for query in teacher.needs())
+        if not guided or not self.declaration() or not {"scale", "beta1"}.isdisjoint(asked):
+            return None
+        own = "beta1" if hasattr(teacher.options, "beta1") else "scale"
+        scale = getattr(teacher.options, own)
+        return (
+            f"guidance is distilled into these weights, and the teacher adds more by the text, its default {own}"
+            f" {scale:g}: --set teacher.{own}=... says how much (the paper's is 2)"
+        )
+
+
+def embeds(folder: Path) -> bool:
+    """Whether a scale of guidance is an input of a folder's transformer."""
+    return bool(read_json(folder / "transformer" / "config.json").get("guidance_embeds", True))
 
 
 def embedded_guidance(notes: Mapping[str, Any]) -> float:
-    """The scale that is an input of the transformer, unless its config has no such input."""
-    return float(notes.get("embedded_guidance", 6.0))
+    """That scale."""
+    return float(notes.get("embedded_guidance", EMBEDDED_GUIDANCE))

@@ -24,16 +24,20 @@ def tensors(folder: Path) -> dict[str, Path]:
     return {name: file for file in files for name in header(file)}
 
 
-def own_name(name: str, own: Container[str]) -> str:
-    """What transformers reads the tensor into: encoders that were saved as a part of a whole model carry its name."""
-    bare = name.removeprefix("text_model.").removeprefix("model.")
-    return bare if name not in own and bare in own else name
+def own_name(name: str, own: Container[str], module: Any) -> str:
+    """What transformers reads a tensor into: an encoder that was saved as a part of a whole model has its name before
+    each of them. (diffusers takes names as they are.)"""
+    prefix = getattr(module, "base_model_prefix", None)
+    if prefix is None or name in own:
+        return name
+    bare = name.removeprefix("text_model.").removeprefix(f"{prefix}.")
+    return bare if bare in own else name
 
 
 def check_names(module: nn.Module, folder: Path) -> None:
     """The files hold every tensor of `module` (of tied ones any) and no other."""
     own = module.state_dict(keep_vars=True)
-    held = {own_name(name, own): file for name, file in tensors(folder).items()}
+    held = {own_name(name, own, module): file for name, file in tensors(folder).items()}
     present = {id(own[name]) for name in held if name in own}  # tied weights are one object under several names
     for name, value in own.items():
         if id(value) not in present:

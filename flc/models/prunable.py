@@ -72,21 +72,25 @@ class Prunable:
 
     @torch.no_grad()
     def skip_each(self, sample: Sample, kept: Kept | None = None) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:
-        """One sweep over each stack: every block's weights are touched once a batch (see `Sweep`)."""
+        """One sweep over each stack: every block's weights are touched once a batch (see `Sweep`). What a variant of a
+        later stack has behind it is in its state: the stacks before it are left out of its call."""
         kept = self.full if kept is None else kept
-        baseline = True
+        before: dict[str, tuple[int, ...]] = {}
         for stack, indices in kept.items():
+            after = sum(map(len, kept.values())) - sum(map(len, before.values())) - len(indices)
             with view(self.transformer, kept):
                 sweep = Sweep([self.stack(stack)[i] for i in range(len(indices))])
                 with exchanged(self.transformer, stack, [sweep]):
                     whole = self._call(sample)
-                if baseline:
+                self.evaluations += sum(map(len, before.values())) + sweep.evaluations + after
+                if not before:
                     yield None, whole
-                    baseline = False
-                self.evaluations += sweep.evaluations
-                for index, state in zip(indices, sweep.variants, strict=True):
-                    with exchanged(self.transformer, stack, [Inject(state)]):
-                        yield (stack, index), self._call(sample)
+                with view(self.transformer, dict.fromkeys(before, ())):
+                    for index, state in zip(indices, sweep.variants, strict=True):
+                        with exchanged(self.transformer, stack, [Inject(state)]):
+                            self.evaluations += after
+                            yield (stack, index), self._call(sample)
+            before[stack] = indices
 
     @torch.no_grad()
     def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
@@ -95,7 +99,7 @@ class Prunable:
             tapped = [Tapped(block) for block in self.stack(stack)]
             with exchanged(self.transformer, stack, tapped):
                 self._call(sample)
-            self.evaluations += len(tapped)
+            self.evaluations += sum(map(len, self.full.values()))
             for index, block in enumerate(tapped):
                 yield (stack, index), hidden_of(block.before), hidden_of(block.after)
 

@@ -32,6 +32,11 @@ def are_numbers(values: Any) -> bool:
     )
 
 
+def precisions(dtype: str) -> dict[str, torch.dtype]:
+    """Of each component, as diffusers takes them. The autoencoder is read in float32: rounded once, it stays so."""
+    return {"vae": torch.float32, "default": DTYPES[dtype]}
+
+
 def at_once(frames: int, height: int, width: int) -> int:
     """How many clips of this size the autoencoder is given at once."""
     return max(1, PIXELS // (frames * height * width))
@@ -66,6 +71,9 @@ class StockAdapter(ModelAdapter):
     @abstractmethod
     def check_numbers(self, pipe: Any, folder: Path) -> None:
         """`UserError` for what stock loaders take from configs as it comes, and only a later call would trip over."""
+
+    def ready(self, pipe: Any, folder: Path) -> None:
+        """Make a stock pipeline that was just read what its folder means it to be."""
 
     @abstractmethod
     def running_dtype(self, transformer: Any) -> torch.dtype:
@@ -110,6 +118,7 @@ class StockAdapter(ModelAdapter):
             if getattr(pipe, name) is None:
                 raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
             check_loaded(getattr(pipe, name), folder / name)
+        self.ready(pipe, folder)
         for name in ("flow_shift", "shift"):
             if (value := pipe.scheduler.config.get(name)) is not None and not are_numbers([value]):
                 raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
@@ -124,10 +133,8 @@ class StockAdapter(ModelAdapter):
         """Read a folder that `flc.models.folder.check` has passed."""
         self.device, self._texts, self.notes = torch.device(device), {}, read_notes(folder)
         self.check_kind(folder)
-        self.pipe = self.read(self.stock_class(False), folder, torch_dtype=DTYPES[dtype])
+        self.pipe = self.read(self.stock_class(False), folder, torch_dtype=precisions(dtype))
         self.pipe.set_progress_bar_config(disable=True)
-        self.pipe.vae.to(torch.float32)
-        self.ready(self.pipe)
         for component in (self.pipe.transformer, self.pipe.vae):
             component.to(self.device)
         for name in self.weighted:
@@ -153,9 +160,6 @@ class StockAdapter(ModelAdapter):
             raise UserError(self.unreadable(folder, error)) from error
         self.pipe.transformer.to(DTYPES[dtype]).requires_grad_(False)
         return self
-
-    def ready(self, pipe: Any) -> None:
-        """Settings of a loaded stock pipeline that are not in its files (see `setup`)."""
 
     @property
     def transformer(self) -> nn.Module:
@@ -275,7 +279,4 @@ class StockAdapter(ModelAdapter):
         return self.classes["pipeline"]
 
     def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
-        each = {"vae": torch.float32, "default": DTYPES[dtype or "float32"]}
-        pipe = self.read(self.stock_class(with_image), folder, **({"torch_dtype": each} if dtype else {}))
-        self.ready(pipe)
-        return pipe
+        return self.read(self.stock_class(with_image), folder, **({"torch_dtype": precisions(dtype)} if dtype else {}))

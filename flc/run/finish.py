@@ -282,7 +282,7 @@ def report(job: Job) -> Path:
     declared["suite"] = metrics.get("suite", "shapes")
     try:
         declared["example"] = metrics["prompts"][0]["caption"]
-        declared["call"] = adapter.call_settings(job.out / "pipeline", declared["guidance"])
+        declared["call"] = adapter.call_settings(job.out / "pipeline", declared["guidance"], job.recipe.negative_prompt)
         card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(public(job.recipe)))
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:  # a file that was edited
         text = f"{measured} or {notes} is not as `flc evaluate` and `flc export` write it ({error!r}): run them again"

@@ -40,17 +40,17 @@ def generate(
     scale = adapter.guidance_of(folder) if guidance is None else guidance
     settings: dict[str, Any] = {
         "prompt": prompt,
-        "negative_prompt": negative,
         "height": height or h,
         "width": width or w,
         "num_frames": frames or f,
         "num_inference_steps": steps or notes.get("steps", 50),
-        **adapter.call_settings(folder, scale),
+        **adapter.call_settings(folder, scale, negative),
     }
     if image is not None and not adapter.takes_first_frame(folder):
         raise UserError(f"--image {image}: {folder} is a text-to-video model and takes no first frame")
     dtype = dtype or notes.get("dtype")
-    if "sigmas" in notes and settings["num_inference_steps"] == 1 != notes["steps"]:
+    fixed = "sigmas" in notes and adapter.grid(1) is None  # the scheduler's own grid, which ends where theirs does
+    if fixed and settings["num_inference_steps"] == 1 != notes["steps"]:
         raise UserError(f"--steps 1: the schedule of {folder} has {notes['steps']} steps and makes nothing of one")
     if "sigmas" in notes and settings["num_inference_steps"] != notes["steps"]:
         console.warn(f"{folder} was trained for {notes['steps']} steps; another number leaves the trained schedule")

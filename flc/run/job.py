@@ -212,6 +212,10 @@ class Job:
                 check_video(path, self.size[0], self.fps)
         if listed and {"distill", "evaluate"} <= set(stages):
             self.check_clips(listed)
+        if "distill" in stages and getattr(self.algorithm("distiller"), "trains", True):
+            said = self.adapter.advice(self.algorithm("teacher"), self.recipe.teacher.options)
+            if said:
+                self.console.warn(said)
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)
 
 

@@ -92,8 +92,9 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
         removal = removal_error(job, plan, batches)
     share = budget.share(plan.kept, plan.channels)
     if not budget.fits(plan.kept, plan.channels):
-        if sum(map(len, plan.kept.values())) == 1:
-            raise UserError(f"--keep {r.keep} is less than one block, which is {share:.3g}: give that or more")
+        if all(len(blocks) == 1 for blocks in plan.kept.values()):
+            least = "one block" + (" of each stack" if len(plan.kept) > 1 else "")
+            raise UserError(f"--keep {r.keep} is less than {least}, which is {share:.3g}: give that or more")
         raise UserError(f"pruner {r.pruner.name!r} kept more than --keep {r.keep} allows: report it to its author")
     weights = {s: list(w) for s, w in budget.weights.items()}
     facts = {"pruner": r.pruner.name, "keep": r.keep, "kept": plan.kept, "scores": plan.scores, "weights": weights}
@@ -167,6 +168,8 @@ def read_channels(job: Job, channels: Any, path: Path | str) -> Channels | None:
     if not isinstance(channels, dict) or channels.keys() != job.prunable.full.keys():
         raise UserError(f"{path}: channels must name those that stay of each of this model's stacks, or be null")
     for stack, blocks in channels.items():
+        if stack not in job.prunable.ffn:
+            raise UserError(f"{path}: channels of {stack}: feed-forward layers of this family cannot be narrowed")
         (total, _), depth = job.prunable.ffn[stack], len(job.prunable.full[stack])
         lists = isinstance(blocks, list) and len(blocks) == depth and all(isinstance(b, list) and b for b in blocks)
         if not lists or len({len(b) for b in blocks}) > 1 or not all(rising(b, total) for b in blocks):

@@ -14,29 +14,32 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
 )
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaModel, LlamaTokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+BEGIN, SPECIAL = "<|begin_of_text|>", ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-"
 
 
-def llama_tokenizer() -> LlamaTokenizerFast:
-    """One that makes of the stock pipeline's template the number of tokens that the pipeline cuts off."""
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 3's: bytes, a token before each text. It makes of the stock pipeline's template the number of tokens
+    that the pipeline cuts off."""
     template = DEFAULT_PROMPT_TEMPLATE["template"].partition("{}")[0]
-    for size in range(280, 320):
-        whole = Tokenizer(BPE(unk_token="<unk>"))
-        whole.pre_tokenizer = pre_tokenizers.Metaspace()
-        alphabet = [*LETTERS, " ", "\n", "▁"]
-        trainer = BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
-        whole.train_from_iterator([template], trainer)
-        model = json.loads(whole.to_str())["model"]
-        tokenizer = LlamaTokenizerFast(
-            vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], bos_token="<s>", eos_token="</s>",
-            unk_token="<unk>", pad_token="<pad>", additional_special_tokens=SPECIAL[4:], padding_side="right",
-            legacy=False,
+    for size in range(460, 520):
+        whole = Tokenizer(BPE())
+        whole.pre_tokenizer, whole.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet, special = pre_tokenizers.ByteLevel.alphabet(), [BEGIN, "<pad>", *SPECIAL]
+        whole.train_from_iterator(
+            [template], BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet,
+                                   show_progress=False)
+        )  # fmt: skip
+        whole.post_processor = TemplateProcessing(f"{BEGIN} $A", special_tokens=[(BEGIN, whole.token_to_id(BEGIN))])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=whole, bos_token=BEGIN, eos_token=SPECIAL[-1], pad_token="<pad>", padding_side="right",
+            extra_special_tokens=SPECIAL[:-1],
         )  # fmt: skip
         if len(tokenizer(template).input_ids) == DEFAULT_PROMPT_TEMPLATE["crop_start"]:
             return tokenizer
@@ -58,7 +61,7 @@ def encoders() -> dict[str, Any]:
     return {
         "tokenizer": first,
         "text_encoder": LlamaModel(
-            LlamaConfig(vocab_size=len(first), hidden_size=24, **small, bos_token_id=1, eos_token_id=2, pad_token_id=3)
+            LlamaConfig(vocab_size=len(first), hidden_size=24, **small, bos_token_id=0, eos_token_id=4, pad_token_id=1)
         ),
         "tokenizer_2": second,
         "text_encoder_2": CLIPTextModel(
@@ -90,5 +93,9 @@ def write_pipeline(folder: Path, guidance: bool = True, size: tuple[int, int, in
     scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
     pipe: Any = HunyuanVideoPipeline(transformer=network, vae=vae, scheduler=scheduler, **encoders())
     pipe.save_pretrained(folder)
+    # the published folder names another class, which transformers 5 does not read its tokenizer.json with
+    for path, entries in (("model_index.json", {"tokenizer": ["transformers", "LlamaTokenizerFast"]}),
+                          ("tokenizer/tokenizer_config.json", {"tokenizer_class": "LlamaTokenizerFast"})):  # fmt: skip
+        (folder / path).write_text(json.dumps(json.loads((folder / path).read_text()) | entries))
     (folder / "flc.json").write_text(json.dumps({"size": size, "fps": 8}))
     return folder

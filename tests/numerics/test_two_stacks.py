@@ -62,8 +62,13 @@ def test_skipping_by_view_equals_removing_in_both_stacks_and_the_removed_reloads
 @torch.no_grad()
 @pytest.mark.parametrize("kept", [None, KEPT])
 def test_the_sweep_of_each_stack_equals_skipping_each_block_alone(hunyuan, sample, kept):
-    model = Prunable(ADAPTER, hunyuan)
+    model, calls = Prunable(ADAPTER, hunyuan), []
+    blocks = [*hunyuan.transformer_blocks, *hunyuan.single_transformer_blocks]
+    hooks = [block.register_forward_hook(lambda *_: calls.append(1)) for block in blocks]
     swept = list(model.skip_each(sample, kept))
+    for hook in hooks:
+        hook.remove()
+    assert model.evaluations == len(calls)
     whole = model.full if kept is None else kept
     assert [key for key, _ in swept] == [None, *((s, i) for s in whole for i in whole[s])]
     for key, v in swept:
