@@ -236,8 +236,11 @@ class PrunableModel(Protocol):
     def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
         """Hidden states (B, tokens, D) that enter and leave each block of the whole network."""
 
-    def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> Mapping[tuple[str, int], Tensor]:
-        """(B,) each: d loss(v).sum() / dg at g = 1, where block i returns h + g_i (block_i(h) - h)."""
+    def gate_gradients(
+        self, sample: Sample, loss: Callable[[Sample, Tensor], Tensor]
+    ) -> Mapping[tuple[str, int], Tensor]:
+        """(B,) each: d loss(s, v).sum() / dg at g = 1, where block i returns h + g_i (block_i(h) - h); `loss` turns
+        velocities of some of the sample's clips, s, into one number per clip."""
 
     def feed_forward(self, stack: str, block: int) -> nn.Module:
         """The layer that maps (..., D) to itself, token by token, through its channels: made by its first linear

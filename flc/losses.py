@@ -6,11 +6,16 @@ left out of every loss and every normaliser.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from flc.flow import x0_from_velocity
+
+if TYPE_CHECKING:
+    from flc.api import Sample
 
 #: Added to the per-sample normaliser of distribution matching; latents have unit variance.
 EPSILON = 1e-6
@@ -26,6 +31,11 @@ def flow_matching(v: Tensor, x0: Tensor, x1: Tensor, free: Tensor) -> Tensor:
     """E || v - (x1 - x0) ||^2, per element. The paper's Eq 5 prints the target with the other sign; Eq 4 and
     Eq 8 hold for this one."""
     return masked_mean((v - (x1 - x0)).pow(2), free).mean()
+
+
+def flow_error(sample: Sample, v: Tensor) -> Tensor:
+    """(B,): the same of each clip of a sample."""
+    return masked_mean((v - (sample.x1 - sample.x0)).pow(2), sample.cond.free(sample.x0))
 
 
 def velocity_matching(v: Tensor, target: Tensor, free: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class DataStage(Options):
 
 
 class ScoreStage(Options):
-    batch: int = option(16, "noised clips in one evaluation", "ours", ge=1)
+    batch: int = option(16, "noised clips in one evaluation, over all ranks", "ours", ge=1)
 
 
 class TrainStage(Options):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from flc.api import Budget, PrunableModel, PrunePlan, Pruner, Sample, option
 from flc.api import Options as Base
-from flc.losses import masked_mean
+from flc.losses import flow_error
 
 
 class TaylorPruner(Pruner):
@@ -24,12 +24,7 @@ class TaylorPruner(Pruner):
         total = {s: [0.0] * len(w) for s, w in model.weights.items()}
         count = 0
         for s in batches(self.options.samples):
-            target, free = s.x1 - s.x0, s.cond.free(s.x0)
-
-            def loss(v, target=target, free=free):
-                return masked_mean((v - target).pow(2), free)
-
-            for (stack, i), gradient in model.gate_gradients(s, loss).items():
+            for (stack, i), gradient in model.gate_gradients(s, flow_error).items():
                 total[stack][i] += float(gradient.abs().double().sum())
             count += len(s.t)
         scores = {s: [v / count for v in values] for s, values in total.items()}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from flc.api import Budget, PrunableModel, PrunePlan, Pruner, Sample, option
 from flc.api import Options as Base
 from flc.flow import noised
-from flc.losses import masked_mean, tweedie_error
+from flc.losses import flow_error, tweedie_error
 
 try:
     import torch_pruning
@@ -41,7 +41,7 @@ class WidthPruner(Pruner):
 
     def plan(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> PrunePlan:
         o, whole = self.options, {s: tuple(range(len(w))) for s, w in model.weights.items()}
-        with model.gradients(batches(o.samples) if o.importance == "taylor" else (), flow_loss):
+        with model.gradients(batches(o.samples) if o.importance == "taylor" else (), flow_error):
             ranked = {s: [self.importance(model.feed_forward(s, i)) for i in blocks] for s, blocks in whole.items()}
         stay = self.counts(budget)
         channels = {s: tuple(best(values, stay[s]) for values in blocks) for s, blocks in ranked.items()}
@@ -87,10 +87,6 @@ class WidthPruner(Pruner):
                 if skipped is not None:
                     total[skipped[0]][skipped[1]] += float(tweedie_error(x_t, v, s.t, s.x0, free).double().sum())
         return {s: [value / self.options.samples for value in values] for s, values in total.items()}
-
-
-def flow_loss(sample: Sample, v: Tensor) -> Tensor:
-    return masked_mean((v - (sample.x1 - sample.x0)).pow(2), sample.cond.free(sample.x0))
 
 
 def best(values: Tensor, count: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from flc.api import Kept, Sample, View
 from flc.flow import noised
 from flc.losses import tweedie_error
 from flc.models.channels import channel_size
+from flc.models.spread import Spread
 from flc.models.view import Gated, Inject, Sweep, Tapped, blocks_of, exchanged, hidden_of, view
 
 
@@ -22,12 +23,15 @@ def grad(gated: Gated) -> Tensor:
 
 
 class Prunable:
-    """The original network of an adapter. `evaluations` counts block forwards, for the record."""
+    """The original network of an adapter. `evaluations` counts block forwards of a batch, for the record."""
 
-    def __init__(self, adapter: Any, transformer: Any, checkpointing: bool = False) -> None:
-        """`checkpointing`: blocks are computed again in a backward, which a large network's activations ask for."""
+    def __init__(
+        self, adapter: Any, transformer: Any, checkpointing: bool = False, spread: Spread | None = None
+    ) -> None:
+        """`checkpointing`: blocks are computed again in a backward, which a large network's activations ask for;
+        `spread`: ranks that share the clips of each batch (but hidden states, which are too large to send)."""
         self.adapter, self.transformer, self.evaluations = adapter, transformer, 0
-        self.checkpointing = checkpointing
+        self.checkpointing, self.spread = checkpointing, spread or Spread()
 
     def stack(self, name: str) -> list[nn.Module]:
         return blocks_of(self.transformer, name)
@@ -66,7 +70,11 @@ class Prunable:
             parts.append(tweedie_error(x_t, self.velocity(s, chosen), s.t, s.x0, s.cond.free(s.x0)))
         return float(torch.cat(parts).double().mean())
 
-    def _call(self, s: Sample) -> Tensor:
+    def _call(self, sample: Sample) -> Tensor:
+        own, _ = self.spread.own(sample)
+        return self.spread.whole(self._alone(own), len(sample.t))
+
+    def _alone(self, s: Sample) -> Tensor:
         x_t = noised(s.x0, s.x1, s.t)
         return self.adapter.velocity(self.transformer, self.transformer, x_t, s.t, s.cond)
 
@@ -98,21 +106,25 @@ class Prunable:
         for stack in self.adapter.stacks:
             tapped = [Tapped(block) for block in self.stack(stack)]
             with exchanged(self.transformer, stack, tapped):
-                self._call(sample)
+                self._alone(sample)
             self.evaluations += sum(map(len, self.full.values()))
             for index, block in enumerate(tapped):
                 yield (stack, index), hidden_of(block.before), hidden_of(block.after)
 
-    def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
-        """One forward and one backward for all gates. `loss` turns velocities into one number per sample (B,)."""
-        stacks = {s: [Gated(block, len(sample.t), sample.x0.device) for block in self.stack(s)] for s in self.full}
+    def gate_gradients(
+        self, sample: Sample, loss: Callable[[Sample, Tensor], Tensor]
+    ) -> dict[tuple[str, int], Tensor]:  # fmt: skip
+        """One forward and one backward for all gates."""
+        own, _ = self.spread.own(sample)
+        stacks = {s: [Gated(block, len(own.t), own.x0.device) for block in self.stack(s)] for s in self.full}
         with ExitStack() as exchanges:
             exchanges.enter_context(self._checkpointed())
             for stack, gated in stacks.items():
                 exchanges.enter_context(exchanged(self.transformer, stack, gated))
-            loss(self._call(sample)).sum().backward()
+            loss(own, self._alone(own)).sum().backward()
         self.evaluations += 3 * sum(map(len, stacks.values()))  # a backward costs two forwards
-        return {(s, i): grad(g) for s, gated in stacks.items() for i, g in enumerate(gated)}
+        gates = {(s, i): grad(g) for s, gated in stacks.items() for i, g in enumerate(gated)}
+        return {key: self.spread.whole(gradient, len(sample.t)) for key, gradient in gates.items()}
 
     @contextmanager
     def _checkpointed(self) -> Iterator[None]:
@@ -132,8 +144,10 @@ class Prunable:
                 p.requires_grad_(True)
             with self._checkpointed():
                 for sample in samples:
-                    loss(sample, self._call(sample)).sum().backward()
+                    own, counting = self.spread.own(sample)
+                    loss(own, self._alone(own))[:counting].sum().backward()
                     self.evaluations += 3 * sum(map(len, self.full.values()))  # a backward costs two forwards
+            self.spread.add_gradients(parameters)
             yield
         finally:
             for p in parameters:
@@ -142,10 +156,11 @@ class Prunable:
     @torch.no_grad()
     def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:
         """The forward pass is the stock one; the adapter's recorder recomputes q and k beside it."""
+        own, _ = self.spread.own(sample)
         with self.adapter.recording_attention(sample.x0.shape[2], queries) as shares:
-            self._call(sample)
+            self._alone(own)
         self.evaluations += sum(map(len, self.full.values()))
-        return shares
+        return {key: self.spread.whole(share, len(sample.t)) for key, share in shares.items()}
 
     @torch.no_grad()
     def skip_each_naively(self, sample: Sample) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:

@@ -25,6 +25,7 @@ from flc.evaluate.vbench_layout import SEEDS, official_prompts
 from flc.models.folder import EMBEDDED, adapter_for, numbers
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
+from flc.models.spread import Spread
 from flc.recipe import ALGORITHMS, Recipe, RowName
 from flc.registry import create
 from flc.run.console import Console
@@ -104,7 +105,8 @@ class Job:
 
     @cached_property
     def prunable(self) -> Prunable:
-        return Prunable(self.adapter, self.adapter.transformer, self.recipe.recover.checkpointing)
+        checkpointing, spread = self.recipe.recover.checkpointing, Spread(self.ranks.rank, self.ranks.world)
+        return Prunable(self.adapter, self.adapter.transformer, checkpointing, spread)
 
     @property
     def budget(self) -> Budget:

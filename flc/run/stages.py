@@ -68,22 +68,24 @@ def score(job: Job, data: Path) -> Path:
     out = job.out / "score"
 
     def work(folder: Path) -> None:
+        plan = make_plan(job, data)
         if job.ranks.leader:
-            write_plan(job, data, folder)
+            (folder / PLAN).write_text(json.dumps(plan, indent=1))
 
     run_stage(out, of_score(job), {"model": job.model_folder, "data": data}, work, job.ranks.leader)
     job.ranks.barrier()
     return out
 
 
-def write_plan(job: Job, data: Path, folder: Path) -> None:
+def make_plan(job: Job, data: Path) -> dict[str, Any]:
+    """The same on every rank: they share the clips of a batch, which has one for each rank at the least."""
     r, latents = job.recipe, LatentClips(data, job.adapter, job.recipe.negative_prompt)
-    pruner, budget = job.algorithm("pruner"), job.budget
+    pruner, budget, size = job.algorithm("pruner"), job.budget, max(job.recipe.score.batch, job.ranks.world)
     with job.console.bar(f"score blocks ({r.pruner.name})", 1) as bar:
 
         def batches(count: int) -> Any:
-            bar.restart(-(-count // r.score.batch))
-            for sample in latents.samples(count, r.score.batch, r.seed, job.adapter.shift):
+            bar.restart(-(-count // size))
+            for sample in latents.samples(count, size, r.seed, job.adapter.shift):
                 yield sample
                 bar.advance()
 
@@ -99,14 +101,14 @@ def write_plan(job: Job, data: Path, folder: Path) -> None:
     weights = {s: list(w) for s, w in budget.weights.items()}
     facts = {"pruner": r.pruner.name, "keep": r.keep, "kept": plan.kept, "scores": plan.scores, "weights": weights}
     facts |= {"share": share, "channels": plan.channels}
-    facts |= {"details": plan.details, "block_evaluations": evaluations, "removal": removal}
-    (folder / PLAN).write_text(json.dumps(facts, indent=1))
+    return facts | {"details": plan.details, "block_evaluations": evaluations, "removal": removal}
 
 
 def removal_error(job: Job, plan: PrunePlan, batches: Callable[[int], Iterator[Sample]]) -> dict[str, float]:
     """The error of x0 (FastLightGen Eq 4) of the whole network and of the planned one, on the same clips: what blocks
     do one at a time does not add up."""
-    small = Prunable(job.adapter, narrowed(job.adapter, job.adapter.transformer, plan.channels))
+    transformer = narrowed(job.adapter, job.adapter.transformer, plan.channels)
+    small = Prunable(job.adapter, transformer, spread=job.prunable.spread)
     pruned = small.x0_error(batches(REMOVAL_CLIPS), View(plan.kept))
     return {"clips": REMOVAL_CLIPS, "whole": job.prunable.x0_error(batches(REMOVAL_CLIPS)), "pruned": pruned}
 

@@ -70,11 +70,13 @@ class TinyPrunable:
         for block, before, after in self.blocks.walk(*self.inputs(sample), None):
             yield block, before.flatten(1, 3), after.flatten(1, 3)
 
-    def gate_gradients(self, sample: Sample, loss: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
+    def gate_gradients(
+        self, sample: Sample, loss: Callable[[Sample, Tensor], Tensor]
+    ) -> dict[tuple[str, int], Tensor]:  # fmt: skip
         keys = [(s, i) for s, w in self.weights.items() for i in range(len(w))]
         gates = {key: torch.ones(len(sample.t), requires_grad=True) for key in keys}
         v = self.blocks(*self.inputs(sample), None, gates) * sample.cond.free(sample.x0)
-        return dict(zip(keys, torch.autograd.grad(loss(v).sum(), list(gates.values())), strict=True))
+        return dict(zip(keys, torch.autograd.grad(loss(sample, v).sum(), list(gates.values())), strict=True))
 
     def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:
         """Shares of the right kind, for two heads, that grow with what a block adds: these blocks mix no tokens."""

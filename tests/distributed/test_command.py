@@ -57,9 +57,11 @@ def weights(out: Path) -> dict:
 
 def test_two_ranks_make_the_student_of_one_process(alone, ranks):
     out, _ = ranks
-    assert json.loads((out / "score" / "plan.json").read_text()) == json.loads(
-        (alone / "score" / "plan.json").read_text()
-    )
+    found, expected = (json.loads((o / "score" / "plan.json").read_text()) for o in (out, alone))
+    for same in ("kept", "block_evaluations", "share"):
+        assert found[same] == expected[same]
+    for stack, scores in expected["scores"].items():  # ranks share a batch's clips: float32 sums of another size
+        assert found["scores"][stack] == pytest.approx(scores, rel=1e-5)
     expected, found = weights(alone), weights(out)
     assert expected.keys() == found.keys()
     start = load_file(alone / "prune" / "transformer" / "diffusion_pytorch_model.safetensors")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flc.api import Sample, View
 from flc.errors import UserError
 from flc.flow import noised
-from flc.losses import masked_mean
+from flc.losses import flow_error
 from flc.models.prunable import Prunable
 from flc.models.view import exchanged, removed
 from flc.train.nets import RoleNet
@@ -59,20 +59,15 @@ def test_gate_gradients_are_the_slopes_of_each_clips_loss(adapter, wan, sample):
     """Against central differences of step .02, in float32: h^2 of curvature and 1e-7 / h of rounding leave .5 % of
     the largest slope."""
     adapter.prepare(wan)
-    target, free = sample.x1 - sample.x0, sample.cond.free(sample.x0)
-
-    def loss(v: Tensor) -> Tensor:
-        return masked_mean((v - target).pow(2), free)
-
     prunable, h = Prunable(adapter, wan), 0.02
-    found = prunable.gate_gradients(sample, loss)
+    found = prunable.gate_gradients(sample, flow_error)
     slopes = {}
     for i in range(5):
         sides = []
         for gate in (1 + h, 1 - h):
             blocks = [AtGate(b, gate) if j == i else b for j, b in enumerate(wan.blocks)]
             with exchanged(wan, "blocks", blocks):
-                sides.append(loss(prunable.velocity(sample)))
+                sides.append(flow_error(sample, prunable.velocity(sample)))
         slopes["blocks", i] = (sides[0] - sides[1]) / (2 * h)
     largest = max(float(s.abs().max()) for s in slopes.values())
     assert found.keys() == slopes.keys() and largest > 0.01
@@ -168,14 +163,14 @@ def test_gradients_through_features_are_the_same_when_blocks_are_recomputed(adap
 def test_gate_gradients_of_blocks_that_are_computed_again_are_the_same(adapter, wan, sample):
     """What a large network's activations ask for; text is padded then, and not folded into a bias."""
     adapter.prepare(wan)
-    free, calls = sample.cond.free(sample.x0), []
+    calls: list[int] = []
     for block in wan.blocks:
         block.register_forward_hook(lambda *_: calls.append(1))
 
     def found(checkpointing: bool) -> dict[tuple[str, int], Tensor]:
         calls.clear()
         model = Prunable(adapter, wan, checkpointing)
-        return model.gate_gradients(sample, lambda v: masked_mean((v - sample.x1).pow(2), free))
+        return model.gate_gradients(sample, flow_error)
 
     plain, once = found(False), len(calls)
     again, twice = found(True), len(calls)

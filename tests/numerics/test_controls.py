@@ -52,8 +52,8 @@ def test_block_influence_is_what_the_hidden_state_turns_whatever_its_length():
 def test_taylor_importance_is_the_mean_size_of_a_gates_slope_not_its_mean():
     slopes = {0: [0.5, -0.5], 1: [0.3, 0.3], 2: [-1.0, 0.0]}
 
-    def gate_gradients(s: Sample, loss: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
-        assert torch.equal(loss(torch.full_like(s.x0, 3.0)), torch.full((2,), 9.0)), "a clip's own mean square error"
+    def gate_gradients(s: Sample, loss: Callable[[Sample, Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
+        assert torch.equal(loss(s, torch.full_like(s.x0, 3.0)), torch.full((2,), 9.0)), "a clip's own mean square error"
         return {("blocks", i): torch.tensor(v) for i, v in slopes.items()}
 
     model = SimpleNamespace(weights={"blocks": (1,) * 3}, gate_gradients=gate_gradients)

@@ -11,7 +11,7 @@ from diffusers import HunyuanVideoTransformer3DModel
 from torch import Tensor, nn
 
 from flc.api import Query, Sample, View
-from flc.losses import masked_mean
+from flc.losses import flow_error
 from flc.models.condition import Condition
 from flc.models.hunyuan import HunyuanAdapter
 from flc.models.prunable import Prunable
@@ -109,11 +109,8 @@ def test_gate_gradients_are_slopes_in_both_stacks(hunyuan, sample):
             new = self.block(x, text, *args)
             return tuple((1 - self.gate) * old + self.gate * n for old, n in zip((x, text), new, strict=True))
 
-    def loss(v: Tensor) -> Tensor:
-        return masked_mean((v - sample.x1).pow(2), torch.ones(2, 1, 3, 1, 1))
-
     model, h = Prunable(ADAPTER, hunyuan), 0.02
-    found = model.gate_gradients(sample, loss)
+    found = model.gate_gradients(sample, flow_error)
     slopes = {}
     for stack, blocks in model.full.items():
         for i in blocks:
@@ -121,7 +118,7 @@ def test_gate_gradients_are_slopes_in_both_stacks(hunyuan, sample):
             for gate in (1 + h, 1 - h):
                 changed = [AtGate(b, gate) if j == i else b for j, b in enumerate(model.stack(stack))]
                 with exchanged(hunyuan, stack, changed):
-                    sides.append(loss(model.velocity(sample)))
+                    sides.append(flow_error(sample, model.velocity(sample)))
             slopes[stack, i] = (sides[0] - sides[1]) / (2 * h)
     largest = max(float(s.abs().max()) for s in slopes.values())
     assert found.keys() == slopes.keys() and largest > 0.01
