@@ -69,9 +69,8 @@ class HunyuanAdapter(StockAdapter):
     # -- loading ------------------------------------------------------------------------------------------
 
     def refuse(self, folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        if config.get("image_condition_type") is not None or config.get("in_channels", 16) != config.get(
-            "out_channels", 16
-        ):
+        channels = (config.get("in_channels", 16), config.get("out_channels", 16))
+        if config.get("image_condition_type") is not None or channels[0] != channels[1]:
             raise UserError(f"{folder} is a HunyuanVideo image-to-video model, which flc does not compress yet")
         if config.get("patch_size_t", 1) != 1:
             raise UserError(f"{folder} has tokens of several latent frames, which flc does not compress yet")
@@ -113,7 +112,8 @@ class HunyuanAdapter(StockAdapter):
     # -- sizes --------------------------------------------------------------------------------------------
 
     def guidance_of(self, folder: Path) -> float:
-        """What the folder's flc.json says; else none where guidance is distilled in, or HunyuanVideo's own 6."""
+        """What the folder's flc.json says; else none where guidance is distilled in, and where it is not as much as
+        usually is (ours)."""
         said = read_notes(folder).get("guidance")
         return float(said) if said else (self.usual_guidance if embeds(folder) else EMBEDDED_GUIDANCE)
 

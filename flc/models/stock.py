@@ -118,7 +118,10 @@ class StockAdapter(ModelAdapter):
             if getattr(pipe, name) is None:
                 raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
             check_loaded(getattr(pipe, name), folder / name)
-        self.ready(pipe, folder)
+        try:
+            self.ready(pipe, folder)
+        except Exception as error:  # its files were read once, but perhaps not all that they say
+            raise UserError(self.unreadable(folder, error)) from error
         for name in ("flow_shift", "shift"):
             if (value := pipe.scheduler.config.get(name)) is not None and not are_numbers([value]):
                 raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
