@@ -37,7 +37,7 @@ def after_each_step(folder: Path, prompts: Any) -> Iterator[tuple[str, np.ndarra
     """Decoded estimates x0_hat, one step further each."""
     declared, adapter = read_json(folder / NOTES), adapter_for(folder).load(folder)
     net = RoleNet(adapter, adapter.transformer, adapter.transformer, View())
-    cond = condition(adapter, prompts, "")
+    cond = condition(adapter, prompts, "", declared["size"][0])
     schedule = adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
     for last in range(declared["steps"]):
         parts = []
@@ -62,9 +62,8 @@ def main() -> None:
     row = Row("teacher", "teacher, 50 steps, guided", net, teacher.teacher_scheduler(), 50, guidance, 0)
     drawn = np.stack([video for video, _ in drawn_clips(288, *size, SEED + 104_729)])
     rows = {"drawn": brightness(drawn)}
-    made, _ = generate(
-        teacher, row, prompts, condition(teacher, prompts, ""), teacher.latent_shape(*size), BATCH, lambda: None
-    )
+    cond = condition(teacher, prompts, "", size[0])
+    made, _ = generate(teacher, row, prompts, cond, teacher.latent_shape(*size), BATCH, lambda: None)
     rows[row.title] = brightness(made.video)
     rows |= {title: brightness(video) for title, video in after_each_step(args.run / "pipeline", prompts)}
     write("drift", f"python -m benchmarks.drift --run {args.run.name}", {"seed": SEED, "clips": CLIPS, "rows": rows})

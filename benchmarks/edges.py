@@ -48,7 +48,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for n, size, own in cases:
         prompts = make_prompts(list(drawn_clips(CLIPS // 2, *size, SEED + 7919)), 2, 0.5, SEED)
-        cond = condition(adapter, prompts, "")
+        cond = condition(adapter, prompts, "", size[0])
         scheduler = adapter.teacher_scheduler()  # the folder's
         title = f"{n} steps, {size[0]} frames of {size[1]}x{size[2]}"
         if own:

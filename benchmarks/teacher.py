@@ -50,7 +50,7 @@ def main() -> None:
     for guidance in args.guidance or [adapter.guidance_of(args.model)]:
         for task, share in (("text-to-video", 0.0), ("image-to-video", 1.0)):
             prompts = make_prompts(asked, args.seeds, share, SEED)
-            cond = condition(adapter, prompts, "")
+            cond = condition(adapter, prompts, "", size[0])
             row = Row(
                 task,
                 f"{task}, guidance {guidance:g}",

@@ -14,7 +14,7 @@ from typing import Any
 
 from flc.api import View
 from flc.errors import UserError
-from flc.evaluate.sampling import now
+from flc.evaluate.sampling import blank, now
 from flc.models.channels import narrowed
 from flc.models.folder import EMBEDDED, NOTES, adapter_for, read_json
 from flc.models.quiet import hush
@@ -36,7 +36,7 @@ def seconds(
     adapter: Any, net: RoleNet, scheduler: Any, steps: int, guidance: float, size: tuple[int, int, int], clips: int
 ) -> float:
     """Seconds a clip, warm, without decoding."""
-    generators, cond = generators_for(list(range(clips))), adapter.condition([""] * clips)
+    generators, cond = generators_for(list(range(clips))), blank(adapter, clips, size)
     noise = noise_for(adapter.latent_shape(*size), generators).to(adapter.device)
     few, all_of_them = (Walk(scheduler, n, adapter.grid(n)) for n in (min(steps, 4), steps))
     sample(net, few, guidance, noise, cond, generators)  # warm

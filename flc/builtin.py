@@ -11,6 +11,8 @@ def flc_models() -> Iterator[Algorithm]:
     room = "flc.models"
     about = "Wan 2.1 text-to-video, Wan 2.2 TI2V (diffusers)"
     yield Algorithm("wan", f"{room}.wan:WanAdapter", about, "arXiv:2503.20314")
+    about = "Wan 2.1 image-to-video (diffusers)"
+    yield Algorithm("wan-image", f"{room}.wan_image:WanImageAdapter", about, "arXiv:2503.20314")
     about = "HunyuanVideo text-to-video (diffusers)"
     yield Algorithm("hunyuan", f"{room}.hunyuan:HunyuanAdapter", about, "arXiv:2412.03603")
 

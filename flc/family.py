@@ -39,6 +39,8 @@ class ModelAdapter(Configured, ABC):
     lora: ClassVar[Sequence[str]]
     #: What the stock pipeline's call names guidance by the text, in standard form.
     guidance_argument: ClassVar[str] = "guidance_scale"
+    #: Components that are in float32 whatever precision is asked for.
+    exact: ClassVar[Sequence[str]] = ("vae",)
     #: Lines of Python, for a model card, that a stock pipeline `pipe` is made ready with after it is loaded.
     setup: ClassVar[Sequence[str]] = ()
     device: torch.device
@@ -83,6 +85,11 @@ class ModelAdapter(Configured, ABC):
         """Whether a first frame may be given."""
 
     @property
+    def needs_first_frame(self) -> bool:
+        """Whether one must be given, to every clip."""
+        return False
+
+    @property
     @abstractmethod
     def shift(self) -> float:
         """The timestep shift of the folder's own schedule."""
@@ -118,6 +125,11 @@ class ModelAdapter(Configured, ABC):
     @abstractmethod
     def encode(self, video: np.ndarray) -> Tensor:
         """Normalised latents (B, C, F, H, W)."""
+
+    def first_frames(self, images: np.ndarray, frames: int) -> Mapping[str, Tensor]:
+        """Of first frames (B, height, width, 3) of clips of so many frames what a condition holds of them, by its
+        field: where a first frame must be given. Where it may be, it is the first of a clip's latents."""
+        raise UserError("this family has no clips that need a first frame")
 
     @abstractmethod
     def decode(self, latents: Tensor) -> np.ndarray:

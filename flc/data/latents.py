@@ -50,25 +50,33 @@ def encode_parts(
         on_clip()
     clips = source([row for _, rows in missing for row in rows])
     for path, rows in missing:
-        latents: list[Tensor] = []
+        encoded: list[dict[str, Tensor]] = []
         said: list[str] = []
         while few := list(islice(clips, min(batch, len(rows) - len(said)))):
-            latents.append(adapter.encode(np.stack([video for video, _ in few])).cpu())
+            encoded.append(encoded_clips(adapter, np.stack([video for video, _ in few])))
             said += [caption for _, caption in few]
             for _ in few:
                 on_clip()
-        write_part(path, torch.cat(latents), said)
+        write_part(path, {name: torch.cat([some[name] for some in encoded]) for name in encoded[0]}, said)
+
+
+def encoded_clips(adapter: Any, videos: np.ndarray) -> dict[str, Tensor]:
+    """Latents of clips, and what else a condition needs of their first frames."""
+    images = adapter.first_frames(videos[:, 0], videos.shape[1]) if adapter.needs_first_frame else {}
+    return {name: value.cpu() for name, value in ({"latents": adapter.encode(videos)} | images).items()}
 
 
 def join_parts(folder: Path, count: int) -> None:
-    """Of all parts `latents.safetensors` (latents (N, C, F, H, W), caption index (N,)) and `captions.json`."""
+    """Of all parts `latents.safetensors` (latents (N, C, F, H, W), caption index (N,), and what `first_frames` of the
+    family gave) and `captions.json`."""
     parts = [path for path, _ in parts_of(folder, count)]
     if lost := next((path for path in parts if not path.exists()), None):
         raise UserError(f"{lost} of another rank is not there: give an --out that all machines of the run share")
     captions = [caption for part in parts for caption in read_captions(part)]
     known = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    whole = torch.cat([read_tensors(part)["latents"] for part in parts])
-    save_file({"latents": whole, "caption": torch.tensor([known[c] for c in captions])}, folder / FILE)
+    read = [read_tensors(part) for part in parts]
+    whole = {name: torch.cat([part[name] for part in read]) for name in read[0]}
+    save_file(whole | {"caption": torch.tensor([known[c] for c in captions])}, folder / FILE)
     (folder / "captions.json").write_text(json.dumps(list(known)))
     shutil.rmtree(folder / PARTS)
 
@@ -79,10 +87,10 @@ def encode(adapter: Any, clips: Sequence[Clip], folder: Path, batch: int = 8) ->
     join_parts(folder, len(clips))
 
 
-def write_part(path: Path, latents: Tensor, captions: list[str]) -> None:
+def write_part(path: Path, encoded: dict[str, Tensor], captions: list[str]) -> None:
     """Whole or not at all."""
     half = path.with_name(f".{path.stem}.new")
-    save_file({"latents": latents}, half, {"captions": json.dumps(captions)})
+    save_file(encoded, half, {"captions": json.dumps(captions)})
     half.rename(path)
 
 
@@ -97,7 +105,8 @@ class LatentClips:
 
     def __init__(self, folder: Path, adapter: Any, negative: str = "") -> None:
         flat = read_tensors(folder / FILE)
-        self.latents, self.index = flat["latents"], flat["caption"]
+        self.latents, self.index = flat.pop("latents"), flat.pop("caption")
+        self.images = flat
         self.captions = json.loads((folder / "captions.json").read_text())
         self.adapter, self.negative = adapter, negative
         self.image, self.device = adapter.image_to_video, adapter.device
@@ -109,10 +118,13 @@ class LatentClips:
         return len(self.index)
 
     def batch(self, rows: Tensor, given: Tensor | None) -> Batch:
-        """Clips by row; `given` (B,) marks those whose first frame is a condition."""
+        """Clips by row; `given` (B,) marks those whose first frame is a condition, where not all are."""
         x0 = self.latents[rows].to(self.device)
         cond = self.adapter.condition([self.captions[i] for i in self.index[rows].tolist()], self.negative)
         cond = cond.padded(self.longest)
+        if self.images:
+            images = {name: value[rows].to(self.device) for name, value in self.images.items()}
+            return Batch(x0, replace(cond, **images))
         if not self.image or given is None:
             return Batch(x0, cond)
         return Batch(x0, replace(cond, first=x0[:, :, :1], given=given.to(self.device)))

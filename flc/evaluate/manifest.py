@@ -138,8 +138,10 @@ def check_captions(asked: Sequence[Asked]) -> None:
             raise UserError(f"{a.where}: {error}, which --suite shapes needs") from error
 
 
-def check_given(asked: Sequence[Asked], suite: str, image_to_video: bool) -> None:
-    """First frames where the suite and the model take them, and nowhere else."""
+def check_given(asked: Sequence[Asked], suite: str, image_to_video: bool, needed: bool = False) -> None:
+    """First frames where the suite and the model take them, and nowhere else; `needed`: by the model, of every clip."""
+    if suite == "vbench" and needed:
+        raise UserError("--suite vbench gives no first frame, which this model needs: use --suite vbench-i2v")
     if suite == "vbench-i2v" and not image_to_video:
         raise UserError("--suite vbench-i2v needs a model that takes a first frame: use --suite vbench")
     for a in asked:
@@ -147,5 +149,7 @@ def check_given(asked: Sequence[Asked], suite: str, image_to_video: bool) -> Non
             raise UserError(f"{a.where} has no image, which --suite vbench-i2v needs")
         if suite == "vbench" and a.image is not None:
             raise UserError(f"{a.where} has an image, which --suite vbench does not take: use --suite vbench-i2v")
+        if a.image is None and needed:
+            raise UserError(f"{a.where} has no image, and this model needs a first frame")
         if a.image is not None and not image_to_video:
             raise UserError(f"{a.where} has an image, and this model takes no first frame")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,11 @@ def prompts_of(shots: Sequence[Shot], height: int, width: int) -> Prompts:
     return Prompts(tuple(s.prompt for s in shots), [s.seed for s in shots], np.stack(first), given)
 
 
-def condition(adapter: Any, prompts: Prompts, negative: str) -> Condition:
+def condition(adapter: Any, prompts: Prompts, negative: str, frames: int) -> Condition:
+    """Of clips of so many frames."""
+    if adapter.needs_first_frame:
+        images = adapter.first_frames(prompts.first, frames)
+        return replace(adapter.condition(prompts.captions, negative), **images)
     if not adapter.image_to_video:
         return adapter.condition(prompts.captions, negative)
     given = torch.from_numpy(prompts.given)
@@ -74,6 +78,13 @@ def condition(adapter: Any, prompts: Prompts, negative: str) -> Condition:
     first = some.new_zeros(len(given), *some.shape[1:])
     first[given.to(adapter.device)] = some
     return adapter.condition(prompts.captions, negative, first, given.to(adapter.device))
+
+
+def blank(adapter: Any, count: int, size: tuple[int, int, int]) -> Condition:
+    """Of empty prompts, and black first frames where there must be some: what a network's time is taken with."""
+    frames, height, width = size
+    black = np.zeros((count, height, width, 3), np.float32)
+    return condition(adapter, Prompts(("",) * count, [0] * count, black, np.zeros(count, bool)), "", frames)
 
 
 def now(device: torch.device) -> float:

@@ -80,7 +80,7 @@ def write_videos(
     for begin in range(0, len(pending), batch):
         part = pending[begin : begin + batch]
         prompts = prompts_of(part, *size[1:])
-        cond = condition(adapter, prompts, negative)
+        cond = condition(adapter, prompts, negative, size[0])
         made, each = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), batch, on_step)
         for shot, video in zip(part, made.video, strict=True):
             write_video(partial, video, fps, scale=4 if size[1] < 128 else 1)

@@ -12,18 +12,23 @@ def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     stochastic = declared["sampler"] == "sde"
     seeding = "torch.manual_seed(0)  # of the first noise and of each step's\n" if stochastic else ""
     own = "" if stochastic else "\n    generator=torch.Generator().manual_seed(0),"
-    # the autoencoder in float32, as it was measured
-    each = f'{{"vae": torch.float32, "default": torch.{dtype}}}'
+    # as it was measured
+    exact = "".join(f'"{name}": torch.float32, ' for name in declared["exact"])
+    each = f'{{{exact}"default": torch.{dtype}}}'
     precision = "" if dtype == "float32" else f", torch_dtype={each}"
     guidance = ", ".join(f"{name}={value!r}" for name, value in declared["call"].items())
     setup = "".join(f"{line}\n" for line in declared["setup"])
+    utils, image = "export_to_video", ""
+    if declared["needs_first_frame"]:
+        utils += ", load_image"
+        image = f'\n    image=load_image("first.png").resize(({width}, {height})),'
     return f"""import torch
 from diffusers import {kind}
-from diffusers.utils import export_to_video
+from diffusers.utils import {utils}
 
 pipe = {kind}.from_pretrained("{repository}"{precision})
 {setup}{seeding}video = pipe(
-    {json.dumps(declared["example"], ensure_ascii=False)},
+    prompt={json.dumps(declared["example"], ensure_ascii=False)},{image}
     height={height}, width={width}, num_frames={frames},
     num_inference_steps={declared["steps"]}, {guidance},{own}
 ).frames[0]
@@ -65,7 +70,7 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
 license: {licence}
 base_model: {base}
 library_name: diffusers
-pipeline_tag: text-to-video
+pipeline_tag: {"image" if declared["needs_first_frame"] else "text"}-to-video
 tags: [flc, distillation, pruning]
 ---
 

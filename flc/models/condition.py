@@ -1,4 +1,4 @@
-"""What a velocity is conditioned on: text, and for image-to-video the given first latent frame."""
+"""What a velocity is conditioned on: text, and for image-to-video the given first frame."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+#: Fields that hold one row for each sample.
+EACH = ("text", "first", "given", "pooled", "image_latents", "image_tokens")
+
 
 @dataclass(frozen=True)
 class Condition:
     """text (B, L, D) is zero after each prompt's end; null (1, L', D) encodes the empty (or negative) prompt;
     first (B, C, 1, H, W) holds clean first latent frames, used where given (B,) is true; pooled (B, P) and null_pooled
-    (1, P) are one vector for each text, of families that have a second encoder."""
+    (1, P) are one vector for each text, of families that have a second encoder; image_latents (B, C', F, H, W) and
+    image_tokens (B, N, E) are of the first frame, in families that see it beside the clip and not in it."""
 
     text: Tensor
     null: Tensor
@@ -21,6 +25,8 @@ class Condition:
     given: Tensor | None = None
     pooled: Tensor | None = None
     null_pooled: Tensor | None = None
+    image_latents: Tensor | None = None
+    image_tokens: Tensor | None = None
 
     def __len__(self) -> int:
         return self.text.shape[0]
@@ -44,9 +50,8 @@ class Condition:
         return replace(self, text=pad(self.text, (0, 0, 0, rows - self.text.shape[1])))
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
-        each = (self.first, self.given, self.pooled)
-        first, given, pooled = (None if part is None else part[index] for part in each)
-        return replace(self, text=self.text[index], first=first, given=given, pooled=pooled)
+        parts = {name: part[index] for name in EACH if (part := getattr(self, name)) is not None}
+        return replace(self, **parts)
 
     def free(self, x: Tensor) -> Tensor:
         """(B, 1, F, 1, 1): 0 on given frames, 1 elsewhere."""
@@ -66,10 +71,8 @@ class Condition:
 def join(parts: list[Condition]) -> Condition:
     """Conditions of one kind, one after another; texts are zero-padded to the longest."""
     longest = max(p.text.shape[1] for p in parts)
-
-    def whole(name: str) -> Tensor | None:
-        held = [getattr(p, name) for p in parts]
-        return None if held[0] is None else torch.cat(held)
-
-    text = torch.cat([p.padded(longest).text for p in parts])
-    return replace(parts[0], text=text, first=whole("first"), given=whole("given"), pooled=whole("pooled"))
+    padded = [p.padded(longest) for p in parts]
+    whole = {
+        name: torch.cat([getattr(p, name) for p in padded]) for name in EACH if getattr(parts[0], name) is not None
+    }
+    return replace(parts[0], **whole)

@@ -101,13 +101,14 @@ def numbers(folder: Path) -> int:
     return sum(prod(entry["shape"]) for entry in entries if "shape" in entry)
 
 
-WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2")
+WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 TOKENIZER = (("tokenizer_config.json",), ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt"))
 #: What a component is nothing without: one file of each group.
 FILES = {
     "tokenizer": TOKENIZER,
     "tokenizer_2": TOKENIZER,
     "scheduler": (("scheduler_config.json",),),
+    "image_processor": (("preprocessor_config.json",),),
     **{name: (("config.json",),) for name in WEIGHTED},
 }
 

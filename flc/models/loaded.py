@@ -30,7 +30,7 @@ def own_name(name: str, own: Container[str], module: Any) -> str:
     prefix = getattr(module, "base_model_prefix", None)
     if prefix is None or name in own:
         return name
-    bare = name.removeprefix("text_model.").removeprefix(f"{prefix}.")
+    bare = name.removeprefix("text_model.").removeprefix("vision_model.").removeprefix(f"{prefix}.")
     return bare if bare in own else name
 
 

@@ -32,11 +32,6 @@ def are_numbers(values: Any) -> bool:
     )
 
 
-def precisions(dtype: str) -> dict[str, torch.dtype]:
-    """Of each component, as diffusers takes them. The autoencoder is read in float32: rounded once, it stays so."""
-    return {"vae": torch.float32, "default": DTYPES[dtype]}
-
-
 def at_once(frames: int, height: int, width: int) -> int:
     """How many clips of this size the autoencoder is given at once."""
     return max(1, PIXELS // (frames * height * width))
@@ -53,6 +48,8 @@ class StockAdapter(ModelAdapter):
     #: Stock classes of the pipeline (for text alone), of the transformer and of the autoencoder.
     classes: ClassVar[Mapping[str, Any]]
     encoders: ClassVar[Sequence[str]] = ("text_encoder",)
+    #: Components that a pipeline of the family may do without.
+    optional: ClassVar[Sequence[str]] = ()
     #: Frames, height, width of the family's own examples, and guidance there, in standard form.
     usual_size: ClassVar[tuple[int, int, int]]
     usual_guidance: ClassVar[float]
@@ -105,6 +102,14 @@ class StockAdapter(ModelAdapter):
     def weighted(self) -> tuple[str, ...]:
         return ("transformer", "vae", *self.encoders)
 
+    def precisions(self, dtype: str) -> dict[str, torch.dtype]:
+        """Of each component, as diffusers takes them. One that is rounded once stays so."""
+        return dict.fromkeys(self.exact, torch.float32) | {"default": DTYPES[dtype]}
+
+    def modules(self, pipe: Any) -> list[str]:
+        """The components of a pipeline that have weights."""
+        return [*self.weighted, *(n for n in self.optional if isinstance(getattr(pipe, n), nn.Module))]
+
     def check_kind(self, folder: Path) -> None:
         self.refuse(folder, read_json(folder / "model_index.json"), read_json(folder / "transformer" / "config.json"))
 
@@ -117,6 +122,7 @@ class StockAdapter(ModelAdapter):
         for name in self.weighted:
             if getattr(pipe, name) is None:
                 raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
+        for name in self.modules(pipe):
             check_loaded(getattr(pipe, name), folder / name)
         try:
             self.ready(pipe, folder)
@@ -136,11 +142,11 @@ class StockAdapter(ModelAdapter):
         """Read a folder that `flc.models.folder.check` has passed."""
         self.device, self._texts, self.notes = torch.device(device), {}, read_notes(folder)
         self.check_kind(folder)
-        self.pipe = self.read(self.stock_class(False), folder, torch_dtype=precisions(dtype))
+        self.pipe = self.read(self.stock_class(False), folder, torch_dtype=self.precisions(dtype))
         self.pipe.set_progress_bar_config(disable=True)
         for component in (self.pipe.transformer, self.pipe.vae):
             component.to(self.device)
-        for name in self.weighted:
+        for name in self.modules(self.pipe):
             getattr(self.pipe, name).requires_grad_(False).eval()
         self.prepare(self.pipe.transformer)
         return self
@@ -156,6 +162,7 @@ class StockAdapter(ModelAdapter):
                 }
             for name in self.encoders:
                 parts |= {name: None, name.replace("text_encoder", "tokenizer"): None}
+            parts |= dict.fromkeys(self.optional)
             self.pipe = self.stock_class(False).from_pretrained(folder, local_files_only=True, **parts)
         except UserError:
             raise
@@ -210,7 +217,8 @@ class StockAdapter(ModelAdapter):
                 raise UserError(f"--{name} {value} must be a positive multiple of {step} for this model")
         if frames < 1 or frames % temporal != 1:
             raise UserError(f"--frames {frames} must be one more than a multiple of {temporal} for this model")
-        channels = pipe.transformer.config.in_channels
+        config = pipe.transformer.config
+        channels = config.out_channels or config.in_channels  # what comes in may have an image beside it
         shape = (channels, (frames - 1) // temporal + 1, height // spatial, width // spatial)
         most = self.positions(pipe.transformer) or math.inf
         pixels = (frames, height, width)
@@ -282,4 +290,5 @@ class StockAdapter(ModelAdapter):
         return self.classes["pipeline"]
 
     def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
-        return self.read(self.stock_class(with_image), folder, **({"torch_dtype": precisions(dtype)} if dtype else {}))
+        options = {"torch_dtype": self.precisions(dtype)} if dtype else {}
+        return self.read(self.stock_class(with_image), folder, **options)

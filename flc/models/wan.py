@@ -50,7 +50,8 @@ class WanAdapter(StockAdapter):
 
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
-        return transformer.get("_class_name") == "WanTransformer3DModel"
+        named, channels = transformer.get("_class_name"), transformer.get("in_channels", 16)
+        return named == "WanTransformer3DModel" and channels == (transformer.get("out_channels") or channels)
 
     # -- loading ------------------------------------------------------------------------------------------
 
@@ -58,9 +59,6 @@ class WanAdapter(StockAdapter):
         second = index.get("transformer_2") or [None]
         if second[-1] is not None or index.get("boundary_ratio") is not None:
             raise UserError(f"{folder} has two experts (transformer_2), which flc does not compress yet")
-        channels = (config.get("in_channels", 16), config.get("out_channels", 16))
-        if config.get("image_dim") is not None or channels[0] != channels[1]:
-            raise UserError(f"{folder} is a Wan 2.1 image-to-video model, which flc does not compress yet")
 
     def check_numbers(self, pipe: Any, folder: Path) -> None:
         vae = pipe.vae.config
@@ -94,9 +92,13 @@ class WanAdapter(StockAdapter):
 
     def fps_of(self, folder: Path) -> int:
         """What the folder's flc.json says, or Wan's own `sample_fps`: 24 for TI2V and 16 for the others."""
-        return int(read_notes(folder).get("fps") or (24 if self.takes_first_frame(folder) else 16))
+        return int(read_notes(folder).get("fps") or (24 if self.expands(folder) else 16))
 
     def takes_first_frame(self, folder: Path) -> bool:
+        return self.expands(folder)
+
+    def expands(self, folder: Path) -> bool:
+        """Whether a folder's tokens have times of their own, those of a given first frame 0."""
         return bool(read_json(folder / "model_index.json").get("expand_timesteps"))
 
     def patch(self, transformer: Any) -> tuple[int, int, int]:
@@ -144,14 +146,19 @@ class WanAdapter(StockAdapter):
             if cond.given is not None:
                 tokens[cond.given, 0] = 0
             t = tokens.flatten(1)
-        text = cond.text.to(dtype)
-        if getattr(module, "gradient_checkpointing", False):
-            # The bias lives on the processor, and a block recomputed in backward would meet a later call's.
-            text, self.processor.bias = nn.functional.pad(text, (0, 0, 0, TEXT_ROWS - text.shape[1])), None
-        else:
-            text, self.processor.bias = collapse(text, TEXT_ROWS)
+        text = self.padded_text(module, cond.text.to(dtype))
         v = call(cond.clamp(x).to(dtype), t.float() * TIME_SCALE, text, return_dict=False)[0]
         return v.float() * cond.free(x)
+
+    def padded_text(self, module: nn.Module, text: Tensor, whole: bool = False) -> Tensor:
+        """The rows of a text as the stock pipeline pads them, or, unless the `whole` of them is needed, fewer that
+        stand for them with the bias of the cross-attentions of the call that follows."""
+        # The bias lives on the processor, and a block recomputed in backward would meet a later call's.
+        if whole or getattr(module, "gradient_checkpointing", False):
+            self.processor.bias = None
+            return nn.functional.pad(text, (0, 0, 0, TEXT_ROWS - text.shape[1]))
+        text, self.processor.bias = collapse(text, TEXT_ROWS)
+        return text
 
     def recording_attention(self, frames: int, queries: int) -> Any:
         """A context in which one forward pass records each block's cross-frame share of attention."""
@@ -178,4 +185,4 @@ class WanAdapter(StockAdapter):
         return {"expand_timesteps": self.pipe.config.expand_timesteps}
 
     def stock_class(self, with_image: bool) -> Any:
-        return WanImageToVideoPipeline if with_image else WanPipeline
+        return WanImageToVideoPipeline if with_image else self.classes["pipeline"]

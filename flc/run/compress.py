@@ -134,15 +134,23 @@ def idle(job: Job, values: dict[str, Any]) -> list[str]:
     void = {section: getattr(job.recipe, section).unused() for section in STAGE_OPTIONS}
     # a plugin's options may be any pydantic model
     void |= {kind: getattr(job.algorithm(kind).options, "unused", tuple)() for kind in ALGORITHMS}
-    return [
-        f"{flag} has no effect: --{still[section]} {getattr(job.recipe, still[section]).name} trains nothing"
-        for flag, section in flags.items()
-        if section in still
-    ] + [
-        f"{flag} has no effect beside the other options of {section}"
-        for flag, section in flags.items()
-        if section not in still and flag.rpartition(".")[2] in void.get(section, ())
-    ]
+    return (
+        [
+            f"{flag} has no effect: --{still[section]} {getattr(job.recipe, still[section]).name} trains nothing"
+            for flag, section in flags.items()
+            if section in still
+        ]
+        + [
+            f"{flag} has no effect beside the other options of {section}"
+            for flag, section in flags.items()
+            if section not in still and flag.rpartition(".")[2] in void.get(section, ())
+        ]
+        + [
+            f"{flag} has no effect: this model makes every clip from a first frame"
+            for flag in flags
+            if flag.endswith(".given_share") and job.adapter.needs_first_frame
+        ]
+    )
 
 
 def make_folder(out: Path) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from flc.api import Objective, Setting, TeacherComposer, View
 from flc.data.latents import LatentClips
-from flc.evaluate.sampling import now
+from flc.evaluate.sampling import blank, now
 from flc.models.channels import narrowed
 from flc.run import stages
 from flc.run.job import Job
@@ -172,7 +172,7 @@ def evaluation(job: Job, data: Path) -> tuple[int, float]:
     """Batched network calls of the table, and seconds of one."""
     o = job.recipe.evaluate
     x = torch.randn(o.batch, *job.latent_shape, device=job.adapter.device)
-    cond = job.adapter.condition([""] * o.batch)
+    cond = blank(job.adapter, o.batch, job.size)
     t = torch.full((o.batch,), 0.5, device=job.adapter.device)
     module: Any = job.adapter.transformer
     with torch.no_grad():

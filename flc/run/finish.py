@@ -191,8 +191,8 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
             prompts = prompts_of(asked, *job.size[1:])
         else:
             drawn = list(clips(job, -(-o.clips // o.seeds), r.seed + 7919, r.prepare.clips))
-            prompts = make_prompts(drawn, o.seeds, o.given_share if job.adapter.image_to_video else 0.0, r.seed)
-        cond = condition(job.adapter, prompts, r.negative_prompt)
+            prompts = make_prompts(drawn, o.seeds, job.given_share, r.seed)
+        cond = condition(job.adapter, prompts, r.negative_prompt, job.size[0])
         reference, fps = drawn_reference(job, o.reference), job.adapter.fps_of(job.model_folder)
         results, compared = [], {}
         table = table_of()
@@ -279,6 +279,7 @@ def report(job: Job) -> Path:
     declared["pipeline"] = read_json(job.out / "pipeline" / "model_index.json").get("_class_name", "DiffusionPipeline")
     adapter = adapter_for(job.out / "pipeline", weights=False)
     declared |= {"guidance_argument": adapter.guidance_argument, "setup": list(adapter.setup)}
+    declared |= {"needs_first_frame": adapter.needs_first_frame, "exact": list(adapter.exact)}
     declared["suite"] = metrics.get("suite", "shapes")
     try:
         declared["example"] = metrics["prompts"][0]["caption"]

@@ -48,6 +48,8 @@ def generate(
     }
     if image is not None and not adapter.takes_first_frame(folder):
         raise UserError(f"--image {image}: {folder} is a text-to-video model and takes no first frame")
+    if image is None and adapter.needs_first_frame:
+        raise UserError(f"--image is missing: {folder} makes its clips from a first frame")
     dtype = dtype or notes.get("dtype")
     fixed = "sigmas" in notes and adapter.grid(1) is None  # the scheduler's own grid, which ends where theirs does
     if fixed and settings["num_inference_steps"] == 1 != notes["steps"]:

@@ -97,6 +97,13 @@ class Job:
         return self.adapter.guidance_of(self.model_folder) if given is None else given
 
     @property
+    def given_share(self) -> float:
+        """Of the table's clips of the data, how many are made from a first frame."""
+        if self.adapter.needs_first_frame:
+            return 1.0
+        return self.recipe.evaluate.given_share if self.adapter.image_to_video else 0.0
+
+    @property
     def rows(self) -> tuple[RowName, ...]:
         """Of the table: those asked for, or all. Of a teacher without guidance by the text two are one."""
         every: tuple[RowName, ...] = get_args(RowName)
@@ -218,7 +225,7 @@ class Job:
             said = self.adapter.advice(self.algorithm("teacher"), self.recipe.teacher.options)
             if said:
                 self.console.warn(said)
-        check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video)
+        check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video, self.adapter.needs_first_frame)
 
 
 class Outline(Job):

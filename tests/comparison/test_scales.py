@@ -26,6 +26,7 @@ from benchmarks.table2 import OURS, others
 from flc.cli import main
 from flc.data.source import drawn_clips, write_video
 from flc.models.folder import EMBEDDED
+from tests.models import wan_image
 from tests.models.hunyuan import write_pipeline
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,15 @@ def test_the_flagships_cell_is_planned_with_its_memory_and_time(places, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_image_to_video_cell_is_planned_on_a_model_of_its_kind(places, tmp_path, monkeypatch):
+    read = Scale.read
+    monkeypatch.setattr(Scale, "read", lambda self: {k: v for k, v in read(self).items() if k != "ranks"})
+    model = wan_image.write_pipeline(tmp_path / "model")
+    runs = Runs(tmp_path / "runs", Scale("wan-i2v-14b", SMALL | places | {"model": str(model)}), 1)
+    said = runs.dry([OURS], 0)["fastlightgen"]
+    assert "plan (elbo): 50% of block parameters stay" in said and "nothing was written" in said, said
+
+
 def test_hunyuan_videos_cell_is_planned_over_both_of_its_stacks(places, tmp_path, monkeypatch):
     read = Scale.read
     monkeypatch.setattr(Scale, "read", lambda self: {k: v for k, v in read(self).items() if k != "ranks"})
@@ -94,6 +104,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "hunyuan-13b": {},
     "wan-14b": {},
     "wan-1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    "wan-i2v-14b": {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120},
     "wan-ti2v-5b": {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48,
                     "out_channels": 48},
 }  # fmt: skip
@@ -104,6 +115,7 @@ VAES = {"wan-ti2v-5b": {
 EXPECTED = {
     "wan-14b": ({"blocks": (40, 28)}, "(16, 21, 60, 104)"),
     "wan-1.3b": ({"blocks": (30, 21)}, "(16, 21, 60, 104)"),
+    "wan-i2v-14b": ({"blocks": (40, 28)}, "(16, 21, 60, 104)"),
     "wan-ti2v-5b": ({"blocks": (30, 21)}, "(48, 31, 44, 80)"),
     # a double block is 2.4 single ones: in pairs, eight of each are too few to go
     "hunyuan-13b": ({"transformer_blocks": (20, 12), "single_transformer_blocks": (40, 32)}, "(16, 33, 90, 160)"),
@@ -125,10 +137,13 @@ def configs(name: str, folder: Path) -> Any:
     texts = {"text_encoder": "LlamaModel", "tokenizer": "LlamaTokenizerFast", "text_encoder_2": "CLIPTextModel",
              "tokenizer_2": "CLIPTokenizer"} if hunyuan else {
              "text_encoder": "UMT5EncoderModel", "tokenizer": "T5TokenizerFast"}  # fmt: skip
+    image = "image_dim" in SIZES[name]
+    texts |= {"image_encoder": "CLIPVisionModel", "image_processor": "CLIPImageProcessor"} if image else {}
     index: dict[str, Any] = {part: ["diffusers", cls] for part, cls in parts.items()}
     index |= {part: ["transformers", cls] for part, cls in texts.items()}
     index |= {"_class_name": "HunyuanVideoPipeline"} if hunyuan else {
-              "_class_name": "WanPipeline", "expand_timesteps": name == "wan-ti2v-5b"}  # fmt: skip
+              "_class_name": "WanImageToVideoPipeline" if image else "WanPipeline",
+              "expand_timesteps": name == "wan-ti2v-5b"}  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps(index))
     return transformer
 

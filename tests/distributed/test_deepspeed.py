@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from flc.models.channels import narrowed
 from flc.models.condition import Condition
 from flc.models.hunyuan import HunyuanAdapter
 from flc.models.wan import WanAdapter
+from flc.models.wan_image import WanImageAdapter
 from flc.registry import create
 from flc.train.engine import PlainEngine
 from flc.train.loop import STOP, LoopOptions, checkpoint_path, train
@@ -83,18 +85,20 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lcm": ("distiller", "lcm", {"lr": 1e-3, "warmup": 2, "grid": 4}),
     "bernoulli-stacks": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
     "dmd-stacks": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
+    "dmd-image": ("distiller", "dmd", DMD),
     "skipping": ("", "", {}),
 }
 
 
-def tiny() -> Any:
+def tiny(image: bool = False) -> Any:
     """A stock Wan transformer of 3 blocks. ffn_dim is odd, so that ZeRO-3 has to pad shards."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)
+    seen: Any = {"in_channels": 12, "image_dim": 6, "added_kv_proj_dim": 24} if image else {"in_channels": 4}
     model: Any = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
-        text_dim=8, freq_dim=16, ffn_dim=33, num_layers=3, rope_max_seq_len=32,
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, out_channels=4,
+        text_dim=8, freq_dim=16, ffn_dim=33, num_layers=3, rope_max_seq_len=32, **seen,
     )  # fmt: skip
     return awake(model)
 
@@ -125,11 +129,11 @@ class Miniature:
 
     def __init__(self, case: str, zero: int = 0, rank: int = 0, world: int = 1, offload: bool = False) -> None:
         kind, name, options = CASES[case]
-        self.stacks = case.endswith("stacks")
-        adapter: Any = HunyuanAdapter() if self.stacks else WanAdapter()
+        self.stacks, self.image = case.endswith("stacks"), case.endswith("image")
+        adapter: Any = HunyuanAdapter() if self.stacks else WanImageAdapter() if self.image else WanAdapter()
         adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
         adapter.device, adapter.notes, self.local = torch.device("cpu"), {}, BATCH // world
-        source, unpruned = adapter.prepare(two_stacks() if self.stacks else tiny()), None
+        source, unpruned = adapter.prepare(two_stacks() if self.stacks else tiny(self.image)), None
         pruned, full = (PRUNED_STACKS, View(STACKS)) if self.stacks else (PRUNED, FULL)
         if case.endswith("narrow"):
             unpruned = source
@@ -156,6 +160,9 @@ class Miniature:
         if self.stacks:
             pooled = torch.randn(17, 6, generator=g)
             return Batch(x0, Condition(text[rows], null, pooled=pooled[rows], null_pooled=pooled[16:]))
+        if self.image:
+            beside, tokens = torch.randn(16, 4, 3, 4, 4, generator=g), torch.randn(16, 5, 6, generator=g)
+            return Batch(x0, Condition(text[rows], null, image_latents=beside[rows], image_tokens=tokens[rows]))
         return Batch(x0, Condition(text[rows], null, x0[:, :, :1], given))
 
     def run(self, folder: Path, on_step: Any = lambda step, metrics: None) -> dict[str, torch.Tensor]:
@@ -186,6 +193,8 @@ class Miniature:
         x = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(6))
         pooled = (torch.ones(1, 6),) * 2 if self.stacks else (None, None)
         cond = Condition(torch.ones(1, 2, 8), torch.ones(1, 1, 8), None, None, *pooled)
+        if self.image:
+            cond = replace(cond, image_latents=torch.ones_like(x), image_tokens=torch.ones(1, 5, 6))
         return self.nets[role](x, torch.full((1,), 0.5), cond)
 
 

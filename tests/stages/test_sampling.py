@@ -78,10 +78,10 @@ def test_only_given_first_frames_are_encoded(adapter, monkeypatch):
     clips = list(drawn_clips(4, 9, 48, 48, seed=0))
     prompts, seen, encode = make_prompts(clips, 1, 0.5, 0), [], adapter.encode
     monkeypatch.setattr(adapter, "encode", lambda video: seen.append(len(video)) or encode(video))
-    cond = condition(adapter, prompts, "")
+    cond = condition(adapter, prompts, "", 9)
     assert seen == [2] and cond.given.tolist() == [True, True, False, False]
     assert torch.equal(cond.first[:2], encode(prompts.first[:2, None])) and cond.first[2:].abs().max() == 0
-    assert condition(adapter, make_prompts(clips, 1, 0.0, 0), "").given is None and seen == [2]
+    assert condition(adapter, make_prompts(clips, 1, 0.0, 0), "", 9).given is None and seen == [2]
 
 
 def test_a_clip_does_not_depend_on_its_batch(adapter):

@@ -1,0 +1,107 @@
+"""Wan 2.1 image-to-video, as stock diffusers folders.
+
+Every clip is made of a first frame, which the transformer sees in two ways: its latents, those of a clip that is grey
+after it, are channels beside the noisy ones, with a mask that marks it; and CLIP's tokens of it are attended to beside
+the text, where the model has an encoder for them. The clip's own first frame is made like the others: nothing of it is
+given, and all of it counts in every loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
+from PIL import Image
+from torch import Tensor, nn
+
+from flc.errors import UserError
+from flc.models.condition import Condition
+from flc.models.folder import read_json
+from flc.models.stock import TIME_SCALE
+from flc.models.wan import WanAdapter
+
+#: Of a pipeline, what a model without an encoder of images does without.
+SEES = ("image_encoder", "image_processor")
+
+
+class WanImageAdapter(WanAdapter):
+    """One loaded Wan 2.1 image-to-video pipeline."""
+
+    family: ClassVar[str] = "Wan image-to-video"
+    classes: ClassVar[dict[str, Any]] = {
+        "pipeline": WanImageToVideoPipeline, "transformer": WanTransformer3DModel, "vae": AutoencoderKLWan,
+    }  # fmt: skip
+    optional: ClassVar[tuple[str, ...]] = SEES
+    exact: ClassVar[tuple[str, ...]] = ("vae", "image_encoder")
+
+    @classmethod
+    def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
+        return transformer.get("_class_name") == "WanTransformer3DModel" and not WanAdapter.recognises(
+            index, transformer
+        )
+
+    # -- loading ------------------------------------------------------------------------------------------
+
+    def refuse(self, folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        super().refuse(folder, index, config)
+        if config.get("pos_embed_seq_len") is not None:
+            raise UserError(f"{folder} is made for a first and a last frame, which flc does not compress yet")
+        extra = config.get("in_channels", 16) - config.get("out_channels", 16)
+        vae = read_json(folder / "vae" / "config.json")
+        beside = vae.get("z_dim", 16), vae.get("scale_factor_temporal", 4)
+        if extra != sum(beside):
+            raise UserError(f"{folder}: its transformer takes {extra} channels beside the latents, not {sum(beside)}")
+        for name in SEES:
+            if config.get("image_dim") is not None and (index.get(name) or [None])[-1] is None:
+                raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
+
+    @property
+    def needs_first_frame(self) -> bool:
+        return True
+
+    @property
+    def image_to_video(self) -> bool:
+        return True
+
+    def takes_first_frame(self, folder: Path) -> bool:
+        return True
+
+    # -- encoding -----------------------------------------------------------------------------------------
+
+    def first_frames(self, images: np.ndarray, frames: int) -> dict[str, Tensor]:
+        """`image_latents` of the image in a clip that is grey after it, and CLIP's last states but one."""
+        clips = np.full((len(images), frames, *images.shape[1:]), 0.5, np.float32)
+        clips[:, 0] = images
+        found = {"image_latents": self.encode(clips)}
+        if self.pipe.image_encoder is not None:
+            found["image_tokens"] = self.tokens(images)
+        return found
+
+    @torch.no_grad()
+    def tokens(self, images: np.ndarray) -> Tensor:
+        """(B, N, E). The encoder is on the device only while it encodes."""
+        shown = [Image.fromarray(pixels) for pixels in (images.clip(0, 1) * 255).round().astype(np.uint8)]
+        encoder = self.pipe.image_encoder.to(self.device)
+        tokens = torch.cat([self.pipe.encode_image(shown[i : i + 8], self.device) for i in range(0, len(shown), 8)])
+        encoder.to("cpu")
+        return tokens.float()
+
+    # -- velocity -----------------------------------------------------------------------------------------
+
+    def velocity(self, call: Any, module: nn.Module, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        assert cond.image_latents is not None, "a first frame is always given"
+        config: Any = module.config
+        dtype = self.running_dtype(module)
+        marks = config.in_channels - x.shape[1] - cond.image_latents.shape[1]
+        mask = x.new_zeros(len(x), marks, *x.shape[2:])
+        mask[:, :, 0] = 1
+        tokens = cond.image_tokens
+        # stock cross-attention takes what comes before the last 512 rows for the image's
+        text = self.padded_text(module, cond.text.to(dtype), whole=tokens is not None)
+        seen = {} if tokens is None else {"encoder_hidden_states_image": tokens.to(dtype)}
+        hidden = torch.cat([x, mask, cond.image_latents.to(x.dtype)], dim=1).to(dtype)
+        return call(hidden, t.float() * TIME_SCALE, text, **seen, return_dict=False)[0].float()

@@ -1,0 +1,250 @@
+"""Wan 2.1 image-to-video: what the adapter computes is what the stock pipeline computes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from flc.api import Sample, View
+from flc.data.latents import LatentClips, encode
+from flc.data.source import drawn_clips
+from flc.errors import UserError
+from flc.evaluate.sampling import blank, condition, make_prompts
+from flc.models.condition import join
+from flc.models.folder import adapter_for
+from flc.models.prunable import Prunable
+from flc.models.view import removed
+from flc.models.wan_image import WanImageAdapter
+from flc.sample import generators_for, noise_for, sample
+from flc.schedule import Walk
+from flc.train.nets import RoleNet
+from tests.models.wan_image import write_pipeline
+
+PROMPT, OTHER = "a blue square moving up", "a red circle moving left"
+SIZE = {"height": 32, "width": 32, "num_frames": 9}
+SHAPE = (4, 3, 4, 4)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with CLIP", "without"])
+def folder(request, tmp_path_factory) -> Path:
+    return write_pipeline(tmp_path_factory.mktemp("wan"), sees=request.param)
+
+
+@pytest.fixture(scope="module")
+def wan_image(folder) -> WanImageAdapter:
+    return adapter_for(folder).load(folder)
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory) -> Path:
+    return write_pipeline(tmp_path_factory.mktemp("seeing"))
+
+
+def image(index: int = 0) -> np.ndarray:
+    """(1, 32, 32, 3), of 8 bits."""
+    (*_, (video, _)) = drawn_clips(index + 1, 5, 32, 32, seed=0)
+    return (video[:1] * 255).round().astype(np.uint8).astype(np.float32) / 255
+
+
+def shown(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray((picture[0] * 255).round().astype(np.uint8))
+
+
+def clip(folder: Path, picture: np.ndarray, steps: int = 4, **call: Any) -> np.ndarray:
+    pipe = WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    torch.manual_seed(7)
+    return pipe(
+        image=shown(picture), prompt=PROMPT, **SIZE, num_inference_steps=steps, output_type="np", **call
+    ).frames[0]
+
+
+def given(adapter: Any, pictures: np.ndarray, prompts: list[str]) -> Any:
+    return replace(adapter.condition(prompts), **adapter.first_frames(pictures, 9))
+
+
+def ours(adapter: Any, walk: Walk, picture: np.ndarray, guidance: float = 1.0) -> np.ndarray:
+    net, generators = RoleNet(adapter, adapter.transformer, adapter.transformer, View()), generators_for([7])
+    noise = noise_for(adapter.latent_shape(9, 32, 32), generators)
+    return adapter.decode(sample(net, walk, guidance, noise, given(adapter, picture, [PROMPT]), generators))[0]
+
+
+# float32 sums in another order (padding rows of texts, guidance in one batch), through 4 steps and a decoder; one
+# 8-bit level is .004
+TOLERANCE = 2e-3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_teachers_clip_is_the_stock_pipelines(wan_image, folder, guidance):
+    walk = Walk(wan_image.teacher_scheduler(), 4)
+    found = ours(wan_image, walk, image(), guidance)
+    stock = clip(folder, image(), **wan_image.call_settings(folder, guidance))
+    assert np.abs(stock - found).max() < TOLERANCE and stock.std() > 0.01
+    other = clip(folder, image(1), **wan_image.call_settings(folder, guidance))
+    assert np.abs(other - found).max() > 5 * TOLERANCE, "the first frame matters here"
+
+
+@pytest.mark.parametrize("sampler", ["sde", "ode"])
+def test_a_students_clip_is_the_stock_pipelines(wan_image, tmp_path, sampler):
+    schedule = wan_image.schedule(4, 5.0, sampler)
+    small = wan_image.prepare(removed(wan_image.transformer, {"blocks": (0, 2)}, wan_image.stacks))
+    wan_image.save_pipeline(tmp_path, small, schedule.scheduler)
+    student = adapter_for(tmp_path).load(tmp_path)
+    found = clip(tmp_path, image(), guidance_scale=1.0)
+    assert np.abs(found - ours(student, Walk(schedule.scheduler, 4), image())).max() < TOLERANCE
+    assert type(student) is WanImageAdapter and len(student.transformer.blocks) == 2
+
+
+@torch.no_grad()
+def test_what_a_first_frame_is_encoded_to_is_the_stock_pipelines(wan_image):
+    pictures = np.concatenate([image(0), image(1)])
+    found = wan_image.first_frames(pictures, 9)
+    pipe, each = wan_image.pipe, [shown(pictures[i : i + 1]) for i in range(2)]
+    for i, one in enumerate(each):
+        pixels = pipe.video_processor.preprocess(one, height=32, width=32)
+        _, beside = pipe.prepare_latents(pixels, 1, 4, 32, 32, 9, torch.float32, torch.device("cpu"))
+        mask, latents = beside.split([4, 4], dim=1)
+        assert torch.allclose(found["image_latents"][i : i + 1], latents, atol=1e-5)  # another batch
+        assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all(), "as `velocity` has it"
+        if pipe.image_encoder is not None:
+            assert torch.allclose(found["image_tokens"][i], pipe.encode_image(one)[0], atol=1e-5)
+    assert found.keys() == {"image_latents"} | ({"image_tokens"} if pipe.image_encoder is not None else set())
+
+
+@torch.no_grad()
+def test_encoded_clips_carry_their_own_first_frame_and_all_of_them_is_free(wan_image, tmp_path):
+    pairs = list(drawn_clips(3, 9, 32, 32, seed=0))
+    encode(wan_image, pairs, tmp_path)
+    data, rows = LatentClips(tmp_path, wan_image), torch.tensor([2, 0])
+    batch = data.batch(rows, torch.tensor([True, False]))
+    expected = wan_image.first_frames(np.stack([pairs[i][0][0] for i in (2, 0)]), 9)
+    for name, value in expected.items():
+        assert torch.allclose(getattr(batch.cond, name), value, atol=1e-4), name  # convolutions of another batch
+    x = torch.randn_like(batch.x0)
+    assert batch.cond.free(x).eq(1).all() and torch.equal(batch.cond.clamp(x), x)
+    both = join([batch.cond, batch.cond.without_text()])
+    for name in expected:
+        own = getattr(batch.cond, name)
+        assert torch.equal(getattr(both, name), torch.cat([own, own])), "the null condition keeps the image"
+    t = torch.tensor([0.3, 0.8])
+    velocity = [wan_image.velocity(wan_image.transformer, wan_image.transformer, x, t, c)
+                for c in (batch.cond, batch.cond[torch.tensor([1, 0])][torch.tensor([1, 0])])]  # fmt: skip
+    assert torch.equal(*velocity) and velocity[0].shape == x.shape
+    prompts = make_prompts(pairs, 1, 1.0, 0)
+    cond = condition(wan_image, prompts, "", 9)
+    assert torch.allclose(cond.image_latents[[2, 0]], batch.cond.image_latents, atol=1e-4) and cond.given is None
+    assert blank(wan_image, 2, (9, 32, 32)).image_latents.shape == (2, *SHAPE)
+
+
+@torch.no_grad()
+def test_views_skips_and_gates_see_the_image(wan_image):
+    g = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(2, 2, *SHAPE, generator=g)
+    s = Sample(x0, x1, torch.tensor([0.3, 0.8]), given(wan_image, np.concatenate([image(), image(1)]), [PROMPT, OTHER]))
+    prunable = Prunable(wan_image, wan_image.transformer)
+    swept, naive = dict(prunable.skip_each(s)), dict(prunable.skip_each_naively(s))
+    assert all(torch.equal(swept[key], naive[key]) for key in naive) and len(naive) == 5
+    small = wan_image.prepare(removed(wan_image.transformer, {"blocks": (0, 1, 3)}, wan_image.stacks))
+    assert torch.equal(Prunable(wan_image, small).velocity(s), naive["blocks", 2])
+    with torch.enable_grad():
+        slopes = prunable.gate_gradients(s, lambda _, v: v.pow(2).mean((1, 2, 3, 4)))
+    assert all(v.shape == (2,) and v.abs().min() > 0 for v in slopes.values())
+    assert len(prunable.cross_frame_attention(s, 8)) == 4 and prunable.ffn["blocks"][0] == 32
+
+
+def test_checkpointed_blocks_are_computed_again_under_the_same_image(seeing):
+    adapter = adapter_for(seeing).load(seeing)
+    cond, module = given(adapter, image(), [PROMPT]), adapter.transformer.requires_grad_(True)
+    x, t, found = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5]), []
+    for on in (False, True):
+        if on:
+            module.enable_gradient_checkpointing()
+        module.zero_grad()
+        adapter.velocity(module, module, x, t, cond).pow(2).sum().backward()
+        found.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
+    for plain, again in zip(*found, strict=True):
+        assert torch.allclose(plain, again, rtol=1e-4, atol=1e-6)
+
+
+def test_in_bfloat16_what_sees_is_in_float32_and_clips_are_the_stock_pipelines(seeing):
+    adapter = adapter_for(seeing).load(seeing, dtype="bfloat16")
+    pipe = adapter.stock_pipeline(seeing, True, "bfloat16")
+    for one in (adapter.pipe, pipe):
+        assert {one.vae.dtype, one.image_encoder.dtype} == {torch.float32}
+        assert {one.transformer.patch_embedding.weight.dtype, one.text_encoder.dtype} == {torch.bfloat16}
+        held = load_file(seeing / "image_encoder" / "model.safetensors")
+        assert all(torch.equal(v, held[n]) for n, v in one.image_encoder.state_dict().items() if n in held)
+    pipe.set_progress_bar_config(disable=True)
+    torch.manual_seed(7)
+    frames = pipe(
+        image=shown(image()), prompt=PROMPT, **SIZE, num_inference_steps=4, guidance_scale=1.0, output_type="np"
+    ).frames[0]
+    found = ours(adapter, Walk(adapter.teacher_scheduler(), 4), image())
+    # bfloat16 has 8 bits: sums without padding rows, through four steps; a mean of two 8-bit levels
+    assert np.abs(frames - found).mean() < 8e-3
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "said"),
+    [
+        ("transformer/config.json", {"pos_embed_seq_len": 514}, "made for a first and a last frame"),
+        ("transformer/config.json", {"in_channels": 9}, "takes 5 channels beside the latents, not 8"),
+        ("model_index.json", {"image_encoder": [None, None]}, "names no image_encoder"),
+        ("model_index.json", {"image_processor": [None, None]}, "names no image_processor"),
+        ("model_index.json", {"boundary_ratio": 0.9}, "two experts"),
+        ("vae/config.json", {"latents_mean": [0.0]}, "latents_mean must be 4 numbers"),
+        ("image_encoder/config.json", {"hidden_size": "wide"}, "does not load as a Wan image-to-video pipeline"),
+    ],
+)
+def test_a_kind_that_is_not_supported_is_refused_in_one_line(seeing, tmp_path, file, entries, said):
+    other = shutil.copytree(seeing, tmp_path / "other")
+    path = other / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    with pytest.raises(UserError, match=said) as caught:
+        adapter_for(other).load(other)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_of_images_that_was_saved_as_a_part_of_a_whole_model_loads(seeing, tmp_path):
+    """As the published folders have it; a tensor that is missing is said by the name in the file."""
+    other = shutil.copytree(seeing, tmp_path / "other")
+    file = other / "image_encoder" / "model.safetensors"
+    held = {f"vision_model.{name.removeprefix('vision_model.')}": value for name, value in load_file(file).items()}
+    save_file(held, file, {"format": "pt"})
+    found, expected = (adapter_for(f).load(f).first_frames(image(), 9)["image_tokens"] for f in (other, seeing))
+    assert torch.equal(found, expected)
+    held.pop(next(iter(held)))
+    save_file(held, file, {"format": "pt"})
+    with pytest.raises(UserError, match="lacks the tensor"):
+        adapter_for(other).load(other)
+
+
+@pytest.mark.parametrize("component", ["image_encoder", "image_processor"])
+def test_a_component_that_is_named_and_missing_is_said(seeing, tmp_path, component):
+    other = shutil.copytree(seeing, tmp_path / "other")
+    shutil.rmtree(other / component)
+    with pytest.raises(UserError, match=f"{component} is missing though model_index.json names it"):
+        adapter_for(other)
+
+
+def test_an_outline_counts_what_the_whole_holds(folder, wan_image, tmp_path):
+    for part in ("transformer", "vae", "scheduler"):
+        (tmp_path / part).mkdir()
+        for config in (folder / part).glob("*.json"):
+            shutil.copy(config, tmp_path / part)
+    shutil.copy(folder / "model_index.json", tmp_path)
+    outline = adapter_for(tmp_path, weights=False).outline(tmp_path, "bfloat16")
+    assert outline.dtype == torch.bfloat16 and {p.device.type for p in outline.transformer.parameters()} == {"meta"}
+    assert Prunable(outline, outline.transformer).weights == Prunable(wan_image, wan_image.transformer).weights
+    assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(tmp_path) == (81, 480, 832)
+    assert outline.fps_of(tmp_path) == 16 and outline.takes_first_frame(tmp_path) and outline.needs_first_frame
