@@ -228,12 +228,9 @@ class Runs:
         if not (out / "recover" / "done.json").exists():
             begin(out, recipe)
             take(data, out / "data")
-            for stage in ("score", "prune", "recover"):
-                again = ["--resume"] if stage == "score" else []
-                if self._call([stage, *again, "--out", str(out)], out):
-                    self._failed[out.name] = complaint(out / "log.txt")
-                    return
-                take(out / "data", data)
+            if self._call(["compress", "--until", "recover", "--resume", "--out", str(out)], out):
+                self._failed[out.name] = complaint(out / "log.txt")
+            take(out / "data", data)
 
     def _cell(self, cell: Cell, seed: int) -> None:
         recipe, out = cell.at(self.scale, seed), self.path(cell, seed)

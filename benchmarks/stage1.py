@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -40,7 +39,7 @@ def main() -> None:
     model = Prunable(adapter, adapter.transformer)
     with tempfile.TemporaryDirectory() as folder:
         drawn = drawn_clips(CLIPS, *adapter.size_of(EMBEDDED), SEED)
-        encode(adapter, lambda but: islice(drawn, but, None), Path(folder))
+        encode(adapter, list(drawn), Path(folder))
         data = list(LatentClips(Path(folder), adapter).samples(CLIPS, BATCH, SEED, adapter.shift))
     ways = {"sweep": model.skip_each, "naive": model.skip_each_naively}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

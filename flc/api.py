@@ -233,8 +233,12 @@ class PrunableModel(Protocol):
     def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]:
         """The weights of one block."""
 
-    def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
-        """Hidden states (B, tokens, D) that enter and leave each block of the whole network."""
+    def each_block(
+        self, sample: Sample, measure: Callable[[Tensor, Tensor], Tensor]
+    ) -> Mapping[tuple[str, int], Tensor]:
+        """(B, ...) each: measure(before, after) of every block of the whole network, where `measure` turns the hidden
+        states (b, tokens, D) of some of the sample's clips that enter and leave a block into (b, ...). They are
+        gigabytes on a large model, and gone once they are measured."""
 
     def gate_gradients(
         self, sample: Sample, loss: Callable[[Sample, Tensor], Tensor]

@@ -10,10 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from flc.api import Budget, PrunableModel, PrunePlan, Pruner, Sample, option
 from flc.api import Options as Base
+
+
+def block_influence(before: Tensor, after: Tensor) -> Tensor:
+    """(B,): of hidden states (B, tokens, D)."""
+    return (1 - cosine_similarity(before.float(), after.float(), dim=-1)).mean(1)
 
 
 class ShortGptPruner(Pruner):
@@ -24,9 +30,8 @@ class ShortGptPruner(Pruner):
         total = {s: [0.0] * len(w) for s, w in model.weights.items()}
         count = 0
         for sample in batches(self.options.samples):
-            for (stack, i), before, after in model.walk(sample):
-                influence = 1 - cosine_similarity(before.float(), after.float(), dim=-1)
-                total[stack][i] += float(influence.flatten(1).mean(1).double().sum())
+            for (stack, i), influence in model.each_block(sample, block_influence).items():
+                total[stack][i] += float(influence.double().sum())
             count += len(sample.t)
         scores = {s: [v / count for v in values] for s, values in total.items()}
         return PrunePlan(budget.select(scores), scores, {"samples": count})

@@ -54,6 +54,11 @@ RANKS: Flag = (
     Annotated[int | None, Opt(min=1, help="With --dry-run: count for so many GPUs, from the model's configs alone.")],
     None,
 )
+UNTIL: Flag = (
+    "until",
+    Annotated[str | None, Opt(help="Stop after this stage; --resume goes on. score, prune, recover, distill, export.")],
+    None,
+)
 DRY: Flag = ("dry_run", Annotated[bool, Opt("--dry-run", help="Plan, blocks, memory, time; write nothing.")], False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,52 +19,71 @@ from torch import Tensor
 from flc.api import Batch, Sample
 from flc.data.source import Clip
 from flc.draws import StepDraws
+from flc.errors import UserError
 from flc.flow import shifted
 from flc.models.folder import read_tensors
 
-FILE, PARTS, PART = "latents.safetensors", "parts", 64
+FILE, PARTS = "latents.safetensors", "parts"
+PART = 16
+"""Clips of a part: whole batches, and few, so that many ranks have some each."""
 
 
-def encode(
-    adapter: Any, source: Callable[[int], Iterator[Clip]], folder: Path, on_clip: Any = lambda: None, batch: int = 8
-) -> None:
-    """Write `latents.safetensors` (latents (N, C, F, H, W), caption index (N,)) and `captions.json`.
+def parts_of(folder: Path, count: int) -> list[tuple[Path, range]]:
+    """Each part's file, and which of `count` clips it holds."""
+    begins = enumerate(range(0, count, PART))
+    return [(folder / PARTS / f"{number:06d}.safetensors", range(b, min(b + PART, count))) for number, b in begins]
 
-    `source(n)` yields all clips but the first n. Large ones take hours: what was encoded is written after every `PART`
-    clips, and a folder that has some goes on after them.
+
+def encode_parts(
+    adapter: Any, source: Callable[[Sequence[int]], Iterator[Clip]], count: int, folder: Path, rank: int = 0,
+    world: int = 1, on_clip: Any = lambda: None, batch: int = 8,
+) -> None:  # fmt: skip
+    """Encode this rank's share of `count` clips, every `world`-th part. Large ones take hours: a part is a file as soon
+    as it is encoded, and one that is there is not encoded again.
+
+    `source(rows)` yields the clips of those numbers, which ascend.
     """
-    place = folder / PARTS
-    place.mkdir(exist_ok=True)
-    parts = sorted(place.glob("*.safetensors"))
-    captions = [caption for part in parts for caption in read_captions(part)]
-    for _ in captions:
+    (folder / PARTS).mkdir(exist_ok=True)
+    mine = parts_of(folder, count)[rank::world]
+    missing = [(path, rows) for path, rows in mine if not path.exists()]
+    for _ in range(sum(len(rows) for path, rows in mine if path.exists())):
         on_clip()
-    clips = source(len(captions))
-    while True:
+    clips = source([row for _, rows in missing for row in rows])
+    for path, rows in missing:
         latents: list[Tensor] = []
         said: list[str] = []
-        while few := list(islice(clips, min(batch, PART - len(said)))):
+        while few := list(islice(clips, min(batch, len(rows) - len(said)))):
             latents.append(adapter.encode(np.stack([video for video, _ in few])).cpu())
             said += [caption for _, caption in few]
             for _ in few:
                 on_clip()
-        if not said:
-            break
-        parts.append(write_part(place / f"{len(parts):06d}.safetensors", torch.cat(latents), said))
-        captions += said
+        write_part(path, torch.cat(latents), said)
+
+
+def join_parts(folder: Path, count: int) -> None:
+    """Of all parts `latents.safetensors` (latents (N, C, F, H, W), caption index (N,)) and `captions.json`."""
+    parts = [path for path, _ in parts_of(folder, count)]
+    if lost := next((path for path in parts if not path.exists()), None):
+        raise UserError(f"{lost} of another rank is not there: give an --out that all machines of the run share")
+    captions = [caption for part in parts for caption in read_captions(part)]
     known = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     whole = torch.cat([read_tensors(part)["latents"] for part in parts])
     save_file({"latents": whole, "caption": torch.tensor([known[c] for c in captions])}, folder / FILE)
     (folder / "captions.json").write_text(json.dumps(list(known)))
-    shutil.rmtree(place)
+    shutil.rmtree(folder / PARTS)
 
 
-def write_part(path: Path, latents: Tensor, captions: list[str]) -> Path:
+def encode(adapter: Any, clips: Sequence[Clip], folder: Path, batch: int = 8) -> None:
+    """Clips at hand, by one process."""
+    encode_parts(adapter, lambda rows: (clips[row] for row in rows), len(clips), folder, batch=batch)
+    join_parts(folder, len(clips))
+
+
+def write_part(path: Path, latents: Tensor, captions: list[str]) -> None:
     """Whole or not at all."""
-    half = path.with_name(".new")
+    half = path.with_name(f".{path.stem}.new")
     save_file({"latents": latents}, half, {"captions": json.dumps(captions)})
     half.rename(path)
-    return path
 
 
 def read_captions(part: Path) -> list[str]:

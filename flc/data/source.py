@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ Clip = tuple[np.ndarray, str]
 """(frames, height, width, 3) float32 in [0, 1], and its caption."""
 
 
-def drawn_clips(count: int, frames: int, height: int, width: int, seed: int) -> Iterator[Clip]:
-    """Drawn clips, every caption in turn."""
+def drawn_clips(
+    count: int, frames: int, height: int, width: int, seed: int, rows: Collection[int] | None = None
+) -> Iterator[Clip]:
+    """Of `count` drawn clips, every caption in turn, all, or those of the numbers `rows`."""
     rng, captions = np.random.default_rng([seed, 1]), all_captions()
     order = np.concatenate([rng.permutation(len(captions)) for _ in range(-(-count // len(captions)))])
-    for index in order[:count]:
+    wanted = range(count) if rows is None else set(rows)
+    for number, index in enumerate(order[:count]):
         spec = sample_spec(rng, captions[index])
-        yield draw(spec, frames, height, width), spec.caption
+        if number in wanted:
+            yield draw(spec, frames, height, width), spec.caption
 
 
 def read_manifest(folder: Path) -> list[tuple[Path, str]]:
@@ -115,12 +119,12 @@ def check_video(path: Path, frames: int, fps: int | None = None) -> None:
 
 
 def folder_clips(
-    folder: Path, count: int, frames: int, height: int, width: int, begin: int = 0, fps: int | None = None
+    folder: Path, rows: Iterable[int], frames: int, height: int, width: int, fps: int | None = None
 ) -> Iterator[Clip]:
-    """`count` clips of a user's folder from number `begin`; after the last one comes the first again."""
-    rows = read_manifest(folder)
-    for index in range(begin, begin + count):
-        path, caption = rows[index % len(rows)]
+    """The clips of a user's folder that have the numbers `rows`; after the last one comes the first again."""
+    listed = read_manifest(folder)
+    for row in rows:
+        path, caption = listed[row % len(listed)]
         yield read_video(path, frames, height, width, fps), caption
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from flc.flow import noised
 from flc.losses import tweedie_error
 from flc.models.channels import channel_size
 from flc.models.spread import Spread
-from flc.models.view import Gated, Inject, Sweep, Tapped, blocks_of, exchanged, hidden_of, view
+from flc.models.view import Gated, Inject, Measured, Sweep, blocks_of, exchanged, view
 
 
 def grad(gated: Gated) -> Tensor:
@@ -29,7 +29,7 @@ class Prunable:
         self, adapter: Any, transformer: Any, checkpointing: bool = False, spread: Spread | None = None
     ) -> None:
         """`checkpointing`: blocks are computed again in a backward, which a large network's activations ask for;
-        `spread`: ranks that share the clips of each batch (but hidden states, which are too large to send)."""
+        `spread`: ranks that share the clips of each batch."""
         self.adapter, self.transformer, self.evaluations = adapter, transformer, 0
         self.checkpointing, self.spread = checkpointing, spread or Spread()
 
@@ -101,15 +101,16 @@ class Prunable:
             before[stack] = indices
 
     @torch.no_grad()
-    def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
-        """Hidden states that enter and leave each block."""
-        for stack in self.adapter.stacks:
-            tapped = [Tapped(block) for block in self.stack(stack)]
-            with exchanged(self.transformer, stack, tapped):
-                self._alone(sample)
-            self.evaluations += sum(map(len, self.full.values()))
-            for index, block in enumerate(tapped):
-                yield (stack, index), hidden_of(block.before), hidden_of(block.after)
+    def each_block(
+        self, sample: Sample, measure: Callable[[Tensor, Tensor], Tensor]
+    ) -> dict[tuple[str, int], Tensor]:  # fmt: skip
+        own, _ = self.spread.own(sample)
+        stacks = {s: [Measured(block, measure) for block in self.stack(s)] for s in self.full}
+        with self._exchanged(stacks):
+            self._alone(own)
+        self.evaluations += sum(map(len, stacks.values()))
+        values = {(s, i): block.value for s, blocks in stacks.items() for i, block in enumerate(blocks)}
+        return {key: self.spread.whole(value, len(sample.t)) for key, value in values.items()}
 
     def gate_gradients(
         self, sample: Sample, loss: Callable[[Sample, Tensor], Tensor]
@@ -117,14 +118,18 @@ class Prunable:
         """One forward and one backward for all gates."""
         own, _ = self.spread.own(sample)
         stacks = {s: [Gated(block, len(own.t), own.x0.device) for block in self.stack(s)] for s in self.full}
-        with ExitStack() as exchanges:
-            exchanges.enter_context(self._checkpointed())
-            for stack, gated in stacks.items():
-                exchanges.enter_context(exchanged(self.transformer, stack, gated))
+        with self._checkpointed(), self._exchanged(stacks):
             loss(own, self._alone(own)).sum().backward()
         self.evaluations += 3 * sum(map(len, stacks.values()))  # a backward costs two forwards
         gates = {(s, i): grad(g) for s, gated in stacks.items() for i, g in enumerate(gated)}
         return {key: self.spread.whole(gradient, len(sample.t)) for key, gradient in gates.items()}
+
+    @contextmanager
+    def _exchanged(self, stacks: Mapping[str, Sequence[nn.Module]]) -> Iterator[None]:
+        with ExitStack() as exchanges:
+            for stack, blocks in stacks.items():
+                exchanges.enter_context(exchanged(self.transformer, stack, blocks))
+            yield
 
     @contextmanager
     def _checkpointed(self) -> Iterator[None]:

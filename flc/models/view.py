@@ -8,7 +8,7 @@ view equals removing, bit for bit. (A shallow copy of the model with a list of i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,6 +99,21 @@ class Tapped(nn.Module):
         self.after = self.block(*args)
         self.before = entered(self.after, args)
         return self.after
+
+
+class Measured(nn.Module):
+    """A pseudo-block that runs a block and keeps one measurement of what entered and what left it."""
+
+    value: Tensor
+
+    def __init__(self, block: nn.Module, measure: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.block, self.measure = block, measure
+
+    def forward(self, *args: Any) -> State:
+        out = self.block(*args)
+        self.value = self.measure(hidden_of(entered(out, args)), hidden_of(out))
+        return out
 
 
 class Inject(nn.Module):

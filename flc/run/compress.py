@@ -30,7 +30,7 @@ from flc.train.loop import STOP
 
 LOCK = "recipe.lock.yaml"
 #: Flags that are not part of a recipe.
-OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "ranks", "plan", "weights", "pipeline"}
+OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "until", "ranks", "plan", "weights", "pipeline"}
 #: Flags for an option of a section.
 SECTIONS = {"suite": "evaluate", "manifest": "evaluate"}
 
@@ -173,7 +173,10 @@ def compress(values: dict[str, Any]) -> None:
         check_resumed(values["out"], LOCK)
     if values["ranks"] and not values["dry_run"]:
         raise UserError("--ranks counts for so many processes and runs nothing: add --dry-run, or start with torchrun")
-    job = make_job(values)
+    planned = stages_until(values["until"])
+    if values["until"] and values["dry_run"]:
+        raise UserError("--until has no effect on a --dry-run, which runs no stage: leave one of them out")
+    job = make_job(values, planned)
     if values["ranks"]:
         from flc.run.estimate import count
 
@@ -192,19 +195,39 @@ def compress(values: dict[str, Any]) -> None:
         job.console.warn(f"{job.out / name} was made with another {field}: it is made again, and what rests on it")
     with signals():
         begin(job, values["resume"])
-        data = stages.prepare(job)
-        scored = stages.score(job, data)
-        stages.check_plan(job, scored)
-        pruned = stages.prune(job, scored)
-        recovered = stages.recover(job, data, scored)
-        distilled = stages.distill(job, data, scored, recovered)
-        finish.export(job, scored, distilled)
-        finish.evaluate(job, scored, pruned, recovered, distilled)
+        for name in chain(job):
+            if name == values["until"]:
+                return job.console.say(f"{name} is done in {job.out}; --resume without --until goes on")
         if job.ranks.leader:
             finish.report(job)
             print_table(job)
             job.console.say(f"student: {job.out / 'pipeline'}   report: {job.out / 'report.html'}")
             finish.check_complete(job)
+
+
+def stages_until(last: str | None) -> tuple[str, ...]:
+    """All stages, or those up to the one after which a run stops."""
+    if last is not None and last not in STAGES[:-1]:
+        raise UserError(f"--until {last!r} is none of {', '.join(STAGES[:-1])}")
+    return STAGES if last is None else STAGES[: STAGES.index(last) + 1]
+
+
+def chain(job: Job) -> Iterator[str]:
+    """Every stage in turn, by its name when it is done."""
+    data = stages.prepare(job)
+    scored = stages.score(job, data)
+    stages.check_plan(job, scored)
+    yield "score"
+    pruned = stages.prune(job, scored)
+    yield "prune"
+    recovered = stages.recover(job, data, scored)
+    yield "recover"
+    distilled = stages.distill(job, data, scored, recovered)
+    yield "distill"
+    finish.export(job, scored, distilled)
+    yield "export"
+    finish.evaluate(job, scored, pruned, recovered, distilled)
+    yield "evaluate"
 
 
 def stage(name: str, values: dict[str, Any]) -> None:

@@ -1,15 +1,16 @@
 """`--dry-run`: the plan, the kept blocks, and what the run would need; nothing is written to --out.
 
 Memory is counted (`memory.py`), without activations; they are in the peak of the iterations that are timed. Time is
-measured: a few iterations of each combination of phases of a stage, times how often it occurs, and one call of a
-network for the table. With `--ranks` all is counted, from the model's configs: on a machine without the weights, clips
-and GPUs of the run.
+measured: of encoding and scoring, which are done; a few iterations of each combination of phases of a stage, times how
+often it occurs; and one call of a network for the table. With `--ranks` all is counted, from the model's configs: on a
+machine without the weights, clips and GPUs of the run.
 """
 
 from __future__ import annotations
 
 import copy
 import resource
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -88,8 +89,11 @@ def dry_run(job: Job, scratch: Path) -> None:
     """Score in a scratch folder, then print."""
     trial, show = replace(job, out=scratch), Rich(quiet=not job.ranks.leader).print
     vars(trial).update({name: vars(job)[name] for name in ("adapter", "prunable") if name in vars(job)})
+    device, began = job.adapter.device, time.perf_counter()
     data = stages.prepare(trial)
+    encoded = now(device)
     plan = stages.read_plan(trial, stages.score(trial, data))
+    before = {"encode": encoded - began, "score": now(device) - encoded}
     weights, pruned, channels = job.budget.weights, View(plan["kept"]), plan["channels"]
     show(f"plan ({job.recipe.pruner.name}): {plan['share']:.0%} of block parameters stay")
     for stack, blocks in plan["kept"].items():
@@ -97,7 +101,9 @@ def dry_run(job: Job, scratch: Path) -> None:
         show(f"  {stack}: keep {list(blocks)}, remove {gone}")
         if channels is not None:
             show(f"  {stack}: {len(channels[stack][0])} of {job.budget.ffn[stack][0]} channels of feed-forward layers")
-    table, total = columns(*COUNTS, "s/iteration", "minutes", MEMORY), 0.0
+    table, total = columns(*COUNTS, "s/iteration", "minutes", MEMORY), sum(before.values()) / 60
+    for name, seconds in before.items():
+        table.add_row(name, "", "", "", f"{seconds / 60:.1f}", "")
     for name, kind in STAGES:
         stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
         if not trains(objective, stage.iterations):
@@ -116,7 +122,7 @@ def dry_run(job: Job, scratch: Path) -> None:
     others, most = bytes_of_encoders(job) / 1e9, peak(job.adapter.device) / 1e9
     show(f"not in it: autoencoder, and text encoder while it encodes, on every rank, {others:.2g} GB; activations")
     show(f"peak of this process while it timed: {most:.2f} GB ({job.adapter.device.type})")
-    show(f"about {total:.0f} minutes after encoding and scoring, on {job.adapter.device}; nothing was written")
+    show(f"about {total:.0f} minutes, on {device}; nothing was written")
 
 
 def peak(device: torch.device) -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flc.api import Channels, Objective, PrunePlan, RecoveryTrainer, Role, Sample, Setting, StepDistiller, View
-from flc.data.latents import LatentClips, encode
+from flc.data.latents import LatentClips, encode_parts, join_parts, parts_of
 from flc.data.source import Clip, drawn_clips, folder_clips
 from flc.errors import PluginError, UserError
 from flc.models.channels import narrowed
@@ -36,27 +36,32 @@ def clips(job: Job, count: int, seed: int, begin: int = 0) -> Iterator[Clip]:
     """Drawn ones from `seed`, or the user's from number `begin`: those that training has not seen come after its."""
     frames, height, width = job.size
     if job.recipe.data:
-        return folder_clips(Path(job.recipe.data), count, frames, height, width, begin, job.fps)
+        return folder_clips(Path(job.recipe.data), range(begin, begin + count), frames, height, width, job.fps)
     return drawn_clips(count, frames, height, width, seed)
 
 
-def clips_of_training(job: Job, but: int) -> Iterator[Clip]:
-    """All that are encoded but the first ones; of the user's each once."""
+def clips_of_training(job: Job, rows: Sequence[int]) -> Iterator[Clip]:
+    """Of the clips that are encoded those of the numbers `rows`; of the user's each is one."""
+    frames, height, width = job.size
     if job.recipe.data:
-        return clips(job, job.clips_trained - but, 0, begin=but)
-    return islice(clips(job, job.clips_trained, job.recipe.seed), but, None)
+        return folder_clips(Path(job.recipe.data), rows, frames, height, width, job.fps)
+    return drawn_clips(job.clips_trained, frames, height, width, job.recipe.seed, rows)
 
 
 def prepare(job: Job) -> Path:
-    """Clips encoded into latents: `latents.safetensors`, `captions.json`."""
+    """Clips encoded into latents: `latents.safetensors`, `captions.json`. Each rank encodes its share."""
     r, out = job.recipe, job.out / "data"
     inputs = {"model": job.model_folder} | ({"data": Path(r.data)} if r.data else {})
 
     def work(folder: Path) -> None:
-        if not job.ranks.leader:
-            return
-        with job.console.bar("encode clips", job.clips_trained) as bar:
-            encode(job.adapter, lambda but: clips_of_training(job, but), folder, bar.advance)
+        rank, world, count = job.ranks.rank, job.ranks.world, job.clips_trained
+        job.ranks.barrier()  # the leader has cleared or made `folder`
+        with job.console.bar("encode clips", sum(len(rows) for _, rows in parts_of(folder, count)[::world])) as bar:
+            source = partial(clips_of_training, job)
+            encode_parts(job.adapter, source, count, folder, rank, world, bar.advance)
+        job.ranks.barrier()
+        if job.ranks.leader:
+            join_parts(folder, count)
 
     run_stage(out, of_data(job), inputs, work, job.ranks.leader)
     job.ranks.barrier()

@@ -38,7 +38,7 @@ from flc.models.folder import read_tensors
 from flc.train.engine import Averaged, finite, followers
 from flc.train.nets import trainable
 
-#: Other ranks wait at a barrier while the leader scores or evaluates, which takes hours on a large model.
+#: Other ranks wait at a barrier while the leader evaluates, which takes hours on a large model.
 #: A rank that dies is noticed by the launcher, not by this.
 TIMEOUT = timedelta(hours=24)
 

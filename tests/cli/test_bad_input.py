@@ -68,6 +68,8 @@ FLAGS = {
     "section is no section": (["--set", "steps.count=4"], ["steps", "integer"]),
     "device nonsense": (["--device", "toaster"], ["--device 'toaster'", "cpu, cuda"]),
     "device that computes nothing": (["--device", "meta"], ["--device meta"]),
+    "until no stage": (["--until", "recovery"], ["--until 'recovery' is none of score, prune, recover"]),
+    "until and a dry run": (["--until", "score", "--dry-run"], ["--until has no effect on a --dry-run"]),
     "missing model": (["--model", "nowhere"], ["--model nowhere does not exist"]),
     "missing data": (["--data", "nowhere"], ["--data nowhere", "captions.jsonl"]),
     "missing recipe": (["--recipe", "nowhere.yaml"], ["--recipe nowhere.yaml", "No such file"]),

@@ -24,7 +24,7 @@ EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
 #: The product's flags of `flc compress`.
 FLAGS = [
     "--model", "--data", "--pruner", "--recovery", "--distiller", "--teacher", "--steps", "--keep", "--recipe", "--set",
-    "--seed", "--out", "--resume", "--dry-run", "--ranks", "--height", "--width", "--frames", "--guidance",
+    "--seed", "--out", "--resume", "--until", "--dry-run", "--ranks", "--height", "--width", "--frames", "--guidance",
     "--negative-prompt", "--device", "--dtype", "--preset", "--engine", "--zero", "--offload",
 ]  # fmt: skip
 

@@ -203,6 +203,15 @@ def test_the_lock_file_repeats_the_run(whole, tmp_path):
     assert digest(tmp_path / "again") == digest(whole[0])
 
 
+def test_a_run_until_a_stage_goes_on_to_the_same_student(whole, tmp_path):
+    out = tmp_path / "out"
+    done = run(*command(out, "--until", "recover"))
+    assert {p.name for p in out.iterdir()} == {"recipe.lock.yaml", "data", "score", "prune", "recover"}
+    assert f"recover is done in {out}; --resume without --until goes on" in " ".join(done.stderr.split())
+    run(sys.executable, "-m", "flc", "compress", "--out", str(out), "--resume")
+    assert digest(out) == digest(whole[0])
+
+
 def test_stages_one_by_one_give_the_same_student(whole, tmp_path):
     out = tmp_path / "out"
     for number, stage in enumerate(("score", "prune", "recover", "distill", "export")):

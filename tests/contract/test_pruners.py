@@ -66,9 +66,11 @@ class TinyPrunable:
     def parameters_of(self, stack: str, block: int) -> Iterator[Tensor]:
         return iter(self.blocks.stacks[stack][block].parameters())  # type: ignore[index]
 
-    def walk(self, sample: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
-        for block, before, after in self.blocks.walk(*self.inputs(sample), None):
-            yield block, before.flatten(1, 3), after.flatten(1, 3)
+    def each_block(
+        self, sample: Sample, measure: Callable[[Tensor, Tensor], Tensor]
+    ) -> dict[tuple[str, int], Tensor]:  # fmt: skip
+        walked = self.blocks.walk(*self.inputs(sample), None)
+        return {block: measure(before.flatten(1, 3), after.flatten(1, 3)) for block, before, after in walked}
 
     def gate_gradients(
         self, sample: Sample, loss: Callable[[Sample, Tensor], Tensor]
@@ -81,7 +83,7 @@ class TinyPrunable:
     def cross_frame_attention(self, sample: Sample, queries: int) -> dict[tuple[str, int], Tensor]:
         """Shares of the right kind, for two heads, that grow with what a block adds: these blocks mix no tokens."""
         assert queries >= 1
-        return {block: (after - before).abs().mean(2).tanh()[:, :2] for block, before, after in self.walk(sample)}
+        return self.each_block(sample, lambda before, after: (after - before).abs().mean(2).tanh()[:, :2])
 
 
 STACKS = {"one stack": {"blocks": 6}, "two stacks": {"first": 4, "second": 5}}

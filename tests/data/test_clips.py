@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flc.data.latents import LatentClips, encode
+from flc.data.latents import LatentClips, encode, encode_parts, join_parts
 from flc.data.shapes import (
     BACKGROUND,
     CELLS,
@@ -130,44 +130,72 @@ def test_a_users_folder(tmp_path):
         write_video(tmp_path / f"{index}.mp4", video)
         rows.append(json.dumps({"file": f"{index}.mp4", "caption": caption}))
     (tmp_path / "captions.jsonl").write_text("\n".join(rows))
-    clips = list(folder_clips(tmp_path, 5, 9, 48, 48))
+    clips = list(folder_clips(tmp_path, range(5), 9, 48, 48))
     assert [c for _, c in clips][3:] == [c for _, c in clips][:2], "fewer clips than asked for go round again"
     assert clips[0][0].shape == (9, 48, 48, 3), "wide clips are cropped at the centre"
-    later = list(folder_clips(tmp_path, 2, 9, 48, 48, begin=2))
+    later = list(folder_clips(tmp_path, [2, 3], 9, 48, 48))
     assert [c for _, c in later] == [clips[2][1], clips[0][1]], "those after the first two, then round again"
 
 
-def of(pairs):
-    """Clips as `encode` asks for them."""
-    return lambda but: iter(pairs[but:])
+def test_drawn_and_read_clips_of_some_numbers_are_those_of_all(tmp_path):
+    whole = list(drawn_clips(150, 5, 48, 48, seed=3))
+    some = list(drawn_clips(150, 5, 48, 48, seed=3, rows=[2, 144, 149]))
+    assert [caption for _, caption in some] == [whole[i][1] for i in (2, 144, 149)]
+    assert all(np.array_equal(video, whole[i][0]) for (video, _), i in zip(some, (2, 144, 149), strict=True))
 
 
 def test_encoding_goes_on_after_what_was_written_before_a_clip_that_cannot_be_read(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr("flc.data.latents.PART", 4)
     pairs, bars, encoded = list(drawn_clips(11, 5, 48, 48, seed=0)), [], []
     (tmp_path / "whole").mkdir()
-    encode(adapter, of(pairs), tmp_path / "whole", batch=3)
+    encode(adapter, pairs, tmp_path / "whole", batch=3)
 
-    def broken(but):
-        yield from pairs[but:9]
+    def broken(rows):
+        yield from (pairs[row] for row in rows if row < 9)
         raise UserError("the tenth cannot be read")
 
     plain = adapter.encode
     monkeypatch.setattr(adapter, "encode", lambda video: encoded.append(len(video)) or plain(video))
     (tmp_path / "cut").mkdir()
     with pytest.raises(UserError, match="the tenth"):
-        encode(adapter, broken, tmp_path / "cut", batch=3)
-    assert encoded == [3, 1, 3, 1] and not (tmp_path / "cut" / "latents.safetensors").exists()
-    encode(adapter, of(pairs), tmp_path / "cut", lambda: bars.append(1), batch=3)
+        encode_parts(adapter, broken, len(pairs), tmp_path / "cut", batch=3)
+    assert encoded == [3, 1, 3, 1]
+    with pytest.raises(UserError, match=r"000002\.safetensors of another rank is not there"):
+        join_parts(tmp_path / "cut", len(pairs))
+    encode_parts(
+        adapter, lambda rows: (pairs[r] for r in rows), 11, tmp_path / "cut", on_clip=lambda: bars.append(1), batch=3
+    )
     assert encoded[4:] == [3] and len(bars) == 11, "the last three alone"
+    join_parts(tmp_path / "cut", len(pairs))
     whole, cut = (load_file(tmp_path / name / "latents.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys() and all(torch.equal(whole[k], cut[k]) for k in whole)
     assert {p.name for p in (tmp_path / "cut").iterdir()} == {"latents.safetensors", "captions.json"}
 
 
+def test_ranks_encode_parts_in_turn_whatever_was_there_and_by_how_many(adapter, tmp_path, monkeypatch):
+    """Three ranks go on where one of two left off; together they have every clip once, in its place."""
+    monkeypatch.setattr("flc.data.latents.PART", 4)
+    pairs, asked = list(drawn_clips(18, 5, 48, 48, seed=0)), []
+
+    def source(rows):
+        asked.append(list(rows))
+        return (pairs[row] for row in rows)
+
+    (tmp_path / "one").mkdir()
+    encode(adapter, pairs, tmp_path / "one", batch=4)
+    (tmp_path / "many").mkdir()
+    encode_parts(adapter, source, 18, tmp_path / "many", rank=1, world=2, batch=4)
+    for rank in (2, 0, 1):
+        encode_parts(adapter, source, 18, tmp_path / "many", rank, world=3, batch=4)
+    assert asked == [[*range(4, 8), *range(12, 16)], [*range(8, 12)], [*range(4)], [16, 17]]
+    join_parts(tmp_path / "many", 18)
+    one, many = (load_file(tmp_path / name / "latents.safetensors") for name in ("one", "many"))
+    assert all(torch.equal(one[k], many[k]) for k in one)
+
+
 def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
     pairs = list(drawn_clips(10, 9, 48, 48, seed=0))
-    encode(adapter, of(pairs), tmp_path, batch=4)
+    encode(adapter, pairs, tmp_path, batch=4)
     data = LatentClips(tmp_path, adapter)
     batch = data.batch(torch.tensor([7, 2]), torch.tensor([True, False]))
     for row, index in enumerate((7, 2)):
@@ -211,7 +239,7 @@ def test_a_batch_has_texts_as_long_as_the_longest_of_all_clips_wherever_its_own_
     """So that what a clip's velocity is does not depend on its neighbours."""
     (video, _), *_ = drawn_clips(1, 9, 48, 48, seed=0)
     captions = ["a red circle moving left", "a", "a blue square moving up and then a little more"]
-    encode(adapter, of([(video, caption) for caption in captions]), tmp_path)
+    encode(adapter, [(video, caption) for caption in captions], tmp_path)
     data = LatentClips(tmp_path, adapter)
     longest = adapter.text(captions).shape[1]
     one = data.batch(torch.tensor([1]), None).cond.text
@@ -230,7 +258,7 @@ def test_a_caption_may_hold_any_character_of_json(tmp_path):
 
 
 def test_the_null_condition_is_the_negative_prompt(adapter, tmp_path):
-    encode(adapter, of(list(drawn_clips(2, 9, 48, 48, seed=0))), tmp_path, batch=2)
+    encode(adapter, list(drawn_clips(2, 9, 48, 48, seed=0)), tmp_path, batch=2)
     rows = torch.tensor([0, 1])
     plain, negative = (LatentClips(tmp_path, adapter, n).batch(rows, None).cond for n in ("", "a red square"))
     assert torch.equal(plain.null, adapter.text([""])) and torch.equal(negative.null, adapter.text(["a red square"]))

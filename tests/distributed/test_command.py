@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from benchmarks.cells import Scale
 from benchmarks.common import ROOT
+from flc.data.latents import PART
 from flc.evaluate.vbench_layout import SEEDS
 from flc.models.folder import EMBEDDED
 from tests.cli.small import ENVIRONMENT, command
@@ -62,6 +64,9 @@ def test_two_ranks_make_the_student_of_one_process(alone, ranks):
         assert found[same] == expected[same]
     for stack, scores in expected["scores"].items():  # ranks share a batch's clips: float32 sums of another size
         assert found["scores"][stack] == pytest.approx(scores, rel=1e-5)
+    latents = [load_file(o / "data" / "latents.safetensors") for o in (out, alone)]
+    assert len(latents[0]["caption"]) > PART, "both ranks encode"
+    assert all(torch.equal(latents[0][k], value) for k, value in latents[1].items())
     expected, found = weights(alone), weights(out)
     assert expected.keys() == found.keys()
     start = load_file(alone / "prune" / "transformer" / "diffusion_pytorch_model.safetensors")

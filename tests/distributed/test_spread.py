@@ -64,8 +64,8 @@ def measured(spread: Spread) -> dict[str, Tensor]:
         found[f"{size}.velocity"] = prunable.velocity(s, View(kept))
         for key, v in prunable.skip_each(s, kept):
             found[f"{size}.without.{key}"] = v
-        for key, before, after in prunable.walk(s):
-            found[f"{size}.walk.{key}"] = after - before
+        hidden = prunable.each_block(s, lambda before, after: after - before)
+        found |= {f"{size}.block.{key}": v for key, v in hidden.items()}
         found |= {f"{size}.gate.{key}": v for key, v in prunable.gate_gradients(s, flow_error).items()}
         found |= {f"{size}.attention.{key}": v for key, v in prunable.cross_frame_attention(s, 8).items()}
         found[f"{size}.x0"] = torch.tensor([prunable.x0_error([s])])

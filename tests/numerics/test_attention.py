@@ -101,7 +101,7 @@ def test_recording_is_undone_after_an_error(adapter):
 @torch.no_grad()
 def test_all_queries_and_more_are_all_tokens(adapter):
     s, prunable = sample(adapter), Prunable(adapter, adapter.transformer)
-    tokens = next(iter(prunable.walk(s)))[1].shape[1]
+    tokens = prunable.each_block(s, lambda before, _: before)["blocks", 0].shape[1]
     exact, more = (prunable.cross_frame_attention(s, n) for n in (tokens, 10 * tokens))
     assert all(torch.equal(exact[k], more[k]) for k in exact)
 
@@ -114,8 +114,8 @@ def test_tokens_of_a_frame_lie_together_in_the_order_of_frames(adapter):
     moved[:, :, 3] += 1
     entering = []
     for x0 in (s.x0, moved):
-        (_, before, _), *_ = Prunable(adapter, adapter.transformer).walk(Sample(x0, s.x1, s.t, s.cond))
-        entering.append(adapter.by_frame(before, FRAMES))
+        prunable, at = Prunable(adapter, adapter.transformer), Sample(x0, s.x1, s.t, s.cond)
+        entering.append(adapter.by_frame(prunable.each_block(at, lambda before, _: before)["blocks", 0], FRAMES))
     changed = (entering[0] - entering[1]).abs().amax((0, 2, 3)) > 0
     assert changed.tolist() == [False, False, False, True, False]
     assert not torch.equal(noised(moved, s.x1, s.t), noised(s.x0, s.x1, s.t))

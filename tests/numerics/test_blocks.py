@@ -29,18 +29,19 @@ def sample(make_condition) -> Sample:
 
 
 @torch.no_grad()
-def test_a_walk_is_a_plain_forward_seen_from_between_the_blocks(adapter, wan, sample):
+def test_each_block_is_measured_in_a_plain_forward_by_what_enters_and_leaves_it(adapter, wan, sample):
     adapter.prepare(wan)
     seen: list[tuple[Tensor, Tensor]] = []
     hooks = [b.register_forward_hook(lambda m, i, o: seen.append((i[0], o))) for b in wan.blocks]
     Prunable(adapter, wan).velocity(sample)
     for hook in hooks:
         hook.remove()
-    walked = list(Prunable(adapter, wan).walk(sample))
-    assert [key for key, _, _ in walked] == [("blocks", i) for i in range(5)]
-    for (_, before, after), (entered, left) in zip(walked, seen, strict=True):
-        assert torch.equal(before, entered) and torch.equal(after, left)
-    assert all(torch.equal(a[2], b[1]) for a, b in pairwise(walked))
+    prunable = Prunable(adapter, wan)
+    found = prunable.each_block(sample, lambda before, after: torch.stack([before, after], 1))
+    assert list(found) == [("blocks", i) for i in range(5)] and prunable.evaluations == 5
+    for value, pair in zip(found.values(), seen, strict=True):
+        assert torch.equal(value, torch.stack(pair, 1))
+    assert all(torch.equal(a[:, 1], b[:, 0]) for a, b in pairwise(found.values()))
     assert len(wan.blocks) == 5
 
 
@@ -118,8 +119,7 @@ def test_features_of_a_view_are_those_of_the_network_without_the_other_blocks(ad
     small = adapter.prepare(removed(wan, KEPT.kept, adapter.stacks))
     x_t = noised(sample.x0, sample.x1, sample.t)
     (seen,) = RoleNet(adapter, wan, wan, KEPT).features(x_t, sample.t, sample.cond, [share])
-    walked = list(Prunable(adapter, small).walk(sample))
-    expected = walked[round(3 * share) - 1][2]
+    expected = Prunable(adapter, small).each_block(sample, lambda _, after: after)["blocks", round(3 * share) - 1]
     assert seen.shape == (2, 3, 4, 24), "batch, latent frames, tokens of a frame, width"
     assert torch.equal(seen.flatten(1, 2), expected)
     (other,) = RoleNet(adapter, wan, wan, View()).features(x_t, sample.t, sample.cond, [share], KEPT)

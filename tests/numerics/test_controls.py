@@ -39,13 +39,13 @@ def test_block_influence_is_what_the_hidden_state_turns_whatever_its_length():
     """Kept direction 0, a quarter turn 1, the opposite 2; clips weigh the same in batches of any size."""
     x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 
-    def walk(s: Sample) -> Iterator[tuple[tuple[str, int], Tensor, Tensor]]:
+    def each_block(s: Sample, measure: Callable[[Tensor, Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
         before = x.expand(len(s.t), 3, 2)
         some = before if len(s.t) == 3 else y.expand_as(before)  # a quarter turn in the batch of one only
-        for i, after in enumerate((5 * before, y.expand_as(before), -0.1 * before, some)):
-            yield ("blocks", i), before, after
+        left = (5 * before, y.expand_as(before), -0.1 * before, some)
+        return {("blocks", i): measure(before, after) for i, after in enumerate(left)}
 
-    model = SimpleNamespace(weights={"blocks": (1,) * 4}, walk=walk)
+    model = SimpleNamespace(weights={"blocks": (1,) * 4}, each_block=each_block)
     assert scores("shortgpt", model, batches(3, 1)) == pytest.approx([0, 1, 2, 0.25], abs=1e-6)
 
 

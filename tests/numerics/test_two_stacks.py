@@ -77,7 +77,7 @@ def test_the_sweep_of_each_stack_equals_skipping_each_block_alone(hunyuan, sampl
 
 
 @torch.no_grad()
-def test_a_walk_and_features_see_the_clips_tokens(hunyuan, sample):
+def test_each_block_and_features_see_the_clips_tokens(hunyuan, sample):
     seen: list[tuple[Tensor, Tensor]] = []
     blocks = [*hunyuan.transformer_blocks, *hunyuan.single_transformer_blocks]
     hooks = [b.register_forward_hook(lambda m, i, o: seen.append((i[0], o[0]))) for b in blocks]
@@ -85,12 +85,10 @@ def test_a_walk_and_features_see_the_clips_tokens(hunyuan, sample):
     for hook in hooks:
         hook.remove()
     at_x0 = Sample(sample.x0, sample.x0, sample.t, sample.cond)  # noised to itself
-    walked = list(Prunable(ADAPTER, hunyuan).walk(at_x0))
-    assert [key for key, _, _ in walked] == [
-        (s, i) for s, n in zip(ADAPTER.stacks, (3, 4), strict=True) for i in range(n)
-    ]
-    for (_, before, after), (entered, left) in zip(walked, seen, strict=True):  # float32: (1 - t) x + t x
-        assert torch.allclose(before, entered, atol=1e-4) and torch.allclose(after, left, atol=1e-4)
+    measured = Prunable(ADAPTER, hunyuan).each_block(at_x0, lambda before, after: torch.stack([before, after], 1))
+    assert list(measured) == [(s, i) for s, n in zip(ADAPTER.stacks, (3, 4), strict=True) for i in range(n)]
+    for value, pair in zip(measured.values(), seen, strict=True):  # float32: (1 - t) x + t x
+        assert torch.allclose(value, torch.stack(pair, 1), atol=1e-4)
     net = RoleNet(ADAPTER, hunyuan, hunyuan, View())
     found = net.features(sample.x0, sample.t, sample.cond, [2 / 7, 5 / 7])
     for feature, at in zip(found, (1, 4), strict=True):
