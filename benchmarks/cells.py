@@ -118,14 +118,18 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
+#: What says where an optimizer lies and in how many parts a batch is taken, and not what comes out.
+MEANS = {"offload": True, "recover": {"accumulate"}, "distill": {"accumulate"}}
+
+
 def identity(recipe: Recipe) -> dict[str, Any]:
     """What makes a run the run it is: its recipe, with files and folders by their last name, without an interpreter
-    and without what says where an optimizer lies."""
+    and without `MEANS`."""
 
     def named(values: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
         return {k: Path(v).name if k in places and v else v for k, v in values.items()}
 
-    values = recipe.model_dump(mode="json", exclude={"offload"})
+    values = recipe.model_dump(mode="json", exclude=MEANS)
     evaluate = named(values["evaluate"], EVALUATE_PLACES) | {"vbench_python": None, "vbench_data": None}
     return named(values, PLACES) | {"evaluate": evaluate}
 

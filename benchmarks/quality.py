@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import digest
+from benchmarks.cells import MEANS, digest
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.timing import seconds
 from flc.api import View
@@ -72,7 +72,8 @@ def aggregate(documents: list[dict[str, Any]], taken: list[list[float]]) -> list
 def rows_of(preset: str, seed: int, clips: int, out: Path) -> dict[str, Any]:
     """The rows of one seed, with the commit that made them; run in `out` where they are not kept yet."""
     recipe = completed(resolve({"preset": preset, "seed": seed, "evaluate": {"clips": clips}}, {}, {}))
-    asked, kept = digest(recipe.model_dump(mode="json")), RESULTS / "quality" / f"{preset}-{seed}.json"
+    values = recipe.model_dump(mode="json", exclude={name: MEANS[name] for name in ("recover", "distill")})
+    asked, kept = digest(values), RESULTS / "quality" / f"{preset}-{seed}.json"
     if kept.exists() and (document := json.loads(kept.read_text()))["recipe"] == asked:
         return document
     extra = ["--resume"] if out.exists() else []  # a whole run has nothing to do; one of another recipe is refused

@@ -41,6 +41,9 @@ class ScoreStage(Options):
 class TrainStage(Options):
     iterations: int = option(1000, "iterations of the stage", "ours", ge=0)
     batch: int = option(16, "global batch, over all ranks", "paper", "clips", ge=1)
+    accumulate: int = option(
+        1, "parts that a rank's share of a batch is taken in, one after another: less memory, more time", "ours", ge=1
+    )
     save_every: int = option(100, "iterations between checkpoints", "ours", ge=1)
     log_every: int = option(10, "iterations between lines of the log", "ours", ge=1)
     decay: bool = option(False, "linear decay of the learning rates over the last half", "ours")

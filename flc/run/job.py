@@ -133,10 +133,12 @@ class Job:
                 continue
             if self.recipe.dtype == "float16":
                 raise UserError("--dtype float16 cannot train (gradients underflow): use bfloat16 or float32")
-            batch, world = getattr(self.recipe, name).batch, self.ranks.world
-            if batch % world:
-                near = max(world, batch - batch % world)
-                raise UserError(f"{name}.batch={batch} does not divide over {world} ranks: --set {name}.batch={near}")
+            stage = getattr(self.recipe, name)
+            batch, parts = stage.batch, self.ranks.world * stage.accumulate
+            if batch % parts:
+                near = max(parts, batch - batch % parts)
+                of = f"{self.ranks.world} ranks" + (f", in {stage.accumulate} parts each" * (stage.accumulate > 1))
+                raise UserError(f"{name}.batch={batch} does not divide over {of}: --set {name}.batch={near}")
 
     def check_apart(self) -> None:
         """What a run reads is known by its contents, which must not change while the run writes."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flc.errors import UserError
+from flc.recipe import TrainStage
 from flc.run.folders import DONE, PLACES, as_json, fingerprint_of_folder, read_mark
 from flc.run.job import Job
 
@@ -23,6 +24,11 @@ def engine_of(job: Job) -> dict[str, Any]:
     r = job.recipe
     facts = {"engine": r.engine, "world": job.ranks.world, "dtype": r.dtype, "device": r.device.partition(":")[0]}
     return facts | ({"zero": job.zero} if r.engine == "deepspeed" else {})
+
+
+def training(stage: TrainStage) -> dict[str, Any]:
+    """A batch taken in one part leaves no mark: what was trained before there were parts stays as it is."""
+    return stage.model_dump(exclude=QUIET | ({"accumulate"} if stage.accumulate == 1 else set()))
 
 
 def of_data(job: Job) -> dict[str, Any]:
@@ -41,14 +47,14 @@ def of_prune(job: Job) -> dict[str, Any]:
 
 def of_recover(job: Job) -> dict[str, Any]:
     r = job.recipe
-    options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **r.recover.model_dump(exclude=QUIET)}
+    options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **training(r.recover)}
     return options | engine_of(job) | {"negative_prompt": r.negative_prompt}
 
 
 def of_distill(job: Job) -> dict[str, Any]:
     r = job.recipe
     options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
-    options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **r.distill.model_dump(exclude=QUIET)}
+    options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **training(r.distill)}
     return options | engine_of(job) | {"guidance": student_guidance(job)}
 
 

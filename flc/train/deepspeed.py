@@ -101,16 +101,16 @@ def check_optim(optim: Optim | None) -> None:
 
 
 def settings(
-    module: nn.Module, optim: Optim | None, zero: int, local_batch: int, offload: bool = False
+    module: nn.Module, optim: Optim | None, zero: int, local_batch: int, offload: bool = False, parts: int = 1
 ) -> dict[str, Any]:
-    """deepspeed's configuration of one engine; without `optim`, of frozen weights. `offload`: masters and moments are
-    held, and updated, on the CPU."""
+    """deepspeed's configuration of one engine; without `optim`, of frozen weights. `local_batch`: clips of one of a
+    rank's `parts` of a batch. `offload`: masters and moments are held, and updated, on the CPU."""
     dtypes = {p.dtype for p in module.parameters()}
     if torch.float16 in dtypes:
         raise UserError("--engine deepspeed trains in float32 or bfloat16: float16 would need loss scaling")
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": local_batch,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": parts,
         "bf16": {"enabled": torch.bfloat16 in dtypes},
         "zero_optimization": {"stage": zero},
     }
@@ -138,8 +138,9 @@ class DeepSpeedEngine:
         zero: int,
         local_batch: int,
         offload: bool = False,
+        parts: int = 1,
     ) -> None:
-        self.modules, self.roles, self.zero, self.offload = modules, roles, zero, offload
+        self.modules, self.roles, self.zero, self.offload, self.parts = modules, roles, zero, offload, parts
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
         self.reached: set[nn.Parameter] = set()
@@ -164,6 +165,8 @@ class DeepSpeedEngine:
                 # before deepspeed's own, which takes `p.grad` away
                 self.hooks.append(p.register_post_accumulate_grad_hook(self._record))
             self._wrap(modules[name], roles[name].optim, list(parameters.values()), local_batch)
+        #: Of the parts of a batch so far: losses, and the sum of squares of every gradient that was reached.
+        self.losses: list[Tensor] = []
         self.square = torch.zeros((), device=self.device)
         #: In float32; of the whole weights under ZeRO 1 and 2, of this rank's shards under ZeRO-3.
         self.averages = {n: Averaged(self._held(n), roles[n].ema) for n in self.parameters if roles[n].ema}
@@ -171,7 +174,7 @@ class DeepSpeedEngine:
             self.averages |= {f: Averaged(self._held(name), roles[f].ema) for f in followers(name, roles)}
 
     def _wrap(self, module: nn.Module, optim: Optim | None, parameters: Any, local_batch: int) -> None:
-        config = settings(module, optim, self.zero, local_batch, self.offload)
+        config = settings(module, optim, self.zero, local_batch, self.offload, self.parts)
         self.engines[id(module)] = library().initialize(model=module, model_parameters=parameters, config=config)[0]
 
     def _engine(self, role: str) -> Any:
@@ -196,13 +199,17 @@ class DeepSpeedEngine:
             for p in parameters.values():
                 p.requires_grad_(name == role)
 
-    def step(self, role: str, loss: Tensor, lr_factor: float = 1.0) -> float:
+    def backward(self, role: str, loss: Tensor) -> None:
+        engine = self._engine(role)
+        if self.losses:
+            engine.step()  # between parts deepspeed counts them by it, and updates nothing
+        engine.backward(loss)
+        self.losses.append(loss.detach().float())
+
+    def step(self, role: str, lr_factor: float = 1.0) -> float:
         engine, optim = self._engine(role), self.roles[role].optim
         assert optim is not None
-        self.reached.clear()
-        self.square.zero_()
-        engine.backward(loss)
-        self._finite(role, loss)
+        self._finite(role, torch.stack(self.losses).mean())
         if self.zero == 3:
             from deepspeed.utils import safe_set_local_grad
 
@@ -217,6 +224,9 @@ class DeepSpeedEngine:
                 self.averages[name].update(self._held(role))
             if name != role:
                 self._lead(name)
+        self.reached.clear()
+        self.square.zero_()
+        self.losses.clear()
         return float(engine.get_global_grad_norm())
 
     @torch.no_grad()
@@ -236,7 +246,7 @@ class DeepSpeedEngine:
 
         The root of the sum of all ranks' squared gradients is no less than the norm of their mean.
         """
-        total = torch.stack([loss.detach().float(), self.square])
+        total = torch.stack([loss, self.square])
         dist.all_reduce(total)
         finite(total[0] / self.world, total[1].sqrt(), role)
 

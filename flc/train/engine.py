@@ -36,8 +36,11 @@ class Engine(Protocol):
     def activate(self, role: str) -> None:
         """Make this role's parameters the only ones that require a gradient."""
 
-    def step(self, role: str, loss: Tensor, lr_factor: float) -> float:
-        """Backward, check, clip, update, average; returns the gradient norm before clipping."""
+    def backward(self, role: str, loss: Tensor) -> None:
+        """Of one part of the batch; the gradients of its parts are averaged."""
+
+    def step(self, role: str, lr_factor: float) -> float:
+        """After the last part: check, clip, update, average; returns the gradient norm before clipping."""
 
     def save(self, folder: Path) -> None: ...
 
@@ -104,8 +107,9 @@ class PlainEngine:
 
     rank, world = 0, 1
 
-    def __init__(self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role]) -> None:
-        self.modules, self.roles = modules, roles
+    def __init__(self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role], parts: int = 1) -> None:
+        self.modules, self.roles, self.parts = modules, roles, parts
+        self.loss = torch.zeros(())
         self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
         self.masters = {n: {k: master(p) for k, p in ps.items()} for n, ps in self.parameters.items()}
         self.optimizers = {n: self._optimizers(n) for n in self.parameters}
@@ -140,13 +144,18 @@ class PlainEngine:
             for p in parameters.values():
                 p.requires_grad_(name == role)
 
-    def step(self, role: str, loss: Tensor, lr_factor: float = 1.0) -> float:
+    def backward(self, role: str, loss: Tensor) -> None:
+        loss = loss / self.parts
         loss.backward()
+        self.loss = self.loss.to(loss.device) + loss.detach()
+
+    def step(self, role: str, lr_factor: float = 1.0) -> float:
         o, masters = self.roles[role].optim, self.masters[role]
         assert o is not None
         for name, p in self.parameters[role].items():
             masters[name].grad = torch.zeros_like(masters[name]) if p.grad is None else p.grad.float()
         norm = torch.nn.utils.clip_grad_norm_(masters.values(), o.clip)
+        loss, self.loss = self.loss, torch.zeros(())
         finite(loss, norm, role)
         for optimizer, _ in self.optimizers[role]:
             for group in optimizer.param_groups:

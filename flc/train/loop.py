@@ -7,12 +7,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flc.api import Batch, Objective
+from flc.api import Batch, Loss, Objective
 from flc.draws import StepDraws
 from flc.errors import Interrupted, UserError
 from flc.train.engine import Engine
@@ -31,6 +31,8 @@ class LoopOptions:
     log_every: int = 10
     decay: bool = False
     """Linear decay of every learning rate to zero over the last half."""
+    parts: int = 1
+    """How many parts this rank's share of a batch is taken in."""
 
 
 class Stopper:
@@ -124,6 +126,15 @@ def write_log(folder: Path, step: int, window: dict[str, list[float]]) -> None:
         log.write(json.dumps({"step": step, **means}) + "\n")
 
 
+def mean_of(losses: Sequence[Loss]) -> dict[str, float]:
+    """The loss and every metric, each over the parts of a batch that have it."""
+    found: dict[str, list[float]] = {}
+    for loss in losses:
+        for name, value in {"loss": float(loss.value.detach()), **loss.metrics}.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
 def train(
     objective: Objective,
     nets: RoleNets,
@@ -135,8 +146,8 @@ def train(
 ) -> float:
     """Run `options.iterations` iterations of an objective, resuming from `folder` when it holds a checkpoint.
 
-    `batch_at(draws)` is this rank's batch of an iteration. `on_step(step, metrics)` sees every iteration. Returns the
-    seconds that they took, over all sittings.
+    `batch_at(draws)` is this rank's batch of an iteration, or a part of it: a part draws what a rank of its own would.
+    `on_step(step, metrics)` sees every iteration. Returns the seconds that they took, over all sittings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     roles = objective.roles()
@@ -145,19 +156,22 @@ def train(
     window: dict[str, list[float]] = {}
     STOP.looping = True
     while step < options.iterations:
-        draws = StepDraws(options.seed, options.stage, step, engine.rank, engine.world)
-        batch = batch_at(draws)
-        nets.rng = draws
+        first, world = engine.rank * options.parts, engine.world * options.parts
+        draws = [StepDraws(options.seed, options.stage, step, first + part, world) for part in range(options.parts)]
+        batches = [batch_at(own) for own in draws]
         metrics: dict[str, float] = {}
         for phase in objective.phases(step):
             engine.activate(phase)
-            loss = objective.loss(phase, nets, batch, step, draws)
             optim = roles[phase].optim
             assert optim is not None, f"phase {phase!r} names a role that is not trained"
+            losses = []
+            for own, batch in zip(draws, batches, strict=True):
+                nets.rng = own
+                losses.append(objective.loss(phase, nets, batch, step, own))
+                engine.backward(phase, losses[-1].value)
             factor = lr_factor(step, options.iterations, optim.warmup, options.decay)
-            norm = engine.step(phase, loss.value, factor)
-            metrics |= {f"{phase}/loss": float(loss.value.detach()), f"{phase}/grad_norm": norm}
-            metrics |= {f"{phase}/{k}": float(v) for k, v in loss.metrics.items()}
+            metrics[f"{phase}/grad_norm"] = engine.step(phase, factor)
+            metrics |= {f"{phase}/{k}": v for k, v in mean_of(losses).items()}
         step += 1
         for name, value in metrics.items():
             window.setdefault(name, []).append(value)

@@ -20,12 +20,12 @@ from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
 from flc.train.nets import TEACHER, UNPRUNED, RoleNet, build, connect
 
 
-def make_engine(job: Any, modules: dict[str, nn.Module], roles: Any, local_batch: int) -> Engine:
+def make_engine(job: Any, modules: dict[str, nn.Module], roles: Any, local_batch: int, parts: int) -> Engine:
     if job.recipe.engine == "plain":
-        return PlainEngine(modules, roles)
+        return PlainEngine(modules, roles, parts)
     from flc.train.deepspeed import DeepSpeedEngine
 
-    return DeepSpeedEngine(modules, roles, job.zero, local_batch, job.recipe.offload)
+    return DeepSpeedEngine(modules, roles, job.zero, local_batch, job.recipe.offload, parts)
 
 
 def train_stage(
@@ -46,7 +46,7 @@ def train_stage(
     that is made for its time, of which no weights are written.
     """
     roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
-    local = options.batch // world  # `Job.check` has seen that it divides
+    local = options.batch // (world * options.accumulate)  # `Job.check` has seen that it divides
     job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
     if job.recipe.engine == "deepspeed" and job.zero == 3:  # copies are made where they are not in each other's way
         for module in filter(None, (source, unpruned)):
@@ -59,7 +59,7 @@ def train_stage(
     everything = modules | ({TEACHER: source} if teacher else {})
     if teacher and unpruned is not None:
         everything[UNPRUNED] = unpruned
-    engine = make_engine(job, everything, roles, local)
+    engine = make_engine(job, everything, roles, local, options.accumulate)
     nets = connect(adapter, everything, roles, engine.call, teacher)
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,9 @@ def train_stage(
         job.console.say(f"{name}: resuming from {resumed.name}")
     watch = Watch(job, name, objective, data, options, checkpoints, nets["student"], engine)
     every = 0 if trial else options.save_every
-    loop = LoopOptions(name, options.iterations, job.recipe.seed, every, options.log_every, options.decay)
+    loop = LoopOptions(
+        name, options.iterations, job.recipe.seed, every, options.log_every, options.decay, options.accumulate
+    )
     with job.console.bar(f"{name} ({type(objective).__name__})", options.iterations) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> None:

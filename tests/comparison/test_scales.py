@@ -195,8 +195,8 @@ def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
     found = estimated(said)
     recovered, distilled = (2 + 8) * whole / 8e9, (2 * whole + (8 + 4) * pruned) / 8e9
     assert ended.value.code == 0 and distilled < 19
-    assert found == {"recover": ["4000", "4000", "1", f"{recovered:.2f}"],
-                     "distill": ["5000", "1000", "1", f"{distilled:.2f}"]}  # fmt: skip
+    assert found == {"recover": ["4000", "4000", "2", f"{recovered:.2f}"],
+                     "distill": ["5000", "1000", "2", f"{distilled:.2f}"]}  # fmt: skip
 
 
 def test_a_family_without_adapter_is_refused_in_one_line(places, tmp_path):

@@ -127,12 +127,15 @@ def awake(model: Any) -> Any:
 class Miniature:
     """One objective with everything around it, on one process or on the ranks of a process group."""
 
-    def __init__(self, case: str, zero: int = 0, rank: int = 0, world: int = 1, offload: bool = False) -> None:
+    def __init__(
+        self, case: str, zero: int = 0, rank: int = 0, world: int = 1, offload: bool = False, parts: int = 1
+    ) -> None:
         kind, name, options = CASES[case]
+        self.parts = parts
         self.stacks, self.image = case.endswith("stacks"), case.endswith("image")
         adapter: Any = HunyuanAdapter() if self.stacks else WanImageAdapter() if self.image else WanAdapter()
         adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
-        adapter.device, adapter.notes, self.local = torch.device("cpu"), {}, BATCH // world
+        adapter.device, adapter.notes, self.local = torch.device("cpu"), {}, BATCH // world // parts
         source, unpruned = adapter.prepare(two_stacks() if self.stacks else tiny(self.image)), None
         pruned, full = (PRUNED_STACKS, View(STACKS)) if self.stacks else (PRUNED, FULL)
         if case.endswith("narrow"):
@@ -148,7 +151,7 @@ class Miniature:
         if zero:
             from flc.train.deepspeed import DeepSpeedEngine
 
-            self.engine = DeepSpeedEngine(everything, roles, zero, self.local, offload)
+            self.engine = DeepSpeedEngine(everything, roles, zero, self.local, offload, parts)
         self.followers = [n for n, r in roles.items() if r.train == "follow"]
         self.nets = connect(adapter, everything, roles, self.engine.call, (create("teacher", "well-guided"), pruned))
 
@@ -173,7 +176,7 @@ class Miniature:
             norms.update({f"norm.{k}.{step}": v for k, v in metrics.items() if k.endswith("grad_norm")})
             on_step(step, metrics)
 
-        options = LoopOptions("test", STEPS, seed=3, save_every=CUT, log_every=1)
+        options = LoopOptions("test", STEPS, seed=3, save_every=CUT, log_every=1, parts=self.parts)
         train(self.objective, self.nets, self.engine, self.batch_at, options, folder, note)
         return self.weights() | {k: torch.tensor(v) for k, v in norms.items()}
 
@@ -255,6 +258,8 @@ def rank_main(zero: int, offload: bool, folder: Path) -> None:
 
     for running in (case for case in CASES if zero == 3 or case not in ZERO3_ONLY):
         keep(running, Miniature(running, zero, rank, 2, offload).run(folder / running))
+        two = Miniature(running, zero, rank, 2, offload, parts=2)
+        keep(f"parts-{running}", two.run(folder / f"parts-{running}"))
     for running in RESUMED if zero > 1 else ():
         keep(f"resumed-{running}", cut_and_resumed(running, zero, rank, folder, offload))
     running = ""
@@ -293,9 +298,10 @@ def alone(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
     return {case: Miniature(case).run(tmp_path_factory.mktemp(case)) for case in CASES}
 
 
+@pytest.mark.parametrize("parts", ["", "parts-"], ids=["whole", "in two parts"])
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_equal_one_process(ranks, alone, case):
-    """Weights, export (averaged) and gradient norms.
+def test_two_ranks_equal_one_process(ranks, alone, case, parts):
+    """Weights, export (averaged) and gradient norms, whether a rank takes its two clips at once or one by one.
 
     Two ranks add gradients in another order: 1e-7 relative in float32, as the norms show. AdamW divides each
     gradient by its own size, so that where one is near zero that rounding becomes a visible part of a step: of the
@@ -307,7 +313,7 @@ def test_two_ranks_equal_one_process(ranks, alone, case):
     zero, folder = ranks
     if zero < 3 and case in ZERO3_ONLY:
         pytest.skip("deepspeed fails on it under ZeRO 1 and 2")
-    found, expected = load_file(folder / f"{case}.safetensors"), alone[case]
+    found, expected = load_file(folder / f"{parts}{case}.safetensors"), alone[case]
     assert found.keys() == expected.keys()
     lr = 1e-2 if case == "skipping" else 1e-3
     for name, value in expected.items():

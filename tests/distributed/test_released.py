@@ -35,7 +35,9 @@ def train_and_close(zero: int) -> tuple[float, float]:
     modules = {"student": network(), "teacher": network()}
     engine = DeepSpeedEngine(modules, roles, zero, 2)
     engine.activate("student")
-    engine.step("student", engine.call("student")(torch.randn(2, 512, dtype=torch.bfloat16)).float().pow(2).mean())
+    x = torch.randn(2, 512, dtype=torch.bfloat16)
+    engine.backward("student", engine.call("student")(x).float().pow(2).mean())
+    engine.step("student")
     during = held()
     engine.close()
     del engine, modules

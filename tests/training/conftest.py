@@ -25,16 +25,16 @@ class Miniature:
 
     def __init__(
         self, adapter: Any, source: torch.nn.Module, kind: str, name: str, options: dict[str, Any],
-        teacher: tuple[str, dict[str, Any]] = ("well-guided", {}), pruned: View = PRUNED,
+        teacher: tuple[str, dict[str, Any]] = ("well-guided", {}), pruned: View = PRUNED, parts: int = 1,
     ):  # fmt: skip
-        self.adapter, self.source, self.batch = adapter, adapter.prepare(source), 4
+        self.adapter, self.source, self.parts, self.batch = adapter, adapter.prepare(source), parts, 4 // parts
         self.objective = create(kind, name, options)
         schedule = adapter.schedule(4, 5.0, "sde") if kind == "distiller" else None
         self.objective.bind(Setting(pruned, FULL, 4, 100, schedule))
         self.roles = self.objective.roles()
         self.modules = build(adapter, self.source, self.roles)
         everything = self.modules | {TEACHER: self.source}
-        self.engine = PlainEngine(everything, self.roles)
+        self.engine = PlainEngine(everything, self.roles, parts)
         composed = (create("teacher", *teacher), pruned) if kind == "distiller" else None
         self.nets = connect(adapter, everything, self.roles, self.engine.call, composed)
         g = torch.Generator().manual_seed(5)
@@ -50,7 +50,7 @@ class Miniature:
         self, folder: Path, iterations: int, total: int | None = None, save_every: int = 2, log_every: int = 1
     ) -> list[dict[str, float]]:
         log: list[dict[str, float]] = []
-        options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=log_every)
+        options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=log_every, parts=self.parts)
         self.seconds = train(
             self.objective, self.nets, self.engine, self.batch_at, options, folder, lambda s, m: log.append(m)
         )
@@ -90,10 +90,10 @@ def miniature(adapter, wan):
 
     def make(
         case: str, dtype: torch.dtype = torch.float32, teacher: Any = ("well-guided", {}), pruned: View = PRUNED,
-        **more: Any,
+        parts: int = 1, **more: Any,
     ) -> Miniature:  # fmt: skip
         kind, name, options = CASES[case]
-        return Miniature(adapter, copy.deepcopy(wan).to(dtype), kind, name, options | more, teacher, pruned)
+        return Miniature(adapter, copy.deepcopy(wan).to(dtype), kind, name, options | more, teacher, pruned, parts)
 
     return make
 
