@@ -45,7 +45,7 @@ from flc.evaluate.options import check_options
 from flc.evaluate.sampling import Prompts, make_prompts
 from flc.evaluate.suite import metrics
 from flc.evaluate.vbench_layout import SEEDS, expected, file_name, official_prompts
-from flc.models.folder import EMBEDDED
+from flc.models.folder import EMBEDDED, adapter_for
 from flc.recipe import EvaluateStage, Recipe, merge, resolve
 
 CELLS = [OURS]
@@ -122,7 +122,9 @@ def prompts(suite: Suite) -> list[Asked]:
         asked = read_manifest(Path(o.manifest))
     else:
         asked = official_prompts(Path(o.vbench_data or ""), o.suite, *suite.size[1:])
-    check_given(asked, o.suite, image_to_video=True)
+    model = Path(suite.recipe.model or EMBEDDED)  # it may lie elsewhere, with the runs kept
+    needed = model.exists() and adapter_for(model, weights=False).needs_first_frame
+    check_given(asked, o.suite, image_to_video=True, needed=needed)
     return asked
 
 

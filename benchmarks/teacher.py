@@ -48,7 +48,8 @@ def main() -> None:
     parameters = sum(p.numel() for p in adapter.transformer.parameters())
     results: list[dict[str, Any]] = []
     for guidance in args.guidance or [adapter.guidance_of(args.model)]:
-        for task, share in (("text-to-video", 0.0), ("image-to-video", 1.0)):
+        tasks = (("text-to-video", 0.0), ("image-to-video", 1.0))
+        for task, share in tasks[adapter.needs_first_frame :]:
             prompts = make_prompts(asked, args.seeds, share, SEED)
             cond = condition(adapter, prompts, "", size[0])
             row = Row(

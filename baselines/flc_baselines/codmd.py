@@ -5,9 +5,10 @@
 
 The family's gradient treats every coordinate by itself; the relation matrices compare pairs: clips of the batch, and
 latent frames of each clip, without the given ones. Clips are compared within what a rank takes at once, and a row of
-two has nothing to compare: with fewer than three KL_samples is 0. Only the abstract could be read: it says that the score estimates
-at hand are reused and that relation matrices across samples and frames are matched; y (where the family's gradient
-points), the softmax, tau and w are ours. Where fake and real agree, y = x and the term has no gradient.
+two has nothing to compare: with fewer than three KL_samples is 0. Only the abstract could be read: it says that the
+score estimates at hand are reused and that relation matrices across samples and frames are matched; y (where the
+family's gradient points), the softmax, tau and w are ours. Where fake and real agree, y = x and the term has no
+gradient.
 """
 
 from __future__ import annotations

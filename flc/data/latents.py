@@ -29,9 +29,9 @@ PART = 16
 
 
 def parts_of(folder: Path, count: int) -> list[tuple[Path, range]]:
-    """Each part's file, and which of `count` clips it holds."""
-    begins = enumerate(range(0, count, PART))
-    return [(folder / PARTS / f"{number:06d}.safetensors", range(b, min(b + PART, count))) for number, b in begins]
+    """Each part's file, named after the clips that it holds, and which of `count` those are."""
+    parts = [range(begin, min(begin + PART, count)) for begin in range(0, count, PART)]
+    return [(folder / PARTS / f"{rows.start:06d}-{rows.stop:06d}.safetensors", rows) for rows in parts]
 
 
 def encode_parts(

@@ -108,7 +108,7 @@ FILES = {
     "tokenizer": TOKENIZER,
     "tokenizer_2": TOKENIZER,
     "scheduler": (("scheduler_config.json",),),
-    "image_processor": (("preprocessor_config.json",),),
+    "image_processor": (("preprocessor_config.json", "processor_config.json"),),
     **{name: (("config.json",),) for name in WEIGHTED},
 }
 

@@ -111,7 +111,11 @@ class StockAdapter(ModelAdapter):
         return [*self.weighted, *(n for n in self.optional if isinstance(getattr(pipe, n), nn.Module))]
 
     def check_kind(self, folder: Path) -> None:
-        self.refuse(folder, read_json(folder / "model_index.json"), read_json(folder / "transformer" / "config.json"))
+        index, config = (read_json(folder / name) for name in ("model_index.json", "transformer/config.json"))
+        try:
+            self.refuse(folder, index, config)
+        except (TypeError, ValueError, AttributeError) as error:  # numbers that are none, and the like
+            raise UserError(self.unreadable(folder, error)) from error
 
     def read(self, cls: Any, folder: Path, **options: Any) -> Any:
         """A stock pipeline of a folder, whole and finite."""

@@ -51,7 +51,7 @@ class WanAdapter(StockAdapter):
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
         named, channels = transformer.get("_class_name"), transformer.get("in_channels", 16)
-        return named == "WanTransformer3DModel" and channels == (transformer.get("out_channels") or channels)
+        return named == "WanTransformer3DModel" and channels == (transformer.get("out_channels", 16) or channels)
 
     # -- loading ------------------------------------------------------------------------------------------
 
@@ -59,6 +59,10 @@ class WanAdapter(StockAdapter):
         second = index.get("transformer_2") or [None]
         if second[-1] is not None or index.get("boundary_ratio") is not None:
             raise UserError(f"{folder} has two experts (transformer_2), which flc does not compress yet")
+        channels = config.get("in_channels", 16)
+        sees = config.get("image_dim") is not None or config.get("added_kv_proj_dim") is not None
+        if sees and channels == (config.get("out_channels", 16) or channels):
+            raise UserError(f"{folder} attends to an image and has no latents of it, which flc does not compress")
 
     def check_numbers(self, pipe: Any, folder: Path) -> None:
         vae = pipe.vae.config

@@ -8,6 +8,7 @@ given, and all of it counts in every loss.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from flc.errors import UserError
 from flc.models.condition import Condition
 from flc.models.folder import read_json
-from flc.models.stock import TIME_SCALE
+from flc.models.stock import TIME_SCALE, at_once
 from flc.models.wan import WanAdapter
 
 #: Of a pipeline, what a model without an encoder of images does without.
@@ -48,6 +49,8 @@ class WanImageAdapter(WanAdapter):
 
     def refuse(self, folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         super().refuse(folder, index, config)
+        if index.get("expand_timesteps"):
+            raise UserError(f"{folder} has times for each token and an image beside them, which flc does not compress")
         if config.get("pos_embed_seq_len") is not None:
             raise UserError(f"{folder} is made for a first and a last frame, which flc does not compress yet")
         extra = config.get("in_channels", 16) - config.get("out_channels", 16)
@@ -58,6 +61,21 @@ class WanImageAdapter(WanAdapter):
         for name in SEES:
             if config.get("image_dim") is not None and (index.get(name) or [None])[-1] is None:
                 raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
+
+    def ready(self, pipe: Any, folder: Path) -> None:
+        """Of a processor for texts and images, as converters to diffusers name it, the part for images: transformers 5
+        would write the whole of it under other names."""
+        if (part := getattr(pipe.image_processor, "image_processor", None)) is not None:
+            pipe.register_modules(image_processor=part)
+
+    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
+        super().save_pipeline(folder, transformer, scheduler)
+        path = folder / "model_index.json"
+        index = read_json(path)
+        if index["image_processor"][-1] is not None:
+            # where torchvision is missing the class has another name, which transformers 5.0 does not know
+            index["image_processor"] = ["transformers", "CLIPImageProcessor"]
+            path.write_text(json.dumps(index, indent=2) + "\n")
 
     @property
     def needs_first_frame(self) -> bool:
@@ -74,10 +92,14 @@ class WanImageAdapter(WanAdapter):
 
     def first_frames(self, images: np.ndarray, frames: int) -> dict[str, Tensor]:
         """`image_latents` of the image in a clip that is grey after it, and CLIP's last states but one."""
-        clips = np.full((len(images), frames, *images.shape[1:]), 0.5, np.float32)
-        clips[:, 0] = images
-        found = {"image_latents": self.encode(clips)}
-        if self.pipe.image_encoder is not None:
+        latents, count = [], at_once(frames, *images.shape[1:3])
+        for begin in range(0, len(images), count):
+            few = images[begin : begin + count]
+            clips = np.full((len(few), frames, *images.shape[1:]), 0.5, np.float32)
+            clips[:, 0] = few
+            latents.append(self.encode(clips))
+        found = {"image_latents": torch.cat(latents)}
+        if self.pipe.transformer.config.image_dim is not None:
             found["image_tokens"] = self.tokens(images)
         return found
 

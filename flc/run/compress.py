@@ -199,11 +199,13 @@ def compress(values: dict[str, Any]) -> None:
             dry_run(job, Path(job.ranks.shared(scratch)))
             job.ranks.barrier()
         return
-    for name, field in changed(job):
+    for name, field in changed(job, {"score": "prune", "prune": "recover", "recover": "distill"}.get(planned[-1], "")):
         job.console.warn(f"{job.out / name} was made with another {field}: it is made again, and what rests on it")
     with signals():
         begin(job, values["resume"])
         for name in chain(job):
+            if name == "score" and "distill" in planned:
+                stages.check_plan(job, job.out / name)
             if name == values["until"]:
                 return job.console.say(f"{name} is done in {job.out}; --resume without --until goes on")
         if job.ranks.leader:
@@ -224,7 +226,6 @@ def chain(job: Job) -> Iterator[str]:
     """Every stage in turn, by its name when it is done."""
     data = stages.prepare(job)
     scored = stages.score(job, data)
-    stages.check_plan(job, scored)
     yield "score"
     pruned = stages.prune(job, scored)
     yield "prune"

@@ -81,7 +81,7 @@ def count(job: Job) -> None:
         table.add_row(name, *counts(objective, stage.iterations), str(stage.batch // ranks), f"{memory / 1e9:.2f}")
     show(table)
     show("counted as if whole blocks were removed: a pruner that narrows layers leaves more of them, each smaller")
-    show("not in it: text encoder, autoencoder, activations, and under ZeRO-3 the blocks that are gathered")
+    show("not in it: encoders, autoencoder, activations, and under ZeRO-3 the blocks that are gathered")
     show(f"counted for {ranks} ranks from the model's configs; nothing was loaded, scored, timed or written")
 
 
@@ -120,7 +120,7 @@ def dry_run(job: Job, scratch: Path) -> None:
     table.add_row("evaluate", str(calls), "", f"{seconds:.2f}", f"{calls * seconds / 60:.1f}", "")
     show(table)
     others, most = bytes_of_encoders(job) / 1e9, peak(job.adapter.device) / 1e9
-    show(f"not in it: autoencoder, and text encoder while it encodes, on every rank, {others:.2g} GB; activations")
+    show(f"not in it: autoencoder, and encoders while they encode, on every rank, {others:.2g} GB; activations")
     show(f"peak of this process while it timed: {most:.2f} GB ({job.adapter.device.type})")
     show(f"about {total:.0f} minutes, on {device}; nothing was written")
 

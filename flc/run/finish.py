@@ -61,7 +61,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         "recovery": job.recipe.recovery.name,
         "name": public(job.recipe).model,
     }
-    run_stage(out, options, inputs, work, job.ranks.leader)
+    run_stage(out, options, inputs, work, job.ranks)
     job.ranks.barrier()
     return out
 
@@ -221,9 +221,10 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
 
 
 def shown(given: np.ndarray, count: int) -> list[int]:
-    """Indices of the clips written as videos: half with a given first frame where there are any."""
+    """Indices of the clips written as videos: half with a given first frame where there are any, all where there are
+    no others."""
     with_image, without = np.flatnonzero(given)[::2], np.flatnonzero(~given)[::2]
-    half = min(len(with_image), count // 2)
+    half = min(len(with_image), count // 2 if len(without) else count)
     return sorted([*with_image[:half].tolist(), *without[: count - half].tolist()])
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from flc.errors import UserError, out_of_space
+from flc.train.launch import Ranks
 from flc.train.loop import CHECKPOINTS, checkpoint_path
 
 DONE, PARTIAL, OLD, FINGERPRINT = "done.json", ".partial-", ".old-", "fingerprint.json"
@@ -96,25 +97,29 @@ def write_whole(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+ALONE = Ranks()
+
+
 def run_stage(
     final: Path,
     options: Mapping[str, Any],
     inputs: Mapping[str, Path],
     work: Callable[[Path], dict[str, Any] | None],
-    leader: bool = True,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Run `work(temporary folder)` unless `final` holds the same stage already. Whether it ran.
 
-    `work` may return facts that are kept in done.json. Only the leader rank touches the folders' names. `UserError`
-    where this would remove a folder that is no stage's, or a training that was stopped.
+    `work` may return facts that are kept in done.json. Only the leader rank touches the folders' names, and what it
+    finds there decides for all: another one may look when they are other ones already. `UserError` where this would
+    remove a folder that is no stage's, or a training that was stopped.
     """
-    mark = fingerprint(options, inputs)
-    if is_done_anywhere(final, mark):
-        return False
+    mark, leader = fingerprint(options, inputs), ranks.leader
     partial = final.with_name(PARTIAL + final.name)
-    if is_done(partial, mark):  # killed between its last word and its renaming
-        if leader:
-            settle(partial, final)
+    found = "done" if is_done_anywhere(final, mark) else "made" if is_done(partial, mark) else "nothing"
+    found = ranks.shared(found)
+    if found == "made" and leader:  # killed between its last word and its renaming
+        settle(partial, final)
+    if found != "nothing":
         return False
     if leader and final.exists() and not (final / DONE).exists():
         raise UserError(f"{final} holds no finished stage of a run: move it away, or give another --out")

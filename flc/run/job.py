@@ -137,7 +137,8 @@ class Job:
             batch, parts = stage.batch, self.ranks.world * stage.accumulate
             if batch % parts:
                 near = max(parts, batch - batch % parts)
-                of = f"{self.ranks.world} ranks" + (f", in {stage.accumulate} parts each" * (stage.accumulate > 1))
+                world = self.ranks.world
+                of = f"{world} rank{'s' * (world > 1)}" + f", in {stage.accumulate} parts each" * (stage.accumulate > 1)
                 raise UserError(f"{name}.batch={batch} does not divide over {of}: --set {name}.batch={near}")
 
     def check_apart(self) -> None:

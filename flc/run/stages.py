@@ -19,6 +19,7 @@ from flc.models.channels import narrowed
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
 from flc.models.prunable import Prunable
+from flc.models.stock import at_once
 from flc.models.view import blocks_at, removed
 from flc.registry import registry
 from flc.run.folders import run_stage
@@ -28,6 +29,8 @@ from flc.schedule import FewStepSchedule
 from flc.train.nets import check_teacher
 
 PLAN, STUDENT = "plan.json", "student.json"
+ENCODED = 8
+"""Clips encoded at once, where so many fit."""
 #: Clips that the removal of a plan's blocks is measured on, whatever the pruner looked at.
 REMOVAL_CLIPS = 64
 
@@ -58,12 +61,13 @@ def prepare(job: Job) -> Path:
         job.ranks.barrier()  # the leader has cleared or made `folder`
         with job.console.bar("encode clips", sum(len(rows) for _, rows in parts_of(folder, count)[::world])) as bar:
             source = partial(clips_of_training, job)
-            encode_parts(job.adapter, source, count, folder, rank, world, bar.advance)
+            few = min(ENCODED, at_once(*job.size))
+            encode_parts(job.adapter, source, count, folder, rank, world, bar.advance, few)
         job.ranks.barrier()
         if job.ranks.leader:
             join_parts(folder, count)
 
-    run_stage(out, of_data(job), inputs, work, job.ranks.leader)
+    run_stage(out, of_data(job), inputs, work, job.ranks)
     job.ranks.barrier()
     return out
 
@@ -77,7 +81,7 @@ def score(job: Job, data: Path) -> Path:
         if job.ranks.leader:
             (folder / PLAN).write_text(json.dumps(plan, indent=1))
 
-    run_stage(out, of_score(job), {"model": job.model_folder, "data": data}, work, job.ranks.leader)
+    run_stage(out, of_score(job), {"model": job.model_folder, "data": data}, work, job.ranks)
     job.ranks.barrier()
     return out
 
@@ -209,7 +213,7 @@ def prune(job: Job, scored: Path) -> Path:
             small = removed(original(job, plan)[0], plan["kept"], job.adapter.stacks)
             small.save_pretrained(folder / "transformer")  # type: ignore[operator]
 
-    run_stage(out, of_prune(job), {"model": job.model_folder, "plan": scored}, work, job.ranks.leader)
+    run_stage(out, of_prune(job), {"model": job.model_folder, "plan": scored}, work, job.ranks)
     job.ranks.barrier()
     return out
 
@@ -280,7 +284,7 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
         return facts
 
     inputs = {"model": job.model_folder, "data": data, "plan": scored}
-    run_stage(out, of_recover(job), inputs, work, job.ranks.leader)
+    run_stage(out, of_recover(job), inputs, work, job.ranks)
     job.ranks.barrier()
     return out
 
@@ -362,6 +366,6 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         return facts
 
     inputs = {"model": job.model_folder, "data": data, "plan": scored, "recovered": recovered}
-    run_stage(out, of_distill(job), inputs, work, job.ranks.leader)
+    run_stage(out, of_distill(job), inputs, work, job.ranks)
     job.ranks.barrier()
     return out

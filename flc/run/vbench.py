@@ -73,7 +73,7 @@ def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) 
         ranks.barrier()
 
     needed = {k: v for k, v in inputs.items() if k in ("model", *entry.needs)}
-    run_stage(folder, options, needed, work, ranks.leader)
+    run_stage(folder, options, needed, work, ranks)
     ranks.barrier()
 
 

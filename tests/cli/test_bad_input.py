@@ -423,7 +423,7 @@ def test_ranks_count_and_run_nothing(flc, refused, place):
     many = ("compress", "--engine", "deepspeed", "--dry-run", "--out", "run", "--set", "distill.batch=20")
     assert "does not divide over 16 ranks: --set" in refused(*many, "--ranks", "16")
     parted = refused("compress", "--set", "recover.batch=6", "--set", "recover.accumulate=4", "--out", "run")
-    assert "recover.batch=6 does not divide over 1 ranks, in 4 parts each: --set recover.batch=4" in parted
+    assert "recover.batch=6 does not divide over 1 rank, in 4 parts each: --set recover.batch=4" in parted
     assert not Path("run").exists()
 
 

@@ -83,7 +83,9 @@ def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(comp
 
 
 def test_every_clip_of_the_table_is_made_from_a_first_frame_and_the_card_says_how(compress):
-    out = compress("--pruner uniform --recovery none --distiller euler", {"evaluate.given_share": 0.25})
+    sets = {"evaluate.given_share": 0.25, "evaluate.clips": 6, "evaluate.videos": 3}
+    out = compress("--pruner uniform --recovery none --distiller euler", sets)
+    assert len(list((out / "evaluate" / "videos" / "student").glob("*.mp4"))) == 3
     metrics = json.loads((out / "metrics.json").read_text())
     assert all(prompt["given"] for prompt in metrics["prompts"])
     student = metrics["rows"][-1]

@@ -212,6 +212,15 @@ def test_a_run_until_a_stage_goes_on_to_the_same_student(whole, tmp_path):
     assert digest(out) == digest(whole[0])
 
 
+def test_a_run_until_a_stage_says_nothing_of_those_after_it(whole, tmp_path, flc):
+    out = shutil.copytree(whole[0], tmp_path / "out")
+    before = digest(out)
+    code, _, err = flc("compress", "--out", out, "--resume", "--until", "recover", "--steps", 8)
+    assert code == 0 and "made with another" not in err and digest(out) == before, err
+    code, _, err = flc("compress", "--out", out, "--resume", "--until", "prune", "--keep", 0.5)
+    assert code == 0 and "score was made with another keep: it is made again" in " ".join(err.split()), err
+
+
 def test_stages_one_by_one_give_the_same_student(whole, tmp_path):
     out = tmp_path / "out"
     for number, stage in enumerate(("score", "prune", "recover", "distill", "export")):

@@ -14,6 +14,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPProcessor
 
 from flc.api import Sample, View
 from flc.data.latents import LatentClips, encode
@@ -28,7 +29,8 @@ from flc.models.wan_image import WanImageAdapter
 from flc.sample import generators_for, noise_for, sample
 from flc.schedule import Walk
 from flc.train.nets import RoleNet
-from tests.models.wan_image import write_pipeline
+from tests.models.hunyuan import clip_tokenizer
+from tests.models.wan_image import SIGHT, write_pipeline
 
 PROMPT, OTHER = "a blue square moving up", "a red circle moving left"
 SIZE = {"height": 32, "width": 32, "num_frames": 9}
@@ -199,6 +201,11 @@ def test_in_bfloat16_what_sees_is_in_float32_and_clips_are_the_stock_pipelines(s
     [
         ("transformer/config.json", {"pos_embed_seq_len": 514}, "made for a first and a last frame"),
         ("transformer/config.json", {"in_channels": 9}, "takes 5 channels beside the latents, not 8"),
+        ("transformer/config.json", {"in_channels": 4}, "attends to an image and has no latents of it"),
+        ("transformer/config.json", {"in_channels": "wide"}, "does not load as a Wan image-to-video pipeline"),
+        ("vae/config.json", {"z_dim": None}, "does not load as a Wan image-to-video pipeline"),
+        ("model_index.json", {"image_encoder": 5}, "does not load as a Wan image-to-video pipeline"),
+        ("model_index.json", {"expand_timesteps": True}, "has times for each token and an image beside them"),
         ("model_index.json", {"image_encoder": [None, None]}, "names no image_encoder"),
         ("model_index.json", {"image_processor": [None, None]}, "names no image_processor"),
         ("model_index.json", {"boundary_ratio": 0.9}, "two experts"),
@@ -227,6 +234,48 @@ def test_an_encoder_of_images_that_was_saved_as_a_part_of_a_whole_model_loads(se
     save_file(held, file, {"format": "pt"})
     with pytest.raises(UserError, match="lacks the tensor"):
         adapter_for(other).load(other)
+
+
+def test_of_a_processor_of_texts_and_images_the_part_for_images_stays_and_has_the_stock_name(seeing, tmp_path):
+    """As converters to diffusers leave it: files of transformers 4 that name the whole."""
+    other = shutil.copytree(seeing, tmp_path / "other")
+    CLIPProcessor(CLIPImageProcessor(**SIGHT), clip_tokenizer()).save_pretrained(other / "image_processor")
+    index = json.loads((other / "model_index.json").read_text())
+    index["image_processor"] = ["transformers", "CLIPProcessor"]
+    (other / "model_index.json").write_text(json.dumps(index))
+    adapter = adapter_for(other).load(other)
+    expected = adapter_for(seeing).load(seeing).first_frames(image(), 9)["image_tokens"]
+    assert torch.equal(adapter.first_frames(image(), 9)["image_tokens"], expected)
+    adapter.save_pipeline(tmp_path / "student", adapter.transformer, adapter.schedule(4, 5.0, "ode").scheduler)
+    student = adapter_for(tmp_path / "student").load(tmp_path / "student")
+    assert torch.equal(student.first_frames(image(), 9)["image_tokens"], expected)
+    index = json.loads((tmp_path / "student" / "model_index.json").read_text())
+    assert index["image_processor"] == ["transformers", "CLIPImageProcessor"]
+
+
+def test_an_encoder_that_the_transformer_has_no_use_for_is_not_asked(seeing, tmp_path):
+    """As the stock pipeline: what counts is the transformer's config."""
+    blind = write_pipeline(tmp_path / "blind", sees=False)
+    for part in ("image_encoder", "image_processor"):
+        shutil.copytree(seeing / part, blind / part)
+    index = json.loads((blind / "model_index.json").read_text())
+    whole = json.loads((seeing / "model_index.json").read_text())
+    index |= {part: whole[part] for part in ("image_encoder", "image_processor")}
+    (blind / "model_index.json").write_text(json.dumps(index))
+    adapter = adapter_for(blind).load(blind)
+    assert adapter.pipe.image_encoder is not None and adapter.first_frames(image(), 9).keys() == {"image_latents"}
+    found = ours(adapter, Walk(adapter.teacher_scheduler(), 4), image())
+    assert np.abs(clip(blind, image(), guidance_scale=1.0) - found).max() < TOLERANCE
+
+
+def test_large_clips_of_a_first_frame_are_made_and_encoded_one_by_one(seeing, monkeypatch):
+    adapter, pictures, seen = adapter_for(seeing).load(seeing), np.concatenate([image(), image(1)]), []
+    whole, plain = adapter.first_frames(pictures, 9), adapter.encode
+    monkeypatch.setattr(adapter, "encode", lambda video: seen.append(video.shape) or plain(video))
+    monkeypatch.setattr("flc.models.stock.PIXELS", 1)
+    found = adapter.first_frames(pictures, 9)
+    assert seen == [(1, 9, 32, 32, 3)] * 2
+    assert torch.allclose(found["image_latents"], whole["image_latents"], atol=1e-4)  # another batch
 
 
 @pytest.mark.parametrize("component", ["image_encoder", "image_processor"])

@@ -18,13 +18,15 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from flc.models.folder import EMBEDDED
 
+#: What the encoder of images is shown.
+SIGHT: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+
 
 def eyes() -> dict[str, Any]:
     config = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
     )
-    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    return {"image_encoder": CLIPVisionModel(config), "image_processor": processor}
+    return {"image_encoder": CLIPVisionModel(config), "image_processor": CLIPImageProcessor(**SIGHT)}
 
 
 def transformer(layers: int = 4, sees: bool = True) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from flc.errors import UserError
 from flc.run.folders import DONE, FINGERPRINT, fingerprint, run_stage
+from flc.train.launch import Ranks
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ def test_a_failed_stage_leaves_no_result_and_its_partial_work_is_found_again(sta
 
     stage(work=go_on)
     assert not (stage.out / "checkpoints").exists() and not (stage.out / FINGERPRINT).exists()
+
+
+def test_what_the_leader_found_decides_for_a_rank_that_looks_later(stage):
+    """A run was killed between its last word and its renaming: when the other rank looks, the leader has renamed."""
+    heard = []
+
+    class Second(Ranks):
+        def shared(self, text):
+            heard.append(text)
+            return "made"
+
+    def never(folder):
+        raise AssertionError("the leader is not in its work")
+
+    assert not run_stage(stage.out, {"option": 1}, {"model": stage.source}, never, Second(1, 2))
+    assert heard == ["nothing"] and not stage.out.exists() and not stage.partial.exists()
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "5", '{"fingerprint": 3}', "\x80", '{"fingerprint": {"options": {}}}'])
