@@ -72,9 +72,10 @@ class WanImageAdapter(WanAdapter):
         super().save_pipeline(folder, transformer, scheduler)
         path = folder / "model_index.json"
         index = read_json(path)
-        if index["image_processor"][-1] is not None:
-            # where torchvision is missing the class has another name, which transformers 5.0 does not know
-            index["image_processor"] = ["transformers", "CLIPImageProcessor"]
+        library, name = index["image_processor"]
+        if name is not None and name.endswith("Pil"):
+            # what transformers calls it where torchvision is missing; its first 5.0 does not know that name
+            index["image_processor"] = [library, name.removesuffix("Pil")]
             path.write_text(json.dumps(index, indent=2) + "\n")
 
     @property

@@ -236,21 +236,35 @@ def test_an_encoder_of_images_that_was_saved_as_a_part_of_a_whole_model_loads(se
         adapter_for(other).load(other)
 
 
-def test_of_a_processor_of_texts_and_images_the_part_for_images_stays_and_has_the_stock_name(seeing, tmp_path):
-    """As converters to diffusers leave it: files of transformers 4 that name the whole."""
+def test_of_a_processor_of_texts_and_images_the_part_for_images_stays(seeing, tmp_path):
+    """As converters to diffusers leave it: the whole is named."""
     other = shutil.copytree(seeing, tmp_path / "other")
     CLIPProcessor(CLIPImageProcessor(**SIGHT), clip_tokenizer()).save_pretrained(other / "image_processor")
-    index = json.loads((other / "model_index.json").read_text())
-    index["image_processor"] = ["transformers", "CLIPProcessor"]
-    (other / "model_index.json").write_text(json.dumps(index))
+    name_processor(other, "CLIPProcessor")
     adapter = adapter_for(other).load(other)
-    expected = adapter_for(seeing).load(seeing).first_frames(image(), 9)["image_tokens"]
-    assert torch.equal(adapter.first_frames(image(), 9)["image_tokens"], expected)
+    found = adapter.first_frames(image(), 9)["image_tokens"]
     adapter.save_pipeline(tmp_path / "student", adapter.transformer, adapter.schedule(4, 5.0, "ode").scheduler)
     student = adapter_for(tmp_path / "student").load(tmp_path / "student")
-    assert torch.equal(student.first_frames(image(), 9)["image_tokens"], expected)
-    index = json.loads((tmp_path / "student" / "model_index.json").read_text())
+    assert torch.equal(student.first_frames(image(), 9)["image_tokens"], found)
+    expected = adapter_for(seeing).load(seeing).first_frames(image(), 9)["image_tokens"]
+    # transformers 5.0 has two processors of images, which round resampled pixels differently
+    assert torch.allclose(found, expected, atol=0.02)
+
+
+def test_a_student_names_its_processor_as_every_transformers_does(seeing, tmp_path):
+    """Where torchvision is missing transformers has another name for what is the same to a stock pipeline."""
+    adapter = adapter_for(seeing).load(seeing)
+    own = type("CLIPImageProcessorPil", (CLIPImageProcessor,), {"__module__": CLIPImageProcessor.__module__})
+    adapter.pipe.register_modules(image_processor=own(**SIGHT))
+    adapter.save_pipeline(tmp_path, adapter.transformer, adapter.schedule(4, 5.0, "ode").scheduler)
+    index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["image_processor"] == ["transformers", "CLIPImageProcessor"]
+    assert np.isfinite(clip(tmp_path, image(), guidance_scale=1.0)).all()
+
+
+def name_processor(folder: Path, name: str) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"image_processor": ["transformers", name]}))
 
 
 def test_an_encoder_that_the_transformer_has_no_use_for_is_not_asked(seeing, tmp_path):
