@@ -31,6 +31,8 @@ from flc.train.loop import STOP
 LOCK = "recipe.lock.yaml"
 #: Flags that are not part of a recipe.
 OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "until", "ranks", "plan", "weights", "pipeline"}
+#: Of the stages that a run may stop after, the next one that is made of options.
+AFTER = {"score": "prune", "prune": "recover", "recover": "distill"}
 #: Flags for an option of a section.
 SECTIONS = {"suite": "evaluate", "manifest": "evaluate"}
 
@@ -134,23 +136,17 @@ def idle(job: Job, values: dict[str, Any]) -> list[str]:
     void = {section: getattr(job.recipe, section).unused() for section in STAGE_OPTIONS}
     # a plugin's options may be any pydantic model
     void |= {kind: getattr(job.algorithm(kind).options, "unused", tuple)() for kind in ALGORITHMS}
-    return (
-        [
-            f"{flag} has no effect: --{still[section]} {getattr(job.recipe, still[section]).name} trains nothing"
-            for flag, section in flags.items()
-            if section in still
-        ]
-        + [
-            f"{flag} has no effect beside the other options of {section}"
-            for flag, section in flags.items()
-            if section not in still and flag.rpartition(".")[2] in void.get(section, ())
-        ]
-        + [
-            f"{flag} has no effect: this model makes every clip from a first frame"
-            for flag in flags
-            if flag.endswith(".given_share") and job.adapter.needs_first_frame
-        ]
-    )
+    said = []
+    for flag, section in flags.items():
+        name = flag.rpartition(".")[2]
+        if section in still:
+            kind = still[section]
+            said.append(f"{flag} has no effect: --{kind} {getattr(job.recipe, kind).name} trains nothing")
+        elif name in void.get(section, ()):
+            said.append(f"{flag} has no effect beside the other options of {section}")
+        elif name == "given_share" and job.adapter.needs_first_frame:
+            said.append(f"{flag} has no effect: this model makes every clip from a first frame")
+    return said
 
 
 def make_folder(out: Path) -> None:
@@ -199,7 +195,7 @@ def compress(values: dict[str, Any]) -> None:
             dry_run(job, Path(job.ranks.shared(scratch)))
             job.ranks.barrier()
         return
-    for name, field in changed(job, {"score": "prune", "prune": "recover", "recover": "distill"}.get(planned[-1], "")):
+    for name, field in changed(job, AFTER.get(planned[-1], "")):
         job.console.warn(f"{job.out / name} was made with another {field}: it is made again, and what rests on it")
     with signals():
         begin(job, values["resume"])
