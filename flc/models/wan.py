@@ -33,6 +33,12 @@ from flc.schedule import FewStepSchedule, Sampler
 TEXT_ROWS = 512  # stock pipelines pad every prompt to this many rows (max_sequence_length)
 
 
+def latents_alone(config: Mapping[str, Any]) -> bool:
+    """Whether a transformer takes nothing beside the noisy latents, by its config."""
+    channels = config.get("in_channels", 16)
+    return channels == (config.get("out_channels", 16) or channels)
+
+
 class WanAdapter(StockAdapter):
     """One loaded Wan pipeline."""
 
@@ -50,8 +56,7 @@ class WanAdapter(StockAdapter):
 
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
-        named, channels = transformer.get("_class_name"), transformer.get("in_channels", 16)
-        return named == "WanTransformer3DModel" and channels == (transformer.get("out_channels", 16) or channels)
+        return transformer.get("_class_name") == "WanTransformer3DModel" and latents_alone(transformer)
 
     # -- loading ------------------------------------------------------------------------------------------
 
@@ -59,9 +64,8 @@ class WanAdapter(StockAdapter):
         second = index.get("transformer_2") or [None]
         if second[-1] is not None or index.get("boundary_ratio") is not None:
             raise UserError(f"{folder} has two experts (transformer_2), which flc does not compress yet")
-        channels = config.get("in_channels", 16)
         sees = config.get("image_dim") is not None or config.get("added_kv_proj_dim") is not None
-        if sees and channels == (config.get("out_channels", 16) or channels):
+        if sees and latents_alone(config):
             raise UserError(f"{folder} attends to an image and has no latents of it, which flc does not compress")
 
     def check_numbers(self, pipe: Any, folder: Path) -> None:

@@ -23,7 +23,7 @@ from flc.errors import UserError
 from flc.models.condition import Condition
 from flc.models.folder import read_json
 from flc.models.stock import TIME_SCALE, at_once
-from flc.models.wan import WanAdapter
+from flc.models.wan import WanAdapter, latents_alone
 
 #: Of a pipeline, what a model without an encoder of images does without.
 SEES = ("image_encoder", "image_processor")
@@ -41,9 +41,7 @@ class WanImageAdapter(WanAdapter):
 
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
-        return transformer.get("_class_name") == "WanTransformer3DModel" and not WanAdapter.recognises(
-            index, transformer
-        )
+        return transformer.get("_class_name") == "WanTransformer3DModel" and not latents_alone(transformer)
 
     # -- loading ------------------------------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_during_a_stage(flc, place, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("flc.run.stages.encode", full)
+    monkeypatch.setattr("flc.run.stages.encode_parts", full)
     code, _, err = flc("compress", "--out", "run", "--set", "prepare.clips=2")
     [line] = [line for line in err.splitlines() if line.startswith("flc: error: ")]
     assert code == 2 and "no disk space left under run" in line and "--resume" in line
