@@ -14,18 +14,10 @@ from PIL import Image
 from benchmarks.pipelines import Contestant, Stock
 from flc.data.source import drawn_clips, read_video
 from flc.evaluate.manifest import Shot
-from tests.cli.test_methods import MATCH, SCORE, TINY
+from tests.cli.test_methods import OF_A_FAMILY, TINY
 from tests.models.wan_image import write_pipeline
 
 pytestmark = pytest.mark.slow
-#: Flags and what makes them short, each with the part of the project that an image reaches last.
-METHODS: dict[str, tuple[str, dict[str, object]]] = {
-    "the flagship": ("--pruner elbo", SCORE | MATCH | {"distill.check_every": 2, "evaluate.rows": "[]"}),
-    "attention's share": ("--pruner f3 --recovery none --distiller lcm --teacher cfg", SCORE | {"distiller.grid": 4}),
-    "motion and features": ("--pruner icmd --recovery icmd --distiller euler --steps 28", SCORE),
-    "low-rank fake": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH),
-    "features and a head": ("--pruner taylor --recovery none --distiller dmd2 --teacher cfg", SCORE | MATCH),
-}
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +45,11 @@ def compress(flc, model, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_A_FAMILY)
 def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(compress, flc, first, tmp_path, method):
     from diffusers import WanImageToVideoPipeline
 
-    out = compress(*METHODS[method])
+    out = compress(*OF_A_FAMILY[method])
     about = json.loads((out / "pipeline" / "flc.json").read_text())
     plan = json.loads((out / "score" / "plan.json").read_text())
     pipe = WanImageToVideoPipeline.from_pretrained(out / "pipeline", torch_dtype=torch.float32, local_files_only=True)

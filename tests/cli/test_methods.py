@@ -52,6 +52,16 @@ METHODS: dict[str, tuple[str, dict[str, object], float | None]] = documented() |
 }
 
 
+#: Flags and what makes them short, each with the part of the project that another family of models reaches last.
+OF_A_FAMILY: dict[str, tuple[str, dict[str, object]]] = {
+    "the flagship": ("--pruner elbo", SCORE | MATCH | {"distill.check_every": 2, "evaluate.rows": "[]"}),
+    "attention's share": ("--pruner f3 --recovery none --distiller lcm --teacher cfg", SCORE | {"distiller.grid": 4}),
+    "motion and features": ("--pruner icmd --recovery icmd --distiller euler --steps 28", SCORE),
+    "low-rank fake": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH),
+    "features and a head": ("--pruner taylor --recovery none --distiller dmd2 --teacher cfg", SCORE | MATCH),
+}
+
+
 @pytest.fixture
 def compress(flc, tmp_path):
     """`compress(flags, sets, stage)` in one folder; the folder."""

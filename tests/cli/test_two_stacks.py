@@ -14,18 +14,10 @@ from benchmarks.pipelines import Contestant, Stock
 from flc.data.source import read_video
 from flc.evaluate.manifest import Shot
 from flc.models.folder import adapter_for
-from tests.cli.test_methods import MATCH, SCORE, TINY
+from tests.cli.test_methods import OF_A_FAMILY, SCORE, TINY
 from tests.models.hunyuan import write_pipeline
 
 pytestmark = pytest.mark.slow
-#: Flags and what makes them short, each with the part of the project that a second stack or encoder reaches last.
-METHODS: dict[str, tuple[str, dict[str, object]]] = {
-    "the flagship": ("--pruner elbo", SCORE | MATCH),
-    "attention's share": ("--pruner f3 --recovery none --distiller lcm --teacher cfg", SCORE | {"distiller.grid": 4}),
-    "motion and features": ("--pruner icmd --recovery icmd --distiller euler --steps 28", SCORE),
-    "low-rank fake": ("--pruner shortgpt --recovery none --distiller magic --teacher magic", SCORE | MATCH),
-    "features and a head": ("--pruner taylor --recovery none --distiller dmd2 --teacher cfg", SCORE | MATCH),
-}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +36,11 @@ def compress(flc, hunyuan, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_A_FAMILY)
 def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(compress, flc, tmp_path, method):
     from diffusers import HunyuanVideoPipeline
 
-    out = compress(*METHODS[method])
+    out = compress(*OF_A_FAMILY[method])
     about = json.loads((out / "pipeline" / "flc.json").read_text())
     plan = json.loads((out / "score" / "plan.json").read_text())
     pipe = HunyuanVideoPipeline.from_pretrained(out / "pipeline", local_files_only=True)

@@ -29,6 +29,7 @@ from flc.registry import create
 from flc.sample import generators_for, noise_for, sample
 from flc.schedule import Walk
 from flc.train.nets import ADAPTER, RoleNet, build
+from tests.models.changed import configs, entered, lacking, prefixed
 from tests.models.hunyuan import write_pipeline
 
 PROMPT, OTHER = "a blue square moving up", "a cat"
@@ -277,9 +278,7 @@ def test_feed_forward_layers_are_not_narrowed(hunyuan):
     ],
 )
 def test_a_kind_that_is_not_supported_is_refused_in_one_line(folder, tmp_path, file, entries, said):
-    other = shutil.copytree(folder, tmp_path / "other")
-    path = other / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    other = entered(folder, tmp_path / "other", file, entries)
     with pytest.raises(UserError, match=said) as caught:
         adapter_for(other).load(other)
     assert "\n" not in str(caught.value)
@@ -287,26 +286,20 @@ def test_a_kind_that_is_not_supported_is_refused_in_one_line(folder, tmp_path, f
 
 @pytest.mark.parametrize("component", ["text_encoder_2", "tokenizer_2"])
 def test_a_component_that_is_named_and_missing_is_said(folder, tmp_path, component):
-    other = shutil.copytree(folder, tmp_path / "other")
-    shutil.rmtree(other / component)
     with pytest.raises(UserError, match=f"{component} is missing though model_index.json names it"):
-        adapter_for(other)
+        adapter_for(lacking(folder, tmp_path / "other", component))
 
 
 @pytest.mark.parametrize(("component", "prefix"), [("text_encoder", "model."), ("text_encoder_2", "text_model.")])
 def test_encoders_that_were_saved_as_a_part_of_a_whole_model_load(folder, tmp_path, hunyuan, component, prefix):
     """As the published folders have them; a tensor that is missing is said by the name in the file."""
-    other = shutil.copytree(folder, tmp_path / "other")
-    file = other / component / "model.safetensors"
-    held = {f"{prefix}{name.removeprefix(prefix)}": value for name, value in load_file(file).items()}
-    save_file(held, file, {"format": "pt"})
+    other = prefixed(folder, tmp_path / "other", component, prefix)
     adapter = adapter_for(other).load(other)
     for found, expected in zip(adapter.texts([PROMPT])[0], hunyuan.texts([PROMPT])[0], strict=True):
         assert torch.equal(found, expected)
-    held.pop(next(iter(held)))
-    save_file(held, file, {"format": "pt"})
+    less = prefixed(folder, tmp_path / "less", component, prefix, but=1)
     with pytest.raises(UserError, match="lacks the tensor"):
-        adapter_for(other).load(other)
+        adapter_for(less).load(less)
 
 
 def test_a_transformer_whose_tensors_have_other_names_is_refused(folder, tmp_path):
@@ -318,14 +311,10 @@ def test_a_transformer_whose_tensors_have_other_names_is_refused(folder, tmp_pat
 
 
 def test_an_outline_counts_what_the_whole_holds(folder, hunyuan, tmp_path):
-    for part in ("transformer", "vae", "scheduler"):
-        (tmp_path / part).mkdir()
-        for config in (folder / part).glob("*.json"):
-            shutil.copy(config, tmp_path / part)
-    shutil.copy(folder / "model_index.json", tmp_path)
-    outline = adapter_for(tmp_path, weights=False).outline(tmp_path, "bfloat16")
+    alone = configs(folder, tmp_path / "alone")
+    outline = adapter_for(alone, weights=False).outline(alone, "bfloat16")
     assert outline.dtype == torch.bfloat16 and {p.device.type for p in outline.transformer.parameters()} == {"meta"}
     whole = Prunable(hunyuan, hunyuan.transformer)
     assert Prunable(outline, outline.transformer).weights == whole.weights
-    assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(tmp_path) == (129, 720, 1280)
-    assert (outline.fps_of(tmp_path), outline.guidance_of(tmp_path), outline.shift) == (24, 1.0, 7.0)
+    assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(alone) == (129, 720, 1280)
+    assert (outline.fps_of(alone), outline.guidance_of(alone), outline.shift) == (24, 1.0, 7.0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, CLIPProcessor
 
 from flc.api import Sample, View
@@ -25,10 +25,11 @@ from flc.models.condition import join
 from flc.models.folder import adapter_for
 from flc.models.prunable import Prunable
 from flc.models.view import removed
-from flc.models.wan_image import WanImageAdapter
+from flc.models.wan_image import SEES, WanImageAdapter
 from flc.sample import generators_for, noise_for, sample
 from flc.schedule import Walk
 from flc.train.nets import RoleNet
+from tests.models.changed import configs, entered, lacking, prefixed
 from tests.models.hunyuan import clip_tokenizer
 from tests.models.wan_image import SIGHT, write_pipeline
 
@@ -214,9 +215,7 @@ def test_in_bfloat16_what_sees_is_in_float32_and_clips_are_the_stock_pipelines(s
     ],
 )
 def test_a_kind_that_is_not_supported_is_refused_in_one_line(seeing, tmp_path, file, entries, said):
-    other = shutil.copytree(seeing, tmp_path / "other")
-    path = other / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    other = entered(seeing, tmp_path / "other", file, entries)
     with pytest.raises(UserError, match=said) as caught:
         adapter_for(other).load(other)
     assert "\n" not in str(caught.value)
@@ -224,23 +223,20 @@ def test_a_kind_that_is_not_supported_is_refused_in_one_line(seeing, tmp_path, f
 
 def test_an_encoder_of_images_that_was_saved_as_a_part_of_a_whole_model_loads(seeing, tmp_path):
     """As the published folders have it; a tensor that is missing is said by the name in the file."""
-    other = shutil.copytree(seeing, tmp_path / "other")
-    file = other / "image_encoder" / "model.safetensors"
-    held = {f"vision_model.{name.removeprefix('vision_model.')}": value for name, value in load_file(file).items()}
-    save_file(held, file, {"format": "pt"})
+    named = "image_encoder", "vision_model."
+    other = prefixed(seeing, tmp_path / "other", *named)
     found, expected = (adapter_for(f).load(f).first_frames(image(), 9)["image_tokens"] for f in (other, seeing))
     assert torch.equal(found, expected)
-    held.pop(next(iter(held)))
-    save_file(held, file, {"format": "pt"})
+    less = prefixed(seeing, tmp_path / "less", *named, but=1)
     with pytest.raises(UserError, match="lacks the tensor"):
-        adapter_for(other).load(other)
+        adapter_for(less).load(less)
 
 
 def test_of_a_processor_of_texts_and_images_the_part_for_images_stays(seeing, tmp_path):
     """As converters to diffusers leave it: the whole is named."""
-    other = shutil.copytree(seeing, tmp_path / "other")
+    processor = {"image_processor": ["transformers", "CLIPProcessor"]}
+    other = entered(seeing, tmp_path / "other", "model_index.json", processor)
     CLIPProcessor(CLIPImageProcessor(**SIGHT), clip_tokenizer()).save_pretrained(other / "image_processor")
-    name_processor(other, "CLIPProcessor")
     adapter = adapter_for(other).load(other)
     found = adapter.first_frames(image(), 9)["image_tokens"]
     adapter.save_pipeline(tmp_path / "student", adapter.transformer, adapter.schedule(4, 5.0, "ode").scheduler)
@@ -262,20 +258,13 @@ def test_a_student_names_its_processor_as_every_transformers_does(seeing, tmp_pa
     assert np.isfinite(clip(tmp_path, image(), guidance_scale=1.0)).all()
 
 
-def name_processor(folder: Path, name: str) -> None:
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"image_processor": ["transformers", name]}))
-
-
 def test_an_encoder_that_the_transformer_has_no_use_for_is_not_asked(seeing, tmp_path):
     """As the stock pipeline: what counts is the transformer's config."""
-    blind = write_pipeline(tmp_path / "blind", sees=False)
-    for part in ("image_encoder", "image_processor"):
-        shutil.copytree(seeing / part, blind / part)
-    index = json.loads((blind / "model_index.json").read_text())
     whole = json.loads((seeing / "model_index.json").read_text())
-    index |= {part: whole[part] for part in ("image_encoder", "image_processor")}
-    (blind / "model_index.json").write_text(json.dumps(index))
+    sight = {part: whole[part] for part in SEES}
+    blind = entered(write_pipeline(tmp_path / "own", sees=False), tmp_path / "blind", "model_index.json", sight)
+    for part in SEES:
+        shutil.copytree(seeing / part, blind / part)
     adapter = adapter_for(blind).load(blind)
     assert adapter.pipe.image_encoder is not None and adapter.first_frames(image(), 9).keys() == {"image_latents"}
     found = ours(adapter, Walk(adapter.teacher_scheduler(), 4), image())
@@ -294,20 +283,14 @@ def test_large_clips_of_a_first_frame_are_made_and_encoded_one_by_one(seeing, mo
 
 @pytest.mark.parametrize("component", ["image_encoder", "image_processor"])
 def test_a_component_that_is_named_and_missing_is_said(seeing, tmp_path, component):
-    other = shutil.copytree(seeing, tmp_path / "other")
-    shutil.rmtree(other / component)
     with pytest.raises(UserError, match=f"{component} is missing though model_index.json names it"):
-        adapter_for(other)
+        adapter_for(lacking(seeing, tmp_path / "other", component))
 
 
 def test_an_outline_counts_what_the_whole_holds(folder, wan_image, tmp_path):
-    for part in ("transformer", "vae", "scheduler"):
-        (tmp_path / part).mkdir()
-        for config in (folder / part).glob("*.json"):
-            shutil.copy(config, tmp_path / part)
-    shutil.copy(folder / "model_index.json", tmp_path)
-    outline = adapter_for(tmp_path, weights=False).outline(tmp_path, "bfloat16")
+    alone = configs(folder, tmp_path / "alone")
+    outline = adapter_for(alone, weights=False).outline(alone, "bfloat16")
     assert outline.dtype == torch.bfloat16 and {p.device.type for p in outline.transformer.parameters()} == {"meta"}
     assert Prunable(outline, outline.transformer).weights == Prunable(wan_image, wan_image.transformer).weights
-    assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(tmp_path) == (81, 480, 832)
-    assert outline.fps_of(tmp_path) == 16 and outline.takes_first_frame(tmp_path) and outline.needs_first_frame
+    assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(alone) == (81, 480, 832)
+    assert outline.fps_of(alone) == 16 and outline.takes_first_frame(alone) and outline.needs_first_frame
