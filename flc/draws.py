@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: The largest float32 below 1.
+BELOW_ONE = 1 - 2**-24
+
 
 class StepDraws:
     """The draws of one iteration (`flc.api.Draws`).
@@ -35,7 +38,8 @@ class StepDraws:
         """(batch,) uniform in [0, 1), stratified over the global batch: lower variance at the same law."""
         total = batch * self.world
         strata = torch.randperm(total, generator=self._samples)
-        return self._local((torch.rand(total, generator=self._samples) + strata) / total)
+        drawn = (torch.rand(total, generator=self._samples) + strata) / total
+        return self._local(drawn.clamp(max=BELOW_ONE))  # the last stratum's largest would be rounded to 1
 
     def integers(self, batch: int, stop: int) -> Tensor:
         return self._local(torch.randint(stop, (batch * self.world,), generator=self._samples))

@@ -52,7 +52,7 @@ class MatchingOptions(Base):
     ema: float = option(
         0.99,
         "decay of the generator's averaged weights, which are handed on; at most n / (n + 10) after n updates",
-        "ours, Self-Forcing's",
+        "ours, Self-Forcing's (there from update 200); the ramp is ours",
         ge=0,
         lt=1,
     )

@@ -4,7 +4,8 @@
     L_D    = E softplus(-D(y_t)) + E softplus(D(x_t)),   y a real clip, x the generator's output, both noised at t
     L_fake = flow matching on x
 
-D is a small head on hidden states of the frozen teacher (FastGen's placing; the paper's sits on the fake network).
+D is a small head on hidden states of the frozen teacher (FastGen's placing; the paper's sits on the fake network), a
+spatial and a temporal one at each depth (ours).
 Fake and head move every iteration, the generator every `ratio`-th; its inputs are its own rollouts (the paper's
 backward simulation). With `regression` the loss of the first DMD (arXiv:2311.18828) is added: the generator's
 one-step output against the teacher's ODE solution from the same noise, in latent space where the paper has LPIPS.

@@ -8,8 +8,9 @@
 The paper scores a block by the FVD of clips made without it, finds shallow blocks to carry content and deep ones
 motion, and prunes content. Here (ours) the x0 error without block i is split into what is common to all frames and
 what differs between them. L_ICD compares hidden states frame by frame; the adversarial loss has a spatial and a
-temporal head on hidden states of the noised clip; given frames are in none of the losses. The paper prints an unbounded
-hinge inside -log; softplus stands for it. Known to us from notes about the paper; the port to a transformer is ours.
+temporal head on hidden states of the noised clip; given frames are in none of the losses. Training times are shifted
+and kept between .02 and .98 (ours). The paper prints an unbounded hinge inside -log; softplus stands for it. Known to
+us from notes about the paper; the port to a transformer is ours.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@
     x_{n-1}   = x_n + (t_{n-1} - t_n) v_teacher(x_n, t_n)
     L         = sqrt(d^2 + c^2) - c,   d = f_theta(x_n, t_n) - f_target(x_{n-1}, t_{n-1})
 
-x_n is a real clip noised at t_n of a shifted grid of N times, v_teacher the teacher under guidance (`--teacher cfg`
-for the paper's augmented solver), the target a moving average of the student or the student itself without gradient.
-f meets its boundary condition by itself under flow matching. The student moves by x0-then-renoise.
+x_n is a real clip noised at t_n of a grid of N times under the deployed shift (ours), v_teacher the teacher under
+guidance (`--teacher cfg` for the paper's augmented solver), the target a moving average of the student or the student
+itself without gradient. f meets its boundary condition by itself under flow matching. The student moves by
+x0-then-renoise.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class LcmDistiller(StepDistiller):
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
         o, x0, cond = self.options, batch.x0, batch.cond
         free = cond.free(x0)
-        n = (rng.uniform(len(x0)) * o.grid).floor().clamp(max=o.grid - 1) + 1  # 1 to N
+        n = (rng.uniform(len(x0)) * o.grid).floor() + 1  # 1 to N
         k = self.setting.schedule.shift
         t, before = (shifted(m / o.grid, k).to(x0.device) for m in (n, n - 1))
         x_n = cond.clamp(noised(x0, rng.normal(x0), t))

@@ -2,7 +2,8 @@
 
     I^i = mean |W| over the weight matrices of block i
 
-Vectors (norms, biases) are left out: their size follows from their role, not from their use.
+Vectors (norms, biases) and tables of them (Wan's modulation) are left out: their size follows from their role, not from
+their use.
 """
 
 from __future__ import annotations
@@ -18,5 +19,5 @@ class MagnitudePruner(Pruner):
         return PrunePlan(budget.select(scores), scores)
 
     def score(self, model: PrunableModel, stack: str, block: int) -> float:
-        matrices = [p for p in model.parameters_of(stack, block) if p.ndim >= 2]
+        matrices = [p for p in model.parameters_of(stack, block) if p.ndim == 2]
         return float(sum(p.abs().double().sum() for p in matrices)) / sum(p.numel() for p in matrices)

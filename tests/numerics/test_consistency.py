@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flc.draws import StepDraws
-from flc.flow import few_step_grid, per_sample
+from flc.flow import few_step_grid, per_sample, shifted
 from flc.rollout import rollout
 
 from .stub import Field, Fields, batch_of, bound
@@ -68,6 +68,24 @@ def test_at_time_0_f_is_x_whatever_the_network_says():
     fields = [Fields(velocity, student=consistent, target=lambda x, t, c=c: torch.full_like(x, c)) for c in (0, 1e6)]
     first, second = (lcm.loss("student", nets, batch, 0, draws()).value for nets in fields)
     assert torch.equal(first, second) and float(first) > 0
+
+
+def test_f_of_the_exact_path_leaves_no_loss():
+    """With a solver that stays on the path, each step to the grid's next point ends where the path does. Float64 is
+    what the clips have; times are float32, whose error at the path's ends is 1e-6 of a clip, squared over 2 c."""
+    grid, k = 8, 3.0
+    lcm, batch = bound("lcm", {"grid": grid}, shift=k), batch_of(clips(64))
+
+    def along(x: Tensor, t: Tensor) -> Tensor:
+        n = (t / (k - (k - 1) * t) * grid).round()
+        before = shifted((n - 1) / grid, k)
+        now, then = per_sample(t, x), per_sample(before, x)
+        z = (x - (1 - now) * MEAN) / spread(now)
+        return ((1 - then) * MEAN + spread(then) * z - x) / (then - now)
+
+    steps = (Fields(v, student=consistent, target=consistent) for v in (along, velocity))
+    exact, euler = (float(lcm.loss("student", nets, batch, 0, StepDraws(0, "t", 0)).value) for nets in steps)
+    assert exact < 1e-9 and euler > 1e-4
 
 
 def test_the_error_of_the_solver_is_of_order_1():

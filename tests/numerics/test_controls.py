@@ -61,9 +61,9 @@ def test_taylor_importance_is_the_mean_size_of_a_gates_slope_not_its_mean():
 
 
 def test_magnitude_is_the_mean_of_all_matrices_entries_without_vectors():
-    """Four entries of 1 and two of -4: 2; norms and biases of any size do not count."""
+    """Four entries of 1 and two of -4: 2; norms, biases and a table of modulation of any size do not count."""
     blocks = [
-        [torch.ones(2, 2), torch.full((1, 2), -4.0), torch.full((7,), 100.0)],
+        [torch.ones(2, 2), torch.full((1, 2), -4.0), torch.full((7,), 100.0), torch.full((1, 6, 3), 100.0)],
         [torch.full((3, 3), 0.5), torch.zeros(3)],
     ]
     model = SimpleNamespace(weights={"blocks": (1, 1)}, parameters_of=lambda stack, i: blocks[i])

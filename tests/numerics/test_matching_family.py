@@ -58,6 +58,16 @@ def test_without_its_own_term_a_method_is_distribution_matching_bit_for_bit(name
     assert bound(name, options).phases(0) == ("student", "fake")
 
 
+@pytest.mark.parametrize("exits", ["batch", "sample"])
+@pytest.mark.parametrize("name", ["dmd", "dmd2", "codmd", "magic"])
+def test_a_phase_moves_its_own_network_alone_though_all_require_a_gradient(name, exits):
+    """Of the head's in the generator's step there is one, which engines do not take: the GAN term goes through it."""
+    student, fake, _ = Weights().gradients(name, {"exits": exits}, "student")[1]
+    assert student and fake is None
+    student, fake, head = Weights().gradients(name, {"exits": exits}, "fake")[1]
+    assert fake and student is None and head is None
+
+
 @pytest.mark.parametrize(
     ("name", "phase"), [("dmd2", "student"), ("codmd", "student"), ("magic", "fake")], ids=["dmd2", "codmd", "magic"]
 )

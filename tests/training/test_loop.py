@@ -260,3 +260,11 @@ def test_draws_are_a_function_of_seed_stage_and_step_and_shard_exactly():
     assert [p.shared_bernoulli(0.5, 8) for p in parts] == [shared, shared]
     for other in (StepDraws(2, "s", 5), StepDraws(1, "r", 5), StepDraws(1, "s", 6)):
         assert not torch.equal(other.normal(x), normal)
+
+
+def test_a_uniform_draw_is_below_1_whatever_is_drawn(monkeypatch):
+    """15 + the largest float32 below 1 is 16 in float32: of 16 strata the last would end at 1, a step too many."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 1 - 2**-24))
+    drawn = StepDraws(0, "s", 0).uniform(16)
+    assert float(drawn.max()) < 1 and all(float((drawn * n).max()) < n for n in (3, 4, 50, 1000))
+    assert drawn.sort().values.tolist() == pytest.approx([(n + 1) / 16 for n in range(16)], abs=1e-7)  # float32
