@@ -2,7 +2,8 @@
 
     python -m benchmarks.all [--scale tiny] [--only table2] [--seeds 0 1 2] [--jobs 2] [--list] [--dry-run]
 
-Where weights and clips are, and how processes start, is said as of one table: --model, --data, --set, --launch.
+What tables read of a cell is committed to git as it ends (--no-commit: not). Where weights and clips are, and how
+processes start, is said as of one table: --model, --data, --set, --launch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from benchmarks.table import Table, add_arguments, plan, runs_of
 TABLES = ("table2", "table4", "table5", "table6", "table9", "parts")
 #: Table 1 and 3 and all figures but the first are of runs that tables make.
 EVERY = (*TABLES, "table1", "table3", "fig1", "fig2", "fig4", "fig7")
+#: By the paper's numbers, and by our own.
+ALSO_CALLED = {"table7": "table6", "table8": "table5", "table10": "parts"}
 WHOLE = {"table1", "table3", "fig7"}
 """Those that run weights or show clips, which are not kept in `results/`."""
 FIRST = {"fig7"}
@@ -50,15 +53,17 @@ def missing(runs: Runs, names: Sequence[str], seeds: list[int]) -> list[tuple[Ce
 def passed_on(args: argparse.Namespace) -> list[str]:
     """The arguments of each table's own command."""
     given = [f"--{name}={value}" for name in PASSED_ON if (value := getattr(args, name))]
-    given += ["--commit"] if args.commit else []
+    given += ["--commit" if args.commit else "--no-commit"]
     return [*given, "--seeds", *map(str, args.seeds), *(["--set", *args.set] if args.set else [])]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", choices=EVERY, nargs="+", default=list(EVERY))
+    parser.add_argument("--only", choices=(*EVERY, *ALSO_CALLED), nargs="+", default=list(EVERY))
     add_arguments(parser)
+    parser.set_defaults(commit=True)
     args = parser.parse_args()
+    args.only = list(dict.fromkeys(ALSO_CALLED.get(name, name) for name in args.only))
     runs = runs_of(args)
     if args.dry_run:
         cells = (c for name in args.only for c in cells_of(name, args.scale))

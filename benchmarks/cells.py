@@ -9,6 +9,8 @@ alone take that.
 What tables read of a finished cell, some kilobytes, is kept in `results/cells/` as soon as it is there: with it
 committed, a cell needs no second run on another machine. Clips and weights stay in the run's folder; what shows or
 runs those asks for `whole` cells.
+
+A cell that fails says why in the table's row; so does one that cannot be made here, an extra missing.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Lock, get_ident
 from typing import Any, Literal
@@ -31,13 +34,16 @@ from typing import Any, Literal
 import yaml
 
 from benchmarks.common import RESULTS, ROOT, commit, spread
+from flc.errors import UserError
+from flc.evaluate.manifest import digest as digest_of
+from flc.evaluate.manifest import read_manifest
 from flc.evaluate.vbench import lacks
 from flc.recipe import ALGORITHMS, EVALUATE_PLACES, PLACES, Choice, Recipe, lock_text, merge, resolve
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
 NOT_OF_RECIPE = ("algorithms", "launch", "ranks", "timing", "jobs")
-COMMIT = "commit.txt"
+COMMIT, LOG = "commit.txt", "log.txt"
 #: Files of a run that are kept.
 KEPT = ("metrics.json", "score/plan.json", "recover/done.json", "distill/done.json", "pipeline/flc.json", COMMIT)
 #: Recipe fields that decide each shared stage, from the first to the last; later stages need the earlier ones' too.
@@ -122,15 +128,26 @@ def digest(values: Any) -> str:
 MEANS = {"offload": True, "recover": {"accumulate"}, "distill": {"accumulate"}}
 
 
+@cache
+def prompts_of(manifest: str, changed: int) -> str:
+    """A fingerprint of what a manifest asks for, images and all; of one that cannot be read its name."""
+    try:
+        return digest_of(read_manifest(Path(manifest)))
+    except UserError:
+        return Path(manifest).name
+
+
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What makes a run the run it is: its recipe, with files and folders by their last name, without an interpreter
-    and without `MEANS`."""
+    """What makes a run the run it is: its recipe, with files and folders by their last name but a manifest by what it
+    asks for, without an interpreter and without `MEANS`."""
 
     def named(values: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
         return {k: Path(v).name if k in places and v else v for k, v in values.items()}
 
     values = recipe.model_dump(mode="json", exclude=MEANS)
     evaluate = named(values["evaluate"], EVALUATE_PLACES) | {"vbench_python": None, "vbench_data": None}
+    if (manifest := recipe.evaluate.manifest) and Path(manifest).is_file():
+        evaluate["manifest"] = prompts_of(manifest, Path(manifest).stat().st_mtime_ns)
     return named(values, PLACES) | {"evaluate": evaluate}
 
 
@@ -197,8 +214,11 @@ class Runs:
         self.kept = (kept or RESULTS / "cells") / scale.name
 
     def path(self, cell: Cell, seed: int) -> Path:
-        """The folder that a cell runs in."""
-        return self.folder / f"cell-{name_of(cell.at(self.scale, seed))}"
+        """The folder that a cell runs in; of one that cannot be made here, where it says so."""
+        try:
+            return self.folder / f"cell-{name_of(cell.at(self.scale, seed))}"
+        except UserError:
+            return self.folder / f"refused-{digest([cell.values, cell.all_in, seed])}"
 
     def found(self, cell: Cell, seed: int) -> Path:
         """Where a finished cell's `KEPT` files are: its run's folder, or what is kept of one."""
@@ -213,19 +233,28 @@ class Runs:
         return [pair for pair in wanted.values() if not whole_row(there(*pair), pair[0])]
 
     def run(self, cells: list[Cell], seeds: list[int], whole: bool = False) -> None:
-        pending = self.missing(cells, seeds, whole)
-        if pending:
+        missing = [pair for pair in self.missing(cells, seeds, whole) if self.path(*pair).name not in self._failed]
+        if missing:
             self.scale.check_hosts()
-        stems: dict[str, Recipe] = {}
-        for cell, seed in pending:
-            recipe = cell.at(self.scale, seed)
-            stems.setdefault(stem_of(recipe), recipe)
+        pending = [pair for pair in missing if self._can(*pair)]
+        recipes = [cell.at(self.scale, seed) for cell, seed in pending]
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self._stem, stems.values()))
+            list(pool.map(self._stem, {stem_of(recipe): recipe for recipe in recipes}.values()))
             list(pool.map(lambda pair: self._cell(*pair), pending))
         if self.committing:
             for cell, seed in ((c, s) for c in cells for s in seeds):
                 self._commit(cell, seed)
+
+    def _can(self, cell: Cell, seed: int) -> bool:
+        """Whether a cell's recipe can be made here; its log says why not."""
+        try:
+            cell.at(self.scale, seed)
+        except UserError as error:
+            out = self.path(cell, seed)
+            out.mkdir(parents=True, exist_ok=True)
+            (out / LOG).write_text(f"flc: error: {error}\n")
+            return False
+        return True
 
     def _stem(self, recipe: Recipe) -> None:
         out, data = self.folder / f"stem-{stem_of(recipe)}", self.folder / f"data-{data_of(recipe)}"
@@ -233,7 +262,7 @@ class Runs:
             begin(out, recipe)
             take(data, out / "data")
             if self._call(["compress", "--until", "recover", "--resume", "--out", str(out)], out):
-                self._failed[out.name] = complaint(out / "log.txt")
+                self._failed[out.name] = complaint(out / LOG)
             take(out / "data", data)
 
     def _cell(self, cell: Cell, seed: int) -> None:
@@ -241,11 +270,12 @@ class Runs:
         begin(out, recipe)
         stem = self.folder / f"stem-{stem_of(recipe)}"
         if stem.name in self._failed:  # it would fail here again, after as long
-            (out / "log.txt").write_text(self._failed[stem.name] + "\n")
+            (out / LOG).write_text(self._failed[stem.name] + "\n")
             return
         for stage in STEMS:
             take(stem / stage, out / stage)
-        self._call(["compress", "--resume", "--out", str(out)], out)
+        if self._call(["compress", "--resume", "--out", str(out)], out):
+            self._failed[out.name] = complaint(out / LOG)
         if whole_row(out, cell):
             self._keep(out)
             if self.committing:
@@ -272,9 +302,9 @@ class Runs:
                 git("commit", "-q", "-m", message, "--", place)
 
     def _call(self, arguments: list[str], out: Path) -> int:
-        """`flc` in processes of its own, on one core; what it says is in log.txt."""
+        """`flc` in processes of its own, on one core; what it says is in the log."""
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with open(out / "log.txt", "w") as log:
+        with open(out / LOG, "w") as log:
             command = [*self.scale.command(), *arguments]
             return subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT).returncode
 
@@ -284,7 +314,11 @@ class Runs:
         found, ranks = {}, self.scale.read().get("ranks")
         more = ["--ranks", str(ranks)] if ranks else []
         for cell in cells:
-            recipe = cell.at(self.scale, seed)
+            try:
+                recipe = cell.at(self.scale, seed)
+            except UserError as error:
+                found[cell.label] = f"failed: {error}"
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "recipe.yaml").write_text(lock_text(recipe))
                 command = [sys.executable, "-m", "flc", "compress", "--recipe", f"{folder}/recipe.yaml"]
@@ -298,7 +332,8 @@ class Runs:
     def commits(self, cells: list[Cell], seeds: list[int]) -> list[str]:
         """Under which commits these cells, and the stages they share, were run."""
         folders = {self.found(c, s) for c in cells for s in seeds}
-        folders |= {self.folder / f"stem-{stem_of(c.at(self.scale, s))}" for c in cells for s in seeds}
+        made = [c.at(self.scale, s) for c in cells for s in seeds if self.path(c, s).name.startswith("cell-")]
+        folders |= {self.folder / f"stem-{stem_of(recipe)}" for recipe in made}
         files = [folder / COMMIT for folder in folders if (folder / COMMIT).exists()]
         return sorted({line for file in files for line in file.read_text().split()})
 
@@ -308,7 +343,7 @@ class Runs:
         out = self.path(cell, seed) if whole else self.found(cell, seed)
         if row := row_of(out, cell):
             return {"error": why} if (why := lacks(row)) else row
-        return {"error": complaint(out / "log.txt")}
+        return {"error": complaint(out / LOG)}
 
     def removal(self, cell: Cell, seed: int) -> float | None:
         """The error of x0 with all that the cell's plan removes gone, before any training; None where the plan is of a

@@ -23,14 +23,18 @@ def commit() -> str:
     return last + ("+changes" if changed else "")
 
 
-def write(name: str, script: str, values: dict[str, Any]) -> Path:
+def made_by(script: str) -> dict[str, Any]:
+    """What every result begins with."""
     from flc.evaluate.suite import hardware
     from flc.recipe import versions
 
+    return {"script": script, "commit": commit(), "hardware": hardware(), "versions": versions()}
+
+
+def write(name: str, script: str, values: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = {"script": script, "commit": commit(), "hardware": hardware(), "versions": versions()}
-    path.write_text(json.dumps(head | values, indent=1) + "\n")
+    path.write_text(json.dumps(made_by(script) | values, indent=1) + "\n")
     return path
 
 

@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {"steps": int, "guidance": float, "frames": int, "hei
 @dataclass(frozen=True)
 class Contestant:
     """`NAME=FOLDER[,steps=N][,guidance=G][,frames=F][,height=H][,width=W]`; what is not said is the folder's own, or
-    else the pipeline's default, and of sizes the suite's."""
+    else the pipeline's default, and of sizes the suite's. `error`: why there is no such folder, where that is known."""
 
     name: str
     folder: Path
@@ -33,6 +33,7 @@ class Contestant:
     frames: int | None = None
     height: int | None = None
     width: int | None = None
+    error: str = ""
 
     @classmethod
     def read(cls, text: str) -> Contestant:

@@ -46,15 +46,21 @@ def markdown(values: dict[str, Any]) -> str:
         else:
             cells = [""] * 5 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
         lines.append(line([label, *cells, *(of[label] for of in beside.values())]))
-    for label, row in values["rows"].items():
-        if "average" in row and "error" in row:
-            lines += ["", f"{label}: of {row['average']['n']} of {len(values['seeds'])} seeds; {row['error']}"]
-    lines += ["", COLUMNS]
+    lines += [*fewer(values), "", COLUMNS]
     if values.get("notes"):
         lines += ["", values["notes"]]
     for name, paper in values["paper_tables"].items():
         lines += ["", *as_printed(name, paper)]
     return "\n".join(lines) + "\n"
+
+
+def fewer(values: dict[str, Any]) -> list[str]:
+    """A line for each row of which a seed failed."""
+    lines = []
+    for label, row in values["rows"].items():
+        if "average" in row and "error" in row:
+            lines += ["", f"{label}: of {row['average']['n']} of {len(values['seeds'])} seeds; {row['error']}"]
+    return lines
 
 
 def beside_paper(values: dict[str, Any]) -> dict[str, dict[str, str]]:

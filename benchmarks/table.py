@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from benchmarks.cells import Cell, Runs, Scale, summary
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.render import markdown, picture
 from benchmarks.timing import interleaved
-from flc.recipe import merge
+from flc.errors import UserError
+from flc.recipe import merge, resolve
 
 #: Of a recovery whose network is sampled with guidance: the text is dropped as often as the teacher's own training did.
 GUIDED = {"drop_text": 0.1}
@@ -54,7 +56,8 @@ class Table:
 
 
 def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
-    """Run what is missing, then every row's mean and spread over seeds; times of the first seed's students in turn."""
+    """Run what is missing, then every row's mean and spread over seeds; times of one student a row, of the first seed
+    that has one, in turn."""
     cells = table.cells
     runs.run(cells, seeds)
     found = {c.label: [runs.row(c, s) for s in seeds] for c in cells}
@@ -72,7 +75,8 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
             results[label]["removal"] = spread(errors)
         if over := paper.averages(rows, paper.dimensions(first)):
             results[label]["as_paper"] = spread(over)
-    add_times(results, {c.label: runs.found(c, seeds[0]) for c in cells}, runs.scale)
+    good = {c.label: [s for s, row in zip(seeds, found[c.label], strict=True) if "average" in row] for c in cells}
+    add_times(results, {c.label: runs.found(c, (good[c.label] or seeds)[0]) for c in cells}, runs.scale)
     theirs = {label: dict(zip(first["columns"], first["rows"][key], strict=True)) for label, key in table.paper.items()}
     about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "reference": table.reference}
     about |= {"runs_of": runs.commits(cells, seeds)}
@@ -109,7 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
     parser.add_argument("--jobs", type=int, help="runs at a time, one core each; the scale's own when absent")
-    parser.add_argument("--commit", action="store_true", help="commit each cell's results to git as it ends")
+    parser.add_argument(
+        "--commit", action=argparse.BooleanOptionalAction, default=False, help="commit each cell's results as it ends"
+    )
     parser.add_argument("--list", action="store_true", help="print the runs that are missing, and stop")
     parser.add_argument("--dry-run", action="store_true", help="plan, memory and time of each cell, and stop")
     parser.add_argument("--model", help="folder of the scale's model")
@@ -128,7 +134,13 @@ def scale_of(args: argparse.Namespace) -> Scale:
 
 
 def runs_of(args: argparse.Namespace) -> Runs:
+    """Ends the command with one line where no cell can be: the scale's recipe is wrong, or what is laid over it."""
     scale = scale_of(args)
+    try:
+        resolve(scale.base(), {}, {})
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     return Runs(args.runs, scale, args.jobs or scale.read().get("jobs", 2), committing=args.commit)
 
 

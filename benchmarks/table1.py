@@ -8,9 +8,9 @@ Without `--pipelines` the rows are the scale's model at its own guided steps and
 Each pipeline is called one clip at a time, with the same prompts, first frames and seeds, at the steps and guidance
 that its folder or its class declares, at the scale's size unless it says its own. Suite, prompts and VBench's
 interpreter are the scale's own (`evaluate`, --set) unless the command says others. A pipeline that takes no first frame
-fails on a prompt with one, and says so. Drawn clips are those of a run's own evaluation, several of a caption. Times
-are of the whole call, pipelines in turn, round after round, each loaded anew (`timing` of the scale). The paper's rows
-stand in a table of their own.
+fails on a prompt with one, and says so. Drawn clips are those of a run's own evaluation, several of a caption, or of a
+manifest. Where a suite's files are missing or wrong, every row says so. Times are of the whole call, pipelines in turn,
+round after round, each loaded anew (`timing` of the scale). The paper's rows stand in a table of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.cells import SCALES, Runs, digest
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.paper import averages, dimensions, printed
 from benchmarks.pipelines import Contestant, Stock, clips, seconds
-from benchmarks.render import SCORES, as_printed, head, line, over, pair, picture
+from benchmarks.render import SCORES, as_printed, fewer, head, line, over, pair, picture
 from benchmarks.table import add_arguments, plan, runs_of, scale_of
 from benchmarks.table2 import OURS
 from flc.data.source import drawn_clips, write_video
@@ -42,7 +42,7 @@ from flc.evaluate.manifest import Asked, Shot, check_given, read_manifest, shots
 from flc.evaluate.manifest import digest as digest_of
 from flc.evaluate.metrics import average
 from flc.evaluate.options import check_options
-from flc.evaluate.sampling import Prompts, make_prompts
+from flc.evaluate.sampling import Prompts, make_prompts, prompts_of
 from flc.evaluate.suite import metrics
 from flc.evaluate.vbench_layout import SEEDS, expected, file_name, official_prompts
 from flc.models.folder import EMBEDDED, adapter_for
@@ -93,15 +93,15 @@ class Suite:
 
 
 def suite_of(args: argparse.Namespace) -> Suite:
-    """By the scale's recipe, and what the command says itself; `UserError` where they do not go together."""
+    """By the scale's recipe, and what the command says itself; `UserError` where they do not go together. Prompts are
+    still to be read."""
     given = {"suite": args.suite, "manifest": args.manifest, "vbench_python": args.vbench_python}
     said = {name: str(value) for name, value in given.items() if value}
     scale = scale_of(args)
     recipe = resolve(merge(scale.base(), {"evaluate": said}), {}, {})
     check(recipe.evaluate, args.scale)
     folder = args.runs / args.scale / "table1" / recipe.evaluate.suite
-    suite = Suite(recipe, [], scale.read().get("timing", {}), folder)
-    return suite if suite.drawn else replace(suite, asked=prompts(suite))
+    return Suite(recipe, [], scale.read().get("timing", {}), folder)
 
 
 def check(o: EvaluateStage, scale: str) -> None:
@@ -110,16 +110,16 @@ def check(o: EvaluateStage, scale: str) -> None:
     if o.suite != "shapes" and scale == "tiny":
         others = ", ".join(sorted(path.stem for path in SCALES.glob("*.yaml") if path.stem != "tiny"))
         raise UserError(f"--suite {o.suite} needs the --scale of real clips: {others}")
-    if o.suite == "shapes" and o.manifest:
-        raise UserError("--manifest is for VBench's suites: drawn clips have captions of their own")
-    check_options(o, lambda text: print(text, file=sys.stderr))
 
 
 def prompts(suite: Suite) -> list[Asked]:
-    """Of a manifest, or VBench's own."""
+    """Of a manifest, or VBench's own; none where clips are drawn for the purpose. `UserError` of files that are missing
+    or wrong."""
     o = suite.options
     if o.manifest:
         asked = read_manifest(Path(o.manifest))
+    elif suite.drawn:
+        return []
     else:
         asked = official_prompts(Path(o.vbench_data or ""), o.suite, *suite.size[1:])
     model = Path(suite.recipe.model or EMBEDDED)  # it may lie elsewhere, with the runs kept
@@ -131,14 +131,17 @@ def prompts(suite: Suite) -> list[Asked]:
 def drawn_shots(suite: Suite, seed: int, folder: Path) -> tuple[list[Shot], Prompts, Clips]:
     """Prompts of a run's own evaluation, first frames as image files, and the clips that it compares with."""
     o = suite.options
-    drawn = list(drawn_clips(-(-o.clips // o.seeds), *suite.size, seed + 7919))
-    made = make_prompts(drawn, o.seeds, o.given_share, seed)
-    asked = []
-    for index, (caption, number) in enumerate(zip(made.captions, made.seeds, strict=True)):
-        image = folder / f"{index}.png" if made.given[index] else None
-        if image:
-            Image.fromarray((made.first[index] * 255).round().astype(np.uint8)).save(image)
-        asked.append(Shot(caption, index % o.seeds, number, image))
+    asked = shots(suite.asked, o.seeds, seed)
+    if asked:
+        made = prompts_of(asked, *suite.size[1:])
+    else:
+        drawn = list(drawn_clips(-(-o.clips // o.seeds), *suite.size, seed + 7919))
+        made = make_prompts(drawn, o.seeds, o.given_share, seed)
+        for index, (caption, number) in enumerate(zip(made.captions, made.seeds, strict=True)):
+            image = folder / f"{index}.png" if made.given[index] else None
+            if image:
+                Image.fromarray((made.first[index] * 255).round().astype(np.uint8)).save(image)
+            asked.append(Shot(caption, index % o.seeds, number, image))
     pairs = list(drawn_clips(o.reference, *suite.size, seed + 104_729))
     videos = np.stack([video for video, _ in pairs])
     captions = tuple(caption for _, caption in pairs)
@@ -191,7 +194,7 @@ def collected(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def add_times(rows: Mapping[str, dict[str, Any]], first: Mapping[str, Contestant], suite: Suite) -> None:
     """Seconds a clip of each row that did not fail, round by round."""
-    there = {name: contestant for name, contestant in first.items() if "error" not in rows[name]}
+    there = {name: contestant for name, contestant in first.items() if "average" in rows[name]}
     taken: dict[str, list[float]] = {name: [] for name in there}
     for _ in range(suite.timing.get("rounds", 5)):
         for name in list(taken):
@@ -207,27 +210,32 @@ def add_times(rows: Mapping[str, dict[str, Any]], first: Mapping[str, Contestant
 
 
 def measured(folders: Sequence[tuple[Contestant, int]], suite: Suite) -> dict[str, Any]:
-    """One row; `folders` says which folder stands for which seed. A pipeline may fail in any way: the row says it.
+    """One row; `folders` says which folder stands for which seed. A pipeline may fail in any way: the row, of the
+    others, says it.
 
     VBench's suites have five seeds of their own a prompt, so that a row is of one folder there, the first.
     """
-    rows, about = [], {}
-    try:
-        for contestant, seed in folders if suite.drawn else folders[:1]:
-            stock = suite.stock(contestant)
-            suite = suite.of(contestant)
+    rows, errors, about = [], [], {}
+    good = [pair for pair in folders if not pair[0].error] or folders
+    for contestant, seed in folders if suite.drawn else good[:1]:
+        try:
+            if contestant.error:
+                raise UserError(contestant.error)
+            stock, own = suite.stock(contestant), suite.of(contestant)
             if suite.drawn:
                 with tempfile.TemporaryDirectory() as scratch:
-                    rows.append(under_shapes(stock, suite, seed, Path(scratch)))
+                    row = under_shapes(stock, own, seed, Path(scratch))
             else:
-                rows.append(under_vbench(stock, suite, place_of(contestant, suite)))
+                row = under_vbench(stock, own, place_of(contestant, own))
             about = {"parameters": stock.parameters} | stock.settings(bool(stock.folder_takes_images))
             if stock.guidance is not None:  # the family may call it otherwise
                 about["guidance_scale"] = stock.guidance
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return {"error": lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"}
-    return collected(rows) | about
+            rows.append(row)
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            errors.append(lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}")
+    said = {"error": errors[0]} if errors else {}
+    return collected(rows) | about | said if rows else said
 
 
 def markdown(values: dict[str, Any]) -> str:
@@ -238,23 +246,29 @@ def markdown(values: dict[str, Any]) -> str:
     columns = ["", "steps", "guidance", "M", "s a clip", "average", *theirs, *[n.replace("_", " ") for n in names]]
     lines = ["## Pipelines (Table 1)", "", *head(columns)]
     for label, row in rows.items():
-        if "error" in row:
+        if "average" not in row:
             lines.append(line([label, f"failed: {row['error']}", *[""] * (len(columns) - 2)]))
             continue
         cells = [str(row.get(name, "n/a")) for name in ("num_inference_steps", "guidance_scale")]
         cells += [f"{row['parameters'] / 1e6:.2f}", pair(row.get("seconds")), pair(row["average"])]
         cells += [pair(row.get("as_paper"))] * len(theirs) + [pair(row["scores"].get(n)) for n in names]
         lines.append(line([label, *cells]))
-    return "\n".join([*lines, "", *as_printed("table1", values["paper"])]) + "\n"
+    return "\n".join([*lines, *fewer(values), "", *as_printed("table1", values["paper"])]) + "\n"
 
 
 def contestants(runs: Runs, seeds: Sequence[int]) -> dict[str, list[tuple[Contestant, int]]]:
     """The scale's model and its students, each with the folder for each seed."""
     model = Path(runs.scale.base().get("model") or EMBEDDED)
+    why = {s: runs.row(OURS, s, whole=True).get("error", "") for s in seeds}
     return {
         "teacher": [(Contestant("teacher", model), s) for s in seeds],
-        "fastlightgen": [(Contestant("ours", runs.path(OURS, s) / "pipeline"), s) for s in seeds],
+        "fastlightgen": [(Contestant("ours", runs.path(OURS, s) / "pipeline", error=why[s]), s) for s in seeds],
     }
+
+
+def first_good(pairs: Sequence[tuple[Contestant, int]]) -> Contestant:
+    """Whose time stands for a row's: another seed's weights take no other."""
+    return next((contestant for contestant, _ in pairs if not contestant.error), pairs[0][0])
 
 
 def name_of(args: argparse.Namespace, suite: Suite) -> str:
@@ -282,10 +296,15 @@ def main() -> int:
     own = [] if chosen else CELLS
     if args.list or args.dry_run:
         return plan(runs, own, args)
-    runs.run(own, args.seeds, whole=True)
+    try:
+        check_options(suite.options, lambda text: print(text, file=sys.stderr))
+        suite, wrong = replace(suite, asked=prompts(suite)), ""
+        runs.run(own, args.seeds, whole=True)
+    except UserError as error:
+        wrong = str(error)  # of every row, and nothing is run for it
     folders = {c.name: [(c, s) for s in args.seeds] for c in chosen} or contestants(runs, args.seeds)
-    rows = {name: measured(pairs, suite) for name, pairs in folders.items()}
-    add_times(rows, {name: pairs[0][0] for name, pairs in folders.items()}, suite)
+    rows = {name: {"error": wrong} if wrong else measured(pairs, suite) for name, pairs in folders.items()}
+    add_times(rows, {name: first_good(pairs) for name, pairs in folders.items()}, suite)
     about = {"suite": suite.options.suite, "scale": args.scale, "seeds": args.seeds}
     values = about | {"runs_of": runs.commits(own, args.seeds), "rows": rows, "paper": printed("table1")}
     name = name_of(args, suite)

@@ -1,6 +1,6 @@
 """A blind comparison by people, in place of the paper's user study (Table 3).
 
-    python -m benchmarks.table3 [--scale tiny] [--seeds 0 1 2] [--pairs 42]   writes table3.html and table3_key.json
+    python -m benchmarks.table3 [--scale tiny] [--seeds 0 1 2] [--pairs 42]   writes table3.html, its key and table3.md
     python -m benchmarks.table3 --votes votes-*.json                          scores the votes, with intervals
 
 The page is self-contained: pairs of clips of the same prompt and noise, the flagship's student against another row,
@@ -25,12 +25,13 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from benchmarks import figure
 from benchmarks.cells import Cell, Runs
-from benchmarks.common import RESULTS, write
+from benchmarks.common import RESULTS, made_by, write
 from benchmarks.paper import printed
-from benchmarks.render import as_printed
+from benchmarks.render import as_printed, head, line
 from benchmarks.table import add_arguments, plan, runs_of
-from benchmarks.table2 import CODMD, INTERVALS, OURS, table
+from benchmarks.table2 import CODMD, INTERVALS, OURS, SEARCHED, table
 from flc.errors import UserError
 from flc.models.folder import read_json
 
@@ -38,11 +39,13 @@ PAGE = Path(__file__).with_name("pairs.html")
 Question = Literal["action", "vision"]
 QUESTIONS = get_args(Question)
 """The paper's two scores: of the motion, and of what is seen."""
+OF_RUNS = ("scale", "seeds", "runs_of")
+"""What a key says of the runs whose clips are shown."""
 
 
 def rivals(scale: str) -> list[Cell]:
-    """All rows of Table 2 but ours, as it is, with one term more, and with other blocks."""
-    return [cell for cell in table(scale).cells if cell not in (OURS, CODMD, INTERVALS)]
+    """All rows of Table 2 but ours, as it is, with other rates, one term more, or other blocks."""
+    return [cell for cell in table(scale).cells if cell not in (OURS, SEARCHED, CODMD, INTERVALS)]
 
 
 def cells(scale: str) -> list[Cell]:
@@ -157,8 +160,36 @@ def score(files: Sequence[Path], key: dict[str, Any]) -> dict[str, Any]:
         }
         for rival, by_question in tally.items()
     }
-    about = {name: value for name, value in key.items() if name != "pairs"}
+    about = {name: key[name] for name in ("study", *OF_RUNS)}
     return about | {"voters": len(ballots), "rows": rows}
+
+
+def unvoted(key: dict[str, Any]) -> str:
+    """The table before there are votes: which pairs the page has."""
+    rivals = [pair["rival"] for pair in key["pairs"].values()]
+    lines = ["## Preferred to (blind pairs)", "", f"Study {key['study']}: nobody has voted yet.", "",
+             *head(["ours against", "pairs"])]  # fmt: skip
+    lines += [line([rival, str(rivals.count(rival))]) for rival in dict.fromkeys(sorted(rivals))]
+    return "\n".join([*lines, "", *as_printed("table3", printed("table3"))]) + "\n"
+
+
+def picture(found: dict[str, Any], path: Path) -> None:
+    """How often ours was preferred, with the intervals; the line is that of no preference."""
+    rows = found["rows"]
+    drawing, ((axes,),) = figure.axes(7, 0.6 * len(rows) + 1.4)
+    for number, question in enumerate(QUESTIONS):
+        votes = [(place, row[question]) for place, row in enumerate(rows.values()) if question in row]
+        share = [v["preferred"] for _, v in votes]
+        reach = [[abs(v["interval"][side] - v["preferred"]) for _, v in votes] for side in (0, 1)]
+        places = [place + 0.2 * number for place, _ in votes]
+        axes.errorbar(share, places, xerr=reach, fmt="o", color=f"C{number}", label=question)
+    axes.axvline(0.5, color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("how often ours was preferred (95 %)")
+    axes.legend(fontsize=9)
+    figure.save(drawing, path)
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -169,13 +200,13 @@ def markdown(found: dict[str, Any]) -> str:
         f"Study {found['study']}: runs of scale {found['scale']}, seeds {seeds}; {found['voters']} voters. Intervals"
         " (Wilson) take votes as independent, which several by one person are not quite.",
         "",
-        "| ours against | question | preferred | 95 % | votes |",
-        "|---|---|---|---|---|",
+        *head(["ours against", "question", "preferred", "95 %", "votes"]),
     ]
     for rival, questions in found["rows"].items():
         for question, v in questions.items():
             low, high = v["interval"]
-            lines.append(f"| {rival} | {question} | {v['preferred']:.2f} | {low:.2f} to {high:.2f} | {v['votes']} |")
+            cells = [f"{v['preferred']:.2f}", f"{low:.2f} to {high:.2f}", str(v["votes"])]
+            lines.append(line([rival, question, *cells]))
     return "\n".join([*lines, "", *as_printed("table3", printed("table3"))]) + "\n"
 
 
@@ -187,6 +218,7 @@ def count(name: str, votes: Sequence[Path], key: Path) -> int:
         return 2
     write(name, f"python -m benchmarks.{name.partition('_')[0]} --votes ...", found)
     (RESULTS / f"{name}.md").write_text(markdown(found))
+    picture(found, RESULTS / f"{name}.png")
     print(markdown(found))
     return 0
 
@@ -212,7 +244,8 @@ def main() -> int:
         print("no clips to compare: the cells failed, see their log.txt", file=sys.stderr)
         return 1
     about = {"scale": args.scale, "seeds": args.seeds, "runs_of": runs.commits(shown, args.seeds)}
-    write_page(pairs, page, key, lot, about)
+    write_page(pairs, page, key, lot, made_by(f"python -m benchmarks.table3 --scale {args.scale}") | about)
+    (RESULTS / f"{name}.md").write_text(unvoted(read_json(key)))
     print(f"{page}: {len(pairs)} pairs; votes are scored with --votes FILE")
     rows = {f"{c.label}, seed {s}": runs.row(c, s, whole=True) for c in shown for s in args.seeds}
     errors = [f"{label} is not among them: {row['error']}" for label, row in rows.items() if "error" in row]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from benchmarks import all as everything
 from benchmarks import parts, table5, table6
@@ -16,6 +19,7 @@ from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary, take
 from benchmarks.table import TEACHER, Table
 from flc.errors import UserError
 from flc.recipe import resolve
+from flc.registry import registry
 
 TINY = Scale("tiny")
 
@@ -131,6 +135,70 @@ def test_a_shared_stage_that_fails_is_tried_once_and_each_cell_says_why(tmp_path
     runs.run(cells, [0])
     assert called == [["compress", "--until", "recover"]]
     assert [runs.row(cell, 0) for cell in cells] == [{"error": "flc: error: loss is not finite"}] * 2
+
+
+def test_a_cell_that_failed_is_not_run_again_in_one_command(tmp_path, monkeypatch):
+    """A figure asks for its cells, and the table that it is drawn from asks again."""
+    called = []
+
+    def fail(self, arguments, out):
+        called.append(out.name)
+        (out / "log.txt").write_text("flc: error: loss is not finite\n")
+        return int("--until" not in arguments)
+
+    monkeypatch.setattr(Runs, "_call", fail)
+    runs, cell = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept"), Cell("one")
+    for _ in range(2):
+        runs.run([cell], [0])
+        assert runs.row(cell, 0) == {"error": "flc: error: loss is not finite"}
+    assert called.count(runs.path(cell, 0).name) == 1
+
+
+@pytest.fixture
+def no_torch_pruning(monkeypatch):
+    """The registry reads the width pruner anew, and does not find what it needs."""
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    monkeypatch.delitem(sys.modules, "flc_baselines.width", raising=False)
+    registry.cache_clear()
+    yield
+    registry.cache_clear()
+
+
+def test_a_cell_whose_extra_is_missing_says_so_and_the_others_are_run(tmp_path, monkeypatch, no_torch_pruning):
+    def finish(self, arguments, out):
+        (out / "metrics.json").write_text(json.dumps({"rows": [{"name": "student", "average": 0.5}]}))
+        return 0
+
+    monkeypatch.setattr(Runs, "_call", finish)
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    narrow, plain = Cell("narrow", {"pruner": "width"}), Cell("plain")
+    assert [cell for cell, _ in runs.missing([narrow, plain], [0])] == [narrow, plain]
+    runs.run([narrow, plain], [0])
+    assert "pip install 'flc[prune]'" in runs.row(narrow, 0)["error"] and runs.row(plain, 0)["average"] == 0.5
+    assert len(runs.commits([narrow, plain], [0])) == 1
+    said = runs.dry([narrow], 0)["narrow"]
+    assert said.startswith("failed: ") and "flc[prune]" in said
+
+
+def test_a_run_is_known_by_what_its_manifest_asks_for(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def path(place: str, text: str) -> Path:
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "m.jsonl").write_text(text)
+        os.utime(tmp_path / place / "m.jsonl", ns=(0, len(seen)))  # a clock's tick is longer than this test
+        over = {"evaluate": {"suite": "vbench", "manifest": str(tmp_path / place / "m.jsonl")}}
+        seen.append(Runs(Path("runs"), Scale("wan-14b", over), 1).path(Cell("c"), 0))
+        return seen[-1]
+
+    seen: list[Path] = []
+    boat = json.dumps({"prompt": "a boat"})
+    assert path("here", boat) == path("there", boat + "\n")
+    assert len({path("here", text) for text in (boat, json.dumps({"prompt": "a tree"}), "no JSON")}) == 3
+    image = json.dumps({"prompt": "a boat", "image": "../a.png"})
+    before = path("here", image)
+    Image.new("RGB", (9, 8)).save(tmp_path / "a.png")
+    assert path("here", image) != before
 
 
 def test_a_launch_on_hosts_that_no_file_names_is_refused_before_any_run(tmp_path, monkeypatch):
@@ -270,6 +338,26 @@ def test_nothing_to_do_by_name_is_refused(monkeypatch, capsys):
     assert ended.value.code == 2 and "--only" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flag", "passed"), [([], "--commit"), (["--no-commit"], "--no-commit")])
+def test_everything_commits_unless_told_not_to_and_knows_the_papers_numbers(flag, passed, monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **more: called.append(command) or SimpleNamespace(returncode=0)
+    )
+    monkeypatch.setattr("sys.argv", ["all", *flag, "--only", "table8", "table7", "table5", "table10"])
+    assert everything.main() == 0
+    assert [command[2] for command in called] == ["benchmarks.table5", "benchmarks.table6", "benchmarks.parts"]
+    assert all(passed in command for command in called)
+
+
+def test_a_wrong_key_over_the_recipe_is_one_line_and_no_table(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["all", "--list", "--set", "distill.iteration=3"])
+    with pytest.raises(SystemExit) as ended:
+        everything.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "iteration" in said and said.count("\n") == 1
+
+
 def test_everything_passes_on_where_the_weights_are(tmp_path, monkeypatch, capsys):
     called = []
     monkeypatch.setattr(
@@ -317,6 +405,43 @@ def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, 
     assert "## Two cells, tiny" in text and "| good | 4 |" in text and "| bad |" in text and "nowhere" in text
     assert written["rows"]["good"]["average"]["mean"] == 0.5 and "nowhere" in written["rows"]["bad"]["error"]
     assert "| bad |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"evaluate": {"suite": "vbench"}}, "evaluate.vbench_data=VBench/vbench"),
+        ({"evaluate": {"manifest": "m.jsonl"}}, "gone.png does not exist"),
+    ],
+    ids=["a suite without its files", "a manifest without its image"],
+)
+def test_a_cell_whose_suite_cannot_be_fails_before_it_trains_and_the_table_says_why(tmp_path, monkeypatch, given, says):
+    """By the command itself, in its own process."""
+    (tmp_path / "m.jsonl").write_text(json.dumps({"prompt": "a red circle moving left", "image": "gone.png"}) + "\n")
+    if "manifest" in given["evaluate"]:
+        given = {"evaluate": {"manifest": str(tmp_path / "m.jsonl")}}
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    cell, row = Cell("bad", given), {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
+    runs.path(TEACHER, 0).mkdir(parents=True)
+    (runs.path(TEACHER, 0) / "metrics.json").write_text(json.dumps({"rows": [row | {"scores": {}}]}))
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
+    values = tables.measure(Table(99, "One cell", (cell,), {}), runs, [0])
+    assert says in values["rows"]["bad"]["error"] and f"failed: {values['rows']['bad']['error']}" in tables.markdown(
+        values
+    )
+    assert not list(runs.folder.rglob("done.json")), "nothing was encoded or trained for it"
+
+
+def test_a_row_whose_first_seed_failed_has_the_time_of_another(tmp_path, monkeypatch):
+    row, timed = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5, "scores": {}}, {}
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: timed.update(folders) or {})
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    for seed in (1, 2):
+        runs.path(TEACHER, seed).mkdir(parents=True)
+        (runs.path(TEACHER, seed) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+    tables.measure(Table(99, "No cell", (), {}), runs, [0, 1, 2])
+    assert timed == {"teacher": runs.path(TEACHER, 1)}
 
 
 def test_a_table_without_the_weights_of_its_scale_is_finished_without_times(tmp_path, monkeypatch, capsys):

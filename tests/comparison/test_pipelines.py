@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ FEW = ["--set", "evaluate.clips=4", "evaluate.reference=160"]
 def suite(**given):
     flags = {"scale": "tiny", "runs": Path("runs"), "suite": None, "manifest": None, "vbench_python": None}
     flags |= {"model": None, "data": None, "set": [], "launch": ""}
-    return table1.suite_of(Namespace(**flags | given))
+    made = table1.suite_of(Namespace(**flags | given))
+    return replace(made, asked=table1.prompts(made))
 
 
 @pytest.fixture
@@ -165,12 +167,13 @@ def test_times_of_pipelines_are_taken_in_turn_and_one_without_a_time_keeps_its_r
 
     monkeypatch.setattr(table1, "seconds", seconds)
     names = ("a", "odd", "b", "failed")
-    rows = {name: {"error": "why"} if name == "failed" else {} for name in names}
+    rows = {name: {"error": "why"} if name == "failed" else {"average": 0.5} for name in names}
+    rows["a"]["error"] = "of another seed"
     monkeypatch.setattr(Scale, "read", lambda self: {"timing": {"rounds": 2, "clips": 3}})
     table1.add_times(rows, {name: Contestant(name, EMBEDDED) for name in names}, suite())
     assert seen == [("a", 3), ("odd", 3), ("b", 3), ("a", 3), ("b", 3)]
     assert rows["a"]["seconds"]["mean"] == 2.5 and rows["b"]["seconds"]["n"] == 2
-    assert rows["odd"] == {} and "odd has no time: IndexError" in capsys.readouterr().err
+    assert rows["odd"] == {"average": 0.5} and "odd has no time: IndexError" in capsys.readouterr().err
 
 
 def test_a_pipeline_is_warm_before_its_time_is_taken(stock):
@@ -224,21 +227,64 @@ def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json_when_they_a
 
 def test_a_suite_that_does_not_fit_the_scale_is_refused(monkeypatch, capsys):
     for arguments, says in ((["--suite", "vbench"], "wan-14b, wan-i2v-14b, wan-ti2v-5b"),
-                            (["--manifest", "m"], "drawn clips"),
-                            (["--scale", "wan-14b", "--suite", "shapes"], "drawn clips"),
-                            (["--scale", "wan-14b"], "evaluate.vbench_data=VBench/vbench")):  # fmt: skip
+                            (["--set", "evaluate.sweet=vbench"], "sweet"),
+                            (["--scale", "wan-14b", "--suite", "shapes"], "drawn clips")):  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["table1", *arguments])
         assert table1.main() == 2 and says in capsys.readouterr().err
 
 
-def test_a_manifest_without_its_image_is_refused_before_anything_is_run_or_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(table1, "RESULTS", tmp_path / "results")
-    for entry, says in (({"prompt": "p", "image": "gone.png"}, "gone.png"), ({"prompt": "p"}, "has no image")):
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [({"prompt": "p", "image": "gone.png"}, "gone.png"), ({"prompt": "p"}, "has no image"),
+     (None, "evaluate.vbench_data=VBench/vbench2_beta_i2v")],
+    ids=["a missing image", "no image", "no prompts"],
+)  # fmt: skip
+def test_a_suite_without_its_files_makes_a_table_that_says_so_and_runs_nothing(tmp_path, monkeypatch, entry, says):
+    monkeypatch.setattr(table1, "RESULTS", tmp_path)
+    monkeypatch.setattr(table1, "write", lambda name, script, values: written.update(values))
+    monkeypatch.setattr(table1.Runs, "run", lambda *args, **more: pytest.fail("there is nothing to run it for"))
+    written, command = {}, ["table1", "--scale", "wan-ti2v-5b", "--runs", str(tmp_path / "runs")]
+    if entry:
         (tmp_path / "m.jsonl").write_text(json.dumps(entry) + "\n")
-        command = ["table1", "--scale", "wan-ti2v-5b", "--manifest", str(tmp_path / "m.jsonl")]
-        monkeypatch.setattr(sys, "argv", command)
-        assert table1.main() == 2 and says in capsys.readouterr().err
-    assert not (tmp_path / "results").exists()
+        command += ["--manifest", str(tmp_path / "m.jsonl")]
+    monkeypatch.setattr(sys, "argv", command)
+    assert table1.main() == 1
+    assert written["rows"].keys() == {"teacher", "fastlightgen"}
+    text = (tmp_path / "table1_wan-ti2v-5b.md").read_text()
+    for row, found in written["rows"].items():
+        assert says in found["error"] and f"| {row} | failed: {found['error']} |" in text
+
+
+def test_a_failed_student_s_row_is_of_the_others_and_says_why(tmp_path, monkeypatch):
+    """The run's own words, not those of a folder that it did not leave."""
+    monkeypatch.setattr(table1, "under_shapes", lambda stock, suite, seed, folder: scored[seed])
+    monkeypatch.setattr(table1.Runs, "row", lambda self, cell, seed, whole: told[seed])
+    scored = {seed: {"average": 0.1 * seed, "scores": {"sharpness": 0.5}} for seed in (0, 1, 2)}
+    told = {0: {"error": "flc: error: loss is not finite"}, 1: {"average": 0.1}, 2: {"average": 0.2}}
+    monkeypatch.setattr(table1.Runs, "path", lambda self, cell, seed: tmp_path / str(seed))
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "pipeline").symlink_to(EMBEDDED)
+    pairs = table1.contestants(table1.Runs(tmp_path, Scale("tiny"), 1), [0, 1, 2])["fastlightgen"]
+    row = table1.measured(pairs, suite())
+    assert row["average"]["n"] == 2 and row["average"]["mean"] == pytest.approx(0.15)
+    assert row["error"] == "flc: error: loss is not finite" and table1.first_good(pairs) == pairs[1][0]
+    paper = {"of": "others", "columns": ["average"], "rows": {}}
+    text = table1.markdown({"rows": {"ours": row}, "seeds": [0, 1, 2], "paper": paper})
+    assert "ours: of 2 of 3 seeds; flc: error: loss is not finite" in text
+    assert table1.measured(pairs[:1], suite()) == {"error": "flc: error: loss is not finite"}
+
+
+def test_a_manifest_drives_drawn_clips_too(tmp_path, image):
+    lines = [
+        {"prompt": "a red circle moving left"},
+        {"prompt": "a blue star moving up", "image": image.name, "seed": 5},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked, made, _ = table1.drawn_shots(suite(set=FEW[1:], manifest=tmp_path / "m.jsonl"), 3, tmp_path)
+    assert [s.prompt for s in asked] == list(made.captions) == [line["prompt"] for line in lines for _ in range(2)]
+    assert [s.seed for s in asked[2:]] == [5, 6] and [s.image for s in asked] == [None, None, image, image]
+    assert made.given.tolist() == [False, False, True, True]
 
 
 def test_times_are_taken_in_turn_round_after_round(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import table3
 from benchmarks.cells import Runs, Scale
@@ -78,6 +80,23 @@ def test_votes_count_for_ours_against_each_rival_and_a_tie_counts_half(study, tm
     assert "The paper's Table 3 (user study" in text and "| 1.0 | 2.920 | 3.610 |" in text
 
 
+def test_votes_are_written_as_json_markdown_and_a_picture(study, tmp_path, monkeypatch, capsys):
+    _, key = study
+    votes = {n: {"action": p["ours"], "vision": "tie"} for n, p in key["pairs"].items() if n != "0"}
+    (tmp_path / "table3_key.json").write_text(json.dumps(key))
+    written = {}
+    monkeypatch.setattr(table3, "RESULTS", tmp_path)
+    monkeypatch.setattr(table3, "write", lambda name, script, values: written.update(values))
+    monkeypatch.setattr("sys.argv", ["table3", "--votes", str(ballot(tmp_path / "b.json", key, votes))])
+    assert table3.main() == 0
+    assert written["rows"]["lcm"]["action"]["preferred"] == 1 and "pairs" not in written
+    assert "| lcm | vision | 0.50 |" in (tmp_path / "table3.md").read_text()
+    with Image.open(tmp_path / "table3.png") as picture:
+        dots = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two: one a question
+        assert (dots == colour).all(1).sum() > 100
+
+
 def test_of_one_voters_ballots_the_last_saved_counts(study, tmp_path):
     _, key = study
     ours, rival = key["pairs"]["0"]["ours"], key["pairs"]["0"]["rival"]
@@ -144,7 +163,9 @@ def test_a_rival_that_failed_is_named_and_the_page_is_made_without_it(tmp_path, 
     assert f"{third.label}, seed 0 is not among them" in said, "kept of another run, without clips"
     assert f"{first.label}, seed 0" not in said
     key = json.loads((tmp_path / "table3_key.json").read_text())
-    assert (key["scale"], key["seeds"]) == ("tiny", [0]) and key["study"]
+    assert (key["scale"], key["seeds"]) == ("tiny", [0]) and key["study"] and {"commit", "hardware"} <= key.keys()
+    said = (tmp_path / "table3.md").read_text()
+    assert "nobody has voted yet" in said and f"| {first.label} | 1 |" in said and "The paper's Table 3" in said
 
 
 def test_ours_is_compared_with_no_run_of_its_own():
