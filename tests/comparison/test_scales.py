@@ -22,7 +22,7 @@ from diffusers import (
 from benchmarks.cells import Runs, Scale
 from benchmarks.common import ROOT
 from benchmarks.table import TEACHER
-from benchmarks.table2 import OURS, others
+from benchmarks.table2 import OTHERS, OURS
 from flc.cli import main
 from flc.data.source import drawn_clips, write_video
 from flc.models.folder import EMBEDDED
@@ -205,6 +205,6 @@ def test_a_family_without_adapter_is_refused_in_one_line(places, tmp_path):
     config.write_text(json.dumps({"_class_name": "LTXVideoTransformer3DModel"}))
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LTXPipeline"}))
     runs = Runs(tmp_path / "runs", Scale("wan-14b", SMALL | places | {"model": str(tmp_path)}), 1)
-    few = others(tiny=False)[0]
+    few = OTHERS[0]
     said = runs.dry([few], 0)[few.label]
     assert said.startswith("failed: ") and "no model adapter for LTXPipeline" in said
