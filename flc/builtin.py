@@ -15,6 +15,8 @@ def flc_models() -> Iterator[Algorithm]:
     yield Algorithm("wan-image", f"{room}.wan_image:WanImageAdapter", about, "arXiv:2503.20314")
     about = "HunyuanVideo text-to-video (diffusers)"
     yield Algorithm("hunyuan", f"{room}.hunyuan:HunyuanAdapter", about, "arXiv:2412.03603")
+    about = "HunyuanVideo image-to-video (diffusers)"
+    yield Algorithm("hunyuan-image", f"{room}.hunyuan_image:HunyuanImageAdapter", about, "arXiv:2412.03603")
 
 
 @hookimpl

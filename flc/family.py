@@ -126,9 +126,9 @@ class ModelAdapter(Configured, ABC):
     def encode(self, video: np.ndarray) -> Tensor:
         """Normalised latents (B, C, F, H, W)."""
 
-    def first_frames(self, images: np.ndarray, frames: int) -> Mapping[str, Tensor]:
-        """Of first frames (B, height, width, 3) of clips of so many frames what a condition holds of them, by its
-        field: where a first frame must be given. Where it may be, it is the first of a clip's latents."""
+    def first_frames(self, images: np.ndarray, frames: int, prompts: Sequence[str] = ()) -> Mapping[str, Tensor]:
+        """Of first frames (B, height, width, 3) of clips of so many frames and their prompts what a condition holds by
+        its field: where a first frame must be given. Where it may be, it is the first of a clip's latents."""
         raise UserError("this family has no clips that need a first frame")
 
     @abstractmethod

@@ -39,7 +39,7 @@ def rollout(
     sample (B,). Earlier steps run without gradient; the exit step runs with it when gradients are enabled. Given
     frames are clean in the result.
     """
-    x = noise
+    x = cond.begun(noise)
     each = isinstance(exits, Tensor)
     exit_of = torch.as_tensor(exits).expand(len(x)).to(x.device)
     # ranks, whose samples differ, have to make the same calls (ZeRO-3): all steps, of one sample where none is left

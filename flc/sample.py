@@ -34,7 +34,7 @@ def sample(
     scheduler = walk.scheduler
     extra: dict[str, Any] = {"generator": generators} if scheduler.config.get("stochastic_sampling") else {}
     walk.begin(noise.device)
-    x = noise
+    x, held = cond.begun(noise), int(cond.trace > 0)
     for time in scheduler.timesteps:
         t = (time / scheduler.config.num_train_timesteps).expand(x.shape[0]).to(torch.float32)
         if guidance > 1:
@@ -43,7 +43,8 @@ def sample(
             v = guided(text, null, guidance)
         else:
             v = net(x, t, cond)
-        x = scheduler.step(v, time, x, return_dict=False, **extra)[0]
+        moved = scheduler.step(v[:, :, held:], time, x[:, :, held:], return_dict=False, **extra)[0]
+        x = torch.cat([x[:, :, :held], moved], dim=2)
         on_step()
     return cond.clamp(x)
 

@@ -87,7 +87,7 @@ class Dmd2Distiller(DistributionMatching):
         """|| G(z) - ODE(z) ||^2, G's output after its first step."""
         schedule, cond, noise = self.setting.schedule, batch.cond, rng.normal(batch.x0)
         grid = [*few_step_grid(self.options.regression_steps, schedule.shift), 0.0]
-        solved = noise
+        solved = cond.begun(noise)
         for now, then in pairwise(grid):
             solved = solved + (then - now) * nets.teacher(solved, noise.new_full((len(noise),), now), cond)
         x = rollout(nets["student"], noise, cond, schedule.sigmas, 0, schedule.sampler, rng)

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from flc.api import Batch, Sample
 from flc.data.source import Clip
@@ -53,17 +54,28 @@ def encode_parts(
         encoded: list[dict[str, Tensor]] = []
         said: list[str] = []
         while few := list(islice(clips, min(batch, len(rows) - len(said)))):
-            encoded.append(encoded_clips(adapter, np.stack([video for video, _ in few])))
+            encoded.append(encoded_clips(adapter, *zip(*few, strict=True)))
             said += [caption for _, caption in few]
             for _ in few:
                 on_clip()
-        write_part(path, {name: torch.cat([some[name] for some in encoded]) for name in encoded[0]}, said)
+        write_part(path, gathered(encoded), said)
 
 
-def encoded_clips(adapter: Any, videos: np.ndarray) -> dict[str, Tensor]:
+def encoded_clips(adapter: Any, clips: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, Tensor]:
     """Latents of clips, and what else a condition needs of their first frames."""
-    images = adapter.first_frames(videos[:, 0], videos.shape[1]) if adapter.needs_first_frame else {}
+    videos = np.stack(clips)
+    images = adapter.first_frames(videos[:, 0], videos.shape[1], captions) if adapter.needs_first_frame else {}
     return {name: value.cpu() for name, value in ({"latents": adapter.encode(videos)} | images).items()}
+
+
+def gathered(encoded: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """One of several; texts of a first frame are zero-padded to the longest."""
+    longest = max((some["text"].shape[1] for some in encoded if "text" in some), default=0)
+
+    def whole(some: Tensor, name: str) -> Tensor:
+        return pad(some, (0, 0, 0, longest - some.shape[1])) if name == "text" else some
+
+    return {name: torch.cat([whole(some[name], name) for some in encoded]) for name in encoded[0]}
 
 
 def join_parts(folder: Path, count: int) -> None:
@@ -74,8 +86,7 @@ def join_parts(folder: Path, count: int) -> None:
         raise UserError(f"{lost} of another rank is not there: give an --out that all machines of the run share")
     captions = [caption for part in parts for caption in read_captions(part)]
     known = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    read = [read_tensors(part) for part in parts]
-    whole = {name: torch.cat([part[name] for part in read]) for name in read[0]}
+    whole = gathered([read_tensors(part) for part in parts])
     save_file(whole | {"caption": torch.tensor([known[c] for c in captions])}, folder / FILE)
     (folder / "captions.json").write_text(json.dumps(list(known)))
     shutil.rmtree(folder / PARTS)
@@ -113,6 +124,8 @@ class LatentClips:
         # The adapter keeps what it encoded: a batch's texts alone are on the device, as long as the longest of all.
         parts = (self.captions[i : i + 32] for i in range(0, len(self.captions), 32))
         self.longest = max(adapter.condition(part, negative).text.shape[1] for part in parts)
+        if "text" in self.images:
+            self.longest = max(self.longest, self.images["text"].shape[1])
 
     def __len__(self) -> int:
         return len(self.index)
@@ -121,10 +134,10 @@ class LatentClips:
         """Clips by row; `given` (B,) marks those whose first frame is a condition, where not all are."""
         x0 = self.latents[rows].to(self.device)
         cond = self.adapter.condition([self.captions[i] for i in self.index[rows].tolist()], self.negative)
-        cond = cond.padded(self.longest)
         if self.images:
             images = {name: value[rows].to(self.device) for name, value in self.images.items()}
-            return Batch(x0, replace(cond, **images))
+            return Batch(x0, replace(cond, **images).padded(self.longest))
+        cond = cond.padded(self.longest)
         if not self.image or given is None:
             return Batch(x0, cond)
         return Batch(x0, replace(cond, first=x0[:, :, :1], given=given.to(self.device)))

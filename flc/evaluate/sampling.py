@@ -67,7 +67,7 @@ def prompts_of(shots: Sequence[Shot], height: int, width: int) -> Prompts:
 def condition(adapter: Any, prompts: Prompts, negative: str, frames: int) -> Condition:
     """Of clips of so many frames."""
     if adapter.needs_first_frame:
-        images = adapter.first_frames(prompts.first, frames)
+        images = adapter.first_frames(prompts.first, frames, prompts.captions)
         return replace(adapter.condition(prompts.captions, negative), **images)
     if not adapter.image_to_video:
         return adapter.condition(prompts.captions, negative)

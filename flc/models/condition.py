@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ class Condition:
     """text (B, L, D) is zero after each prompt's end; null (1, L', D) encodes the empty (or negative) prompt;
     first (B, C, 1, H, W) holds clean first latent frames, used where given (B,) is true; pooled (B, P) and null_pooled
     (1, P) are one vector for each text, of families that have a second encoder; image_latents (B, C', F, H, W) and
-    image_tokens (B, N, E) are of the first frame, in families that see it beside the clip and not in it."""
+    image_tokens (B, N, E) are of the first frame, in families that see it beside the clip and not in it. `trace` is the
+    share of the first frame in the noise that all frames begin from; where there is one, those after it alone are
+    walked."""
 
     text: Tensor
     null: Tensor
@@ -27,6 +30,7 @@ class Condition:
     null_pooled: Tensor | None = None
     image_latents: Tensor | None = None
     image_tokens: Tensor | None = None
+    trace: float = 0.0
 
     def __len__(self) -> int:
         return self.text.shape[0]
@@ -50,7 +54,7 @@ class Condition:
         return replace(self, text=pad(self.text, (0, 0, 0, rows - self.text.shape[1])))
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
-        parts = {name: part[index] for name in EACH if (part := getattr(self, name)) is not None}
+        parts: dict[str, Any] = {name: part[index] for name in EACH if (part := getattr(self, name)) is not None}
         return replace(self, **parts)
 
     def free(self, x: Tensor) -> Tensor:
@@ -59,6 +63,13 @@ class Condition:
         if self.given is not None:
             mask[:, :, 0] = (~self.given).to(x.dtype).view(-1, 1, 1, 1)
         return mask
+
+    def begun(self, noise: Tensor) -> Tensor:
+        """What a clip (B, C, F, H, W) begins from."""
+        if not self.trace or self.first is None:
+            return noise
+        kept = torch.tensor(1 - self.trace, device=noise.device)  # in float32, as the stock pipeline has it
+        return noise * kept + self.first.to(noise.dtype) * (1 - kept)
 
     def clamp(self, x: Tensor) -> Tensor:
         """x with given frames replaced by their clean values."""
@@ -72,7 +83,7 @@ def join(parts: list[Condition]) -> Condition:
     """Conditions of one kind, one after another; texts are zero-padded to the longest."""
     longest = max(p.text.shape[1] for p in parts)
     padded = [p.padded(longest) for p in parts]
-    whole = {
+    whole: dict[str, Any] = {
         name: torch.cat([getattr(p, name) for p in padded]) for name in EACH if getattr(parts[0], name) is not None
     }
     return replace(parts[0], **whole)

@@ -60,6 +60,8 @@ class HunyuanAdapter(StockAdapter):
     usual_guidance: ClassVar[float] = 1.0
     guidance_argument: ClassVar[str] = "true_cfg_scale"
     setup: ClassVar[tuple[str, ...]] = ("pipe.vae.enable_tiling()",)
+    #: What the stock pipeline puts around a prompt for Llama.
+    template: ClassVar[dict[str, Any]] = DEFAULT_PROMPT_TEMPLATE
 
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
@@ -69,11 +71,17 @@ class HunyuanAdapter(StockAdapter):
     # -- loading ------------------------------------------------------------------------------------------
 
     def refuse(self, folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        channels = (config.get("in_channels", 16), config.get("out_channels", 16))
-        if config.get("image_condition_type") is not None or channels[0] != channels[1]:
-            raise UserError(f"{folder} is a HunyuanVideo image-to-video model, which flc does not compress yet")
+        self.refuse_kind(folder, config)
         if config.get("patch_size_t", 1) != 1:
             raise UserError(f"{folder} has tokens of several latent frames, which flc does not compress yet")
+
+    def refuse_kind(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """By what the transformer takes."""
+        channels = (config.get("in_channels", 16), config.get("out_channels", 16))
+        if config.get("image_condition_type") is not None or channels[0] != channels[1]:
+            raise UserError(
+                f"{folder} has a transformer for image-to-video, and model_index.json names another pipeline"
+            )
 
     def check_numbers(self, pipe: Any, folder: Path) -> None:
         scale = pipe.vae.config.scaling_factor
@@ -82,8 +90,8 @@ class HunyuanAdapter(StockAdapter):
         place = folder / "tokenizer"
         if pipe.tokenizer.padding_side != "right":
             raise UserError(f"{place}: padding_side must be right, which the transformer takes for granted")
-        template: dict[str, Any] = DEFAULT_PROMPT_TEMPLATE
-        found, cut = len(pipe.tokenizer(template["template"].partition("{}")[0]).input_ids), template["crop_start"]
+        begins, cut = self.template["template"].partition("{}")[0], self.template["crop_start"]
+        found = len(pipe.tokenizer(begins).input_ids)
         if found != cut:
             raise UserError(f"{place} makes {found} tokens of the stock prompt template, not {cut}: download it again")
 

@@ -18,6 +18,17 @@ from flc.models.folder import header
 READ = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
 
 
+#: How parts of a language model that sees (Llava) begin in files, and in transformers since 4.52.
+RENAMED = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.", ""),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("vision_tower.", "model.vision_tower."),
+    ("vision_tower.vision_model.", "model.vision_tower."),
+    ("vision_tower.", "model.vision_tower.vision_model."),
+)
+
+
 def tensors(folder: Path) -> dict[str, Path]:
     """Name of every tensor of a component, and its file."""
     files = [f for f in sorted(folder.glob("*.safetensors")) if READ.fullmatch(f.name)]
@@ -31,7 +42,8 @@ def own_name(name: str, own: Container[str], module: Any) -> str:
     if prefix is None or name in own:
         return name
     bare = name.removeprefix("text_model.").removeprefix("vision_model.").removeprefix(f"{prefix}.")
-    return bare if bare in own else name
+    found = [bare, *(f"{new}{name.removeprefix(old)}" for old, new in RENAMED if name.startswith(old))]
+    return next((one for one in found if one in own), name)
 
 
 def check_names(module: nn.Module, folder: Path) -> None:

@@ -3,11 +3,13 @@ component, texts encoded once, clips a few at a time, sizes."""
 
 from __future__ import annotations
 
+import json
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,6 +26,17 @@ from flc.models.notes import read_notes
 PIXELS = 2**22
 TIME_SCALE = 1000.0  # these transformers count time in [0, 1000]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def named_processor(folder: Path) -> None:
+    """In a saved pipeline, a processor of images by the name that every transformers knows: where torchvision is
+    missing it has another one, which the first 5.0 does not know."""
+    path = folder / "model_index.json"
+    index = read_json(path)
+    library, name = index["image_processor"]
+    if name is not None and name.endswith("Pil"):
+        index["image_processor"] = [library, name.removesuffix("Pil")]
+        path.write_text(json.dumps(index, indent=2) + "\n")
 
 
 def are_numbers(values: Any) -> bool:
@@ -142,7 +155,7 @@ class StockAdapter(ModelAdapter):
         said = (str(error) or type(error).__name__).splitlines()[0]
         return f"{folder} does not load as a {self.family} pipeline: {said}"
 
-    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> StockAdapter:
+    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:
         """Read a folder that `flc.models.folder.check` has passed."""
         self.device, self._texts, self.notes = torch.device(device), {}, read_notes(folder)
         self.check_kind(folder)
@@ -155,7 +168,7 @@ class StockAdapter(ModelAdapter):
         self.prepare(self.pipe.transformer)
         return self
 
-    def outline(self, folder: Path, dtype: str = "float32") -> StockAdapter:
+    def outline(self, folder: Path, dtype: str = "float32") -> Self:
         self.device, self._texts, self.notes = torch.device("meta"), {}, read_notes(folder)
         self.check_kind(folder)
         try:
@@ -238,16 +251,21 @@ class StockAdapter(ModelAdapter):
         """What was encoded once is kept, off the device: large encoders are there only while they encode, and so are
         the texts of all clips."""
         missing = sorted({p for p in prompts if p not in self._texts})
-        encoders = [getattr(self.pipe, name) for name in self.encoders]
-        for encoder in encoders if missing else ():
-            encoder.to(self.device)
-        for begin in range(0, len(missing), 32):
-            part = missing[begin : begin + 32]
-            for prompt, encoded in zip(part, self.encode_texts(part), strict=True):
-                self._texts[prompt] = tuple(x.cpu().clone() for x in encoded)
-        for encoder in encoders if missing else ():
-            encoder.to("cpu")
+        with self.at_work(*(self.encoders if missing else ())):
+            for begin in range(0, len(missing), 32):
+                part = missing[begin : begin + 32]
+                for prompt, encoded in zip(part, self.encode_texts(part), strict=True):
+                    self._texts[prompt] = tuple(x.cpu().clone() for x in encoded)
         return [self._texts[p] for p in prompts]
+
+    @contextmanager
+    def at_work(self, *names: str) -> Iterator[None]:
+        """With these components on the device, and off it afterwards."""
+        for name in names:
+            getattr(self.pipe, name).to(self.device)
+        yield
+        for name in names:
+            getattr(self.pipe, name).to("cpu")
 
     def text(self, prompts: Sequence[str]) -> Tensor:
         """(B, L, D) without the rows that are padding in all; zero after each prompt's end."""

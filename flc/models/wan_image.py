@@ -8,8 +8,7 @@ given, and all of it counts in every loss.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from flc.errors import UserError
 from flc.models.condition import Condition
 from flc.models.folder import read_json
-from flc.models.stock import TIME_SCALE, at_once
+from flc.models.stock import TIME_SCALE, at_once, named_processor
 from flc.models.wan import WanAdapter, latents_alone
 
 #: Of a pipeline, what a model without an encoder of images does without.
@@ -68,13 +67,7 @@ class WanImageAdapter(WanAdapter):
 
     def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
         super().save_pipeline(folder, transformer, scheduler)
-        path = folder / "model_index.json"
-        index = read_json(path)
-        library, name = index["image_processor"]
-        if name is not None and name.endswith("Pil"):
-            # what transformers calls it where torchvision is missing; its first 5.0 does not know that name
-            index["image_processor"] = [library, name.removesuffix("Pil")]
-            path.write_text(json.dumps(index, indent=2) + "\n")
+        named_processor(folder)
 
     @property
     def needs_first_frame(self) -> bool:
@@ -89,7 +82,7 @@ class WanImageAdapter(WanAdapter):
 
     # -- encoding -----------------------------------------------------------------------------------------
 
-    def first_frames(self, images: np.ndarray, frames: int) -> dict[str, Tensor]:
+    def first_frames(self, images: np.ndarray, frames: int, prompts: Sequence[str] = ()) -> dict[str, Tensor]:
         """`image_latents` of the image in a clip that is grey after it, and CLIP's last states but one."""
         latents, count = [], at_once(frames, *images.shape[1:3])
         for begin in range(0, len(images), count):
@@ -106,10 +99,9 @@ class WanImageAdapter(WanAdapter):
     def tokens(self, images: np.ndarray) -> Tensor:
         """(B, N, E). The encoder is on the device only while it encodes."""
         shown = [Image.fromarray(pixels) for pixels in (images.clip(0, 1) * 255).round().astype(np.uint8)]
-        encoder = self.pipe.image_encoder.to(self.device)
-        tokens = torch.cat([self.pipe.encode_image(shown[i : i + 8], self.device) for i in range(0, len(shown), 8)])
-        encoder.to("cpu")
-        return tokens.float()
+        with self.at_work("image_encoder"):
+            tokens = [self.pipe.encode_image(shown[i : i + 8], self.device) for i in range(0, len(shown), 8)]
+        return torch.cat(tokens).float()
 
     # -- velocity -----------------------------------------------------------------------------------------
 

@@ -286,10 +286,10 @@ def test_every_scale_gives_every_table_a_valid_recipe(name):
 def test_the_paper_s_guidance_is_the_full_sizes():
     betas = {
         name: tuple(Cell("c").at(Scale(name), 0).teacher.options[b] for b in ("beta1", "beta2"))
-        for name in ("wan-1.3b", "wan-14b", "wan-i2v-14b", "wan-ti2v-5b", "hunyuan-13b")
+        for name in ("wan-1.3b", "wan-14b", "wan-i2v-14b", "wan-ti2v-5b", "hunyuan-13b", "hunyuan-i2v-13b")
     }
     wan = {name: (3.5, 0.25) for name in ("wan-1.3b", "wan-14b", "wan-i2v-14b", "wan-ti2v-5b")}
-    assert betas == wan | {"hunyuan-13b": (2.0, 0.25)}
+    assert betas == wan | {"hunyuan-13b": (2.0, 0.25), "hunyuan-i2v-13b": (2.0, 0.25)}
     for name, (beta1, _) in betas.items():
         for teacher in ("cfg", "magic", "strong", "weak"):
             options = Cell("c", {"teacher": teacher}).at(Scale(name), 0).teacher.options

@@ -226,7 +226,7 @@ def test_vbenchs_suites_leave_videos_in_its_layout_and_take_its_json_when_they_a
 
 
 def test_a_suite_that_does_not_fit_the_scale_is_refused(monkeypatch, capsys):
-    for arguments, says in ((["--suite", "vbench"], "wan-14b, wan-i2v-14b, wan-ti2v-5b"),
+    for arguments, says in ((["--suite", "vbench"], "hunyuan-i2v-13b, wan-1.3b, wan-14b, wan-i2v-14b, wan-ti2v-5b"),
                             (["--set", "evaluate.sweet=vbench"], "sweet"),
                             (["--scale", "wan-14b", "--suite", "shapes"], "drawn clips")):  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["table1", *arguments])

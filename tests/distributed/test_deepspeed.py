@@ -29,6 +29,7 @@ from flc.losses import flow_matching
 from flc.models.channels import narrowed
 from flc.models.condition import Condition
 from flc.models.hunyuan import HunyuanAdapter
+from flc.models.hunyuan_image import HunyuanImageAdapter
 from flc.models.wan import WanAdapter
 from flc.models.wan_image import WanImageAdapter
 from flc.registry import create
@@ -86,8 +87,15 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bernoulli-stacks": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
     "dmd-stacks": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
     "dmd-image": ("distiller", "dmd", DMD),
+    "dmd-stacks-image": ("distiller", "dmd", DMD),
     "skipping": ("", "", {}),
 }
+
+
+FAMILIES = {
+    (False, False): WanAdapter, (False, True): WanImageAdapter, (True, False): HunyuanAdapter,
+    (True, True): HunyuanImageAdapter,
+}  # fmt: skip
 
 
 def tiny(image: bool = False) -> Any:
@@ -103,7 +111,7 @@ def tiny(image: bool = False) -> Any:
     return awake(model)
 
 
-def two_stacks() -> Any:
+def two_stacks(image: bool = False) -> Any:
     """A stock HunyuanVideo transformer of 2 and 3 blocks."""
     from diffusers import HunyuanVideoTransformer3DModel
 
@@ -112,7 +120,7 @@ def two_stacks() -> Any:
         HunyuanVideoTransformer3DModel(
             in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2,
             num_single_layers=3, num_refiner_layers=1, text_embed_dim=8, pooled_projection_dim=6,
-            rope_axes_dim=(4, 4, 4),
+            rope_axes_dim=(4, 4, 4), image_condition_type="token_replace" if image else None,
         )
     )  # fmt: skip
 
@@ -132,11 +140,11 @@ class Miniature:
     ) -> None:
         kind, name, options = CASES[case]
         self.parts = parts
-        self.stacks, self.image = case.endswith("stacks"), case.endswith("image")
-        adapter: Any = HunyuanAdapter() if self.stacks else WanImageAdapter() if self.image else WanAdapter()
+        self.stacks, self.image = "stacks" in case, case.endswith("image")
+        adapter: Any = FAMILIES[self.stacks, self.image]()
         adapter.pipe = SimpleNamespace(config=SimpleNamespace(expand_timesteps=True))
         adapter.device, adapter.notes, self.local = torch.device("cpu"), {}, BATCH // world // parts
-        source, unpruned = adapter.prepare(two_stacks() if self.stacks else tiny(self.image)), None
+        source, unpruned = adapter.prepare((two_stacks if self.stacks else tiny)(self.image)), None
         pruned, full = (PRUNED_STACKS, View(STACKS)) if self.stacks else (PRUNED, FULL)
         if case.endswith("narrow"):
             unpruned = source
@@ -162,7 +170,9 @@ class Miniature:
         x0, null = latents[rows], torch.randn(1, 1, 8, generator=g)
         if self.stacks:
             pooled = torch.randn(17, 6, generator=g)
-            return Batch(x0, Condition(text[rows], null, pooled=pooled[rows], null_pooled=pooled[16:]))
+            cond = Condition(text[rows], null, pooled=pooled[rows], null_pooled=pooled[16:])
+            first = {"first": x0[:, :, :1], "given": torch.ones(self.local, dtype=torch.bool), "trace": 0.001}
+            return Batch(x0, replace(cond, **first) if self.image else cond)  # type: ignore[arg-type]
         if self.image:
             beside, tokens = torch.randn(16, 4, 3, 4, 4, generator=g), torch.randn(16, 5, 6, generator=g)
             return Batch(x0, Condition(text[rows], null, image_latents=beside[rows], image_tokens=tokens[rows]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,13 @@ def lacking(folder: Path, to: Path, component: str) -> Path:
 
 def prefixed(folder: Path, to: Path, component: str, prefix: str, but: int = 0) -> Path:
     """With tensors of a component named as of a part of a whole model; `but`: without the first so many."""
+    return named(folder, to, component, lambda name: f"{prefix}{name.removeprefix(prefix)}", but)
+
+
+def named(folder: Path, to: Path, component: str, name: Callable[[str], str], but: int = 0) -> Path:
+    """With tensors of a component by other names."""
     file = shutil.copytree(folder, to) / component / "model.safetensors"
-    held = {f"{prefix}{name.removeprefix(prefix)}": value for name, value in load_file(file).items()}
+    held = {name(own): value for own, value in load_file(file).items()}
     save_file(dict(list(held.items())[but:]), file, {"format": "pt"})
     return to
 
