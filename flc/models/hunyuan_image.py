@@ -51,7 +51,8 @@ class HunyuanImageAdapter(HunyuanAdapter):
     @classmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
         named = index.get("_class_name"), transformer.get("_class_name")
-        return named == ("HunyuanVideoImageToVideoPipeline", "HunyuanVideoTransformer3DModel")
+        ours = named == ("HunyuanVideoImageToVideoPipeline", "HunyuanVideoTransformer3DModel")
+        return ours and transformer.get("image_condition_type") is not None
 
     # -- loading ------------------------------------------------------------------------------------------
 
@@ -61,10 +62,8 @@ class HunyuanImageAdapter(HunyuanAdapter):
             raise UserError(f"{folder / 'model_index.json'} names no image_processor: download it again")
 
     def refuse_kind(self, folder: Path, config: Mapping[str, Any]) -> None:
-        kind = config.get("image_condition_type")
-        if kind is None:
-            raise UserError(f"{folder} names a pipeline for image-to-video, and its transformer takes no first frame")
-        if kind != "token_replace" or config.get("in_channels", 16) != config.get("out_channels", 16):
+        channels = (config.get("in_channels", 16), config.get("out_channels", 16))
+        if config.get("image_condition_type") != "token_replace" or channels[0] != channels[1]:
             raise UserError(
                 f"{folder} has its first frame as channels beside the clip, which flc does not compress yet"
             )

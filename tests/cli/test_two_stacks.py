@@ -77,19 +77,15 @@ def test_one_step_of_a_students_own_grid_is_a_schedule(compress, flc, tmp_path):
     assert code == 0 and "was trained for 4 steps" in err, err
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [("HunyuanVideoImageToVideoPipeline", "its transformer takes no first frame"),
-     ("HunyuanSkyreelsImageToVideoPipeline", "no model adapter for HunyuanSkyreelsImageToVideoPipeline")],
-)  # fmt: skip
-def test_another_pipeline_of_the_same_transformer_is_refused_by_every_command(flc, hunyuan, tmp_path, name, says):
+@pytest.mark.parametrize("name", ["HunyuanVideoImageToVideoPipeline", "HunyuanSkyreelsImageToVideoPipeline"])
+def test_another_pipeline_of_the_same_transformer_is_refused_by_every_command(flc, hunyuan, tmp_path, name):
     other = shutil.copytree(hunyuan, tmp_path / "other")
     index = json.loads((other / "model_index.json").read_text())
     (other / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
     for command in (["generate", other, "--prompt", "a", "--out", tmp_path / "a.mp4"],
                     ["compress", "--model", other, "--out", tmp_path / "out"]):  # fmt: skip
         code, _, err = flc(*command)
-        assert code == 2 and says in " ".join(err.split()), err
+        assert code == 2 and f"no model adapter for {name}" in err and "wan" in err, err
 
 
 def test_a_plan_with_channels_is_refused_in_one_line(flc, hunyuan, tmp_path):
