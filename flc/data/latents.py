@@ -1,9 +1,12 @@
-"""Clips encoded once: latents and captions in a folder, and batches of them."""
+"""Clips encoded once: latents and captions in a folder, and batches of them.
+
+Those of a full-size model take tens of megabytes each: they stay in parts, files that are written once, by whichever
+rank, and mapped into memory by all.
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -24,7 +27,7 @@ from flc.errors import UserError
 from flc.flow import shifted
 from flc.models.folder import read_tensors
 
-FILE, PARTS = "latents.safetensors", "parts"
+CAPTIONS = "captions.json"
 PART = 16
 """Clips of a part: whole batches, and few, so that many ranks have some each."""
 
@@ -32,7 +35,7 @@ PART = 16
 def parts_of(folder: Path, count: int) -> list[tuple[Path, range]]:
     """Each part's file, named after the clips that it holds, and which of `count` those are."""
     parts = [range(begin, min(begin + PART, count)) for begin in range(0, count, PART)]
-    return [(folder / PARTS / f"{rows.start:06d}-{rows.stop:06d}.safetensors", rows) for rows in parts]
+    return [(folder / f"{rows.start:06d}-{rows.stop:06d}.safetensors", rows) for rows in parts]
 
 
 def encode_parts(
@@ -44,7 +47,6 @@ def encode_parts(
 
     `source(rows)` yields the clips of those numbers, which ascend.
     """
-    (folder / PARTS).mkdir(exist_ok=True)
     mine = parts_of(folder, count)[rank::world]
     missing = [(path, rows) for path, rows in mine if not path.exists()]
     for _ in range(sum(len(rows) for path, rows in mine if path.exists())):
@@ -69,7 +71,7 @@ def encoded_clips(adapter: Any, clips: Sequence[np.ndarray], captions: Sequence[
 
 
 def gathered(encoded: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """One of several; texts of a first frame are zero-padded to the longest."""
+    """One of several; texts that are read with a first frame are zero-padded to the longest."""
     longest = max((some["text"].shape[1] for some in encoded if "text" in some), default=0)
 
     def whole(some: Tensor, name: str) -> Tensor:
@@ -78,24 +80,18 @@ def gathered(encoded: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([whole(some[name], name) for some in encoded]) for name in encoded[0]}
 
 
-def join_parts(folder: Path, count: int) -> None:
-    """Of all parts `latents.safetensors` (latents (N, C, F, H, W), caption index (N,), and what `first_frames` of the
-    family gave) and `captions.json`."""
+def finish_parts(folder: Path, count: int) -> None:
+    """When all parts are there: `captions.json`, each clip's."""
     parts = [path for path, _ in parts_of(folder, count)]
     if lost := next((path for path in parts if not path.exists()), None):
         raise UserError(f"{lost} of another rank is not there: give an --out that all machines of the run share")
-    captions = [caption for part in parts for caption in read_captions(part)]
-    known = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    whole = gathered([read_tensors(part) for part in parts])
-    save_file(whole | {"caption": torch.tensor([known[c] for c in captions])}, folder / FILE)
-    (folder / "captions.json").write_text(json.dumps(list(known)))
-    shutil.rmtree(folder / PARTS)
+    (folder / CAPTIONS).write_text(json.dumps([caption for part in parts for caption in read_captions(part)]))
 
 
 def encode(adapter: Any, clips: Sequence[Clip], folder: Path, batch: int = 8) -> None:
     """Clips at hand, by one process."""
     encode_parts(adapter, lambda rows: (clips[row] for row in rows), len(clips), folder, batch=batch)
-    join_parts(folder, len(clips))
+    finish_parts(folder, len(clips))
 
 
 def write_part(path: Path, encoded: dict[str, Tensor], captions: list[str]) -> None:
@@ -115,28 +111,31 @@ class LatentClips:
     """Encoded clips of a folder, drawn into batches."""
 
     def __init__(self, folder: Path, adapter: Any, negative: str = "") -> None:
-        flat = read_tensors(folder / FILE)
-        self.latents, self.index = flat.pop("latents"), flat.pop("caption")
-        self.images = flat
-        self.captions = json.loads((folder / "captions.json").read_text())
+        self.parts = [read_tensors(path) for path in sorted(folder.glob("*-*.safetensors"))]
+        self.places = [(part, row) for part, held in enumerate(self.parts) for row in range(len(held["latents"]))]
+        self.captions: list[str] = json.loads((folder / CAPTIONS).read_text())
         self.adapter, self.negative = adapter, negative
         self.image, self.device = adapter.image_to_video, adapter.device
         # The adapter keeps what it encoded: a batch's texts alone are on the device, as long as the longest of all.
-        parts = (self.captions[i : i + 32] for i in range(0, len(self.captions), 32))
-        self.longest = max(adapter.condition(part, negative).text.shape[1] for part in parts)
-        if "text" in self.images:
-            self.longest = max(self.longest, self.images["text"].shape[1])
+        known = list(dict.fromkeys(self.captions))
+        lengths = [adapter.condition(known[i : i + 32], negative).text.shape[1] for i in range(0, len(known), 32)]
+        self.longest = max([*lengths, *(held["text"].shape[1] for held in self.parts if "text" in held)])
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.places)
+
+    def held(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """What was encoded of these clips."""
+        places = [self.places[row] for row in rows]
+        return gathered([{k: v[row : row + 1] for k, v in self.parts[part].items()} for part, row in places])
 
     def batch(self, rows: Tensor, given: Tensor | None) -> Batch:
         """Clips by row; `given` (B,) marks those whose first frame is a condition, where not all are."""
-        x0 = self.latents[rows].to(self.device)
-        cond = self.adapter.condition([self.captions[i] for i in self.index[rows].tolist()], self.negative)
-        if self.images:
-            images = {name: value[rows].to(self.device) for name, value in self.images.items()}
-            return Batch(x0, replace(cond, **images).padded(self.longest))
+        encoded = {name: value.to(self.device) for name, value in self.held(rows.tolist()).items()}
+        x0 = encoded.pop("latents")
+        cond = self.adapter.condition([self.captions[row] for row in rows.tolist()], self.negative)
+        if encoded:
+            return Batch(x0, replace(cond, **encoded).padded(self.longest))
         cond = cond.padded(self.longest)
         if not self.image or given is None:
             return Batch(x0, cond)

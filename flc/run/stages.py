@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flc.api import Channels, Objective, PrunePlan, RecoveryTrainer, Role, Sample, Setting, StepDistiller, View
-from flc.data.latents import LatentClips, encode_parts, join_parts, parts_of
+from flc.data.latents import LatentClips, encode_parts, finish_parts, parts_of
 from flc.data.source import Clip, drawn_clips, folder_clips
 from flc.errors import PluginError, UserError
 from flc.models.channels import narrowed
@@ -52,7 +52,7 @@ def clips_of_training(job: Job, rows: Sequence[int]) -> Iterator[Clip]:
 
 
 def prepare(job: Job) -> Path:
-    """Clips encoded into latents: `latents.safetensors`, `captions.json`. Each rank encodes its share."""
+    """Clips encoded into latents, in parts, and `captions.json`. Each rank encodes its share."""
     r, out = job.recipe, job.out / "data"
     inputs = {"model": job.model_folder} | ({"data": Path(r.data)} if r.data else {})
 
@@ -65,7 +65,7 @@ def prepare(job: Job) -> Path:
             encode_parts(job.adapter, source, count, folder, rank, world, bar.advance, few)
         job.ranks.barrier()
         if job.ranks.leader:
-            join_parts(folder, count)
+            finish_parts(folder, count)
 
     run_stage(out, of_data(job), inputs, work, job.ranks)
     job.ranks.barrier()

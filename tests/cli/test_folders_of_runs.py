@@ -167,8 +167,8 @@ def test_what_a_student_says_of_itself_is_read_before_anything_is_written(place,
 
 def test_damaged_latents_are_one_line(place, adapter):
     (place / "data").mkdir()
-    (place / "data" / "latents.safetensors").write_bytes(b"\x10" + bytes(30))
-    with pytest.raises(UserError, match=r"latents.safetensors is missing or damaged: remove .*data to make it again"):
+    (place / "data" / "000000-000016.safetensors").write_bytes(b"\x10" + bytes(30))
+    with pytest.raises(UserError, match=r"16.safetensors is missing or damaged: remove .*data to make it again"):
         LatentClips(place / "data", adapter)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from flc.data.latents import LatentClips, encode, encode_parts, join_parts
+from flc.data.latents import LatentClips, encode, encode_parts, finish_parts
 from flc.data.shapes import (
     BACKGROUND,
     CELLS,
@@ -144,6 +144,13 @@ def test_drawn_and_read_clips_of_some_numbers_are_those_of_all(tmp_path):
     assert all(np.array_equal(video, whole[i][0]) for (video, _), i in zip(some, (2, 144, 149), strict=True))
 
 
+def same(one: Path, other: Path) -> None:
+    """All files of two folders of encoded clips, by their bytes."""
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir()) and len(names) > 2
+    assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
 def test_encoding_goes_on_after_what_was_written_before_a_clip_that_cannot_be_read(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr("flc.data.latents.PART", 4)
     pairs, bars, encoded = list(drawn_clips(11, 5, 48, 48, seed=0)), [], []
@@ -161,15 +168,16 @@ def test_encoding_goes_on_after_what_was_written_before_a_clip_that_cannot_be_re
         encode_parts(adapter, broken, len(pairs), tmp_path / "cut", batch=3)
     assert encoded == [3, 1, 3, 1]
     with pytest.raises(UserError, match=r"000008-000011\.safetensors of another rank is not there"):
-        join_parts(tmp_path / "cut", len(pairs))
+        finish_parts(tmp_path / "cut", len(pairs))
     encode_parts(
         adapter, lambda rows: (pairs[r] for r in rows), 11, tmp_path / "cut", on_clip=lambda: bars.append(1), batch=3
     )
     assert encoded[4:] == [3] and len(bars) == 11, "the last three alone"
-    join_parts(tmp_path / "cut", len(pairs))
-    whole, cut = (load_file(tmp_path / name / "latents.safetensors") for name in ("whole", "cut"))
-    assert whole.keys() == cut.keys() and all(torch.equal(whole[k], cut[k]) for k in whole)
-    assert {p.name for p in (tmp_path / "cut").iterdir()} == {"latents.safetensors", "captions.json"}
+    finish_parts(tmp_path / "cut", len(pairs))
+    same(tmp_path / "whole", tmp_path / "cut")
+    parts = [f"{a:06d}-{b:06d}.safetensors" for a, b in ((0, 4), (4, 8), (8, 11))]
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {*parts, "captions.json"}
+    assert json.loads((tmp_path / "cut" / "captions.json").read_text()) == [caption for _, caption in pairs]
 
 
 def test_ranks_encode_parts_in_turn_whatever_was_there_and_by_how_many(adapter, tmp_path, monkeypatch):
@@ -188,9 +196,8 @@ def test_ranks_encode_parts_in_turn_whatever_was_there_and_by_how_many(adapter, 
     for rank in (2, 0, 1):
         encode_parts(adapter, source, 18, tmp_path / "many", rank, world=3, batch=4)
     assert asked == [[*range(4, 8), *range(12, 16)], [*range(8, 12)], [*range(4)], [16, 17]]
-    join_parts(tmp_path / "many", 18)
-    one, many = (load_file(tmp_path / name / "latents.safetensors") for name in ("one", "many"))
-    assert all(torch.equal(one[k], many[k]) for k in one)
+    finish_parts(tmp_path / "many", 18)
+    same(tmp_path / "one", tmp_path / "many")
 
 
 def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
