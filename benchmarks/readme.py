@@ -50,7 +50,7 @@ def comparison(values: dict[str, Any]) -> list[str]:
     seeds, commits = (", ".join(map(str, values[name])) for name in ("seeds", "runs_of"))
     lines = [
         "Methods under one trainer and one number of training iterations, each with its own best rates of a small"
-        " search, fastlightgen with an earlier one's, and the present one's in a row of its own (`python -m"
+        " search, fastlightgen with those of an earlier one (`python -m"
         f" benchmarks.table2`, seeds {seeds}, commits {commits}; all columns in"
         " [results/table2.md](benchmarks/results/table2.md)). The last column is the paper's average, of WanX-TI2V"
         " under VBench-I2V:",

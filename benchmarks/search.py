@@ -4,7 +4,7 @@ them is at an end one rate beyond it; then, with the best, its teacher guided. O
     python -m benchmarks.search [--scale tiny] [--jobs 2] [--list]
 
 The seed is none of the tables', whatever --seeds says. The best averages go, by hand, into the scale's `algorithms`
-(rates) and table 2's rows (guidance); a fake network and a head keep their ratio to the generator.
+(rates) and the rows of tables (guidance); a fake network and a head keep their ratio to the generator.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from benchmarks.cells import Cell, Runs, Scale
 from benchmarks.common import write
+from benchmarks.parts import CODMD
 from benchmarks.table import arguments, plan, runs_of
 from benchmarks.table2 import table
 from flc.run.compress import completed
@@ -36,9 +37,9 @@ def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | No
 
 
 def algorithms(scale: Scale) -> list[Cell]:
-    """The first row of table 2 for each algorithm that has rates, with its teacher as the preset has it."""
+    """The first row of table 2 for each algorithm that has rates, and `CODMD`, with its teacher as the preset has it."""
     first: dict[tuple[str, str], Cell] = {}
-    for cell in table(scale.name).rows:
+    for cell in (*table(scale.name).rows, CODMD):
         if found := searched(cell, scale):
             teacher = cell.values.get("teacher")
             plain = {"teacher": teacher["name"]} if isinstance(teacher, dict) else {}
