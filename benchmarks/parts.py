@@ -52,7 +52,7 @@ RIVALS = (
 NOTES = (
     "Rows without recovery distil for the iterations of both stages. random draws another lot for each seed: its spread"
     " is of lots, too. Stage III is fastlightgen's, with its rates, in every row but the last three: dmd2's and lcm's"
-    " are those of Table 2's unpruned rows, with their teachers; sft's rates are bernoulli's, none was searched for it. "
+    " are those of Table 2's unpruned rows, with their teachers. sft's rates are bernoulli's: none was searched for. "
 )
 TINY = (
     "One row has the rates that the present search found best for fastlightgen, its preset's; all others those of an"
