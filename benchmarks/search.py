@@ -37,7 +37,7 @@ def searched(cell: Cell, scale: Scale) -> tuple[str, str, dict[str, float]] | No
 
 
 def algorithms(scale: Scale) -> list[Cell]:
-    """The first row of table 2 for each algorithm that has rates, and `CODMD`, their teachers as the preset has them."""
+    """The first row of table 2 for each algorithm that has rates, and `CODMD`; teachers are as presets have them."""
     first: dict[tuple[str, str], Cell] = {}
     for cell in (*table(scale.name).rows, CODMD):
         if found := searched(cell, scale):
