@@ -258,6 +258,8 @@ class Runs:
 
     def _stem(self, recipe: Recipe) -> None:
         out, data = self.folder / f"stem-{stem_of(recipe)}", self.folder / f"data-{data_of(recipe)}"
+        if out.name in self._failed:
+            return
         if not (out / "recover" / "done.json").exists():
             begin(out, recipe)
             take(data, out / "data")

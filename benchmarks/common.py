@@ -38,6 +38,11 @@ def write(name: str, script: str, values: dict[str, Any]) -> Path:
     return path
 
 
+def worth_writing(values: dict[str, Any], name: str) -> bool:
+    """Whether a table has a row that did not fail; one of failures alone takes no finished one's place."""
+    return any("average" in row for row in values["rows"].values()) or not (RESULTS / f"{name}.json").exists()
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Mean and sample standard deviation over seeds."""
     return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else 0.0, "n": len(values)}

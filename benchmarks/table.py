@@ -13,7 +13,7 @@ import yaml
 
 from benchmarks import paper
 from benchmarks.cells import Cell, Runs, Scale, summary
-from benchmarks.common import RESULTS, spread, write
+from benchmarks.common import RESULTS, spread, worth_writing, write
 from benchmarks.render import markdown, picture
 from benchmarks.timing import interleaved
 from flc.errors import UserError
@@ -163,9 +163,10 @@ def main(made: Callable[[str], Table], description: str | None) -> int:
         return plan(runs, table.cells, args)
     values = measure(table, runs, args.seeds)
     name = table.name if args.scale == "tiny" else f"{table.name}_{args.scale}"
-    write(name, f"{table.command} --scale {args.scale}", values)
     text = markdown(values)
-    (RESULTS / f"{name}.md").write_text(text)
-    picture(values, RESULTS / f"{name}.png")
+    if worth_writing(values, name):
+        write(name, f"{table.command} --scale {args.scale}", values)
+        (RESULTS / f"{name}.md").write_text(text)
+        picture(values, RESULTS / f"{name}.png")
     print(text)
     return int(any("error" in row for row in values["rows"].values()))

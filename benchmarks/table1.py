@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.cells import SCALES, Runs, digest
-from benchmarks.common import RESULTS, spread, write
+from benchmarks.common import RESULTS, spread, worth_writing, write
 from benchmarks.paper import averages, dimensions, printed
 from benchmarks.pipelines import Contestant, Stock, clips, seconds
 from benchmarks.render import SCORES, as_printed, fewer, head, line, over, pair, picture
@@ -213,14 +213,12 @@ def measured(folders: Sequence[tuple[Contestant, int]], suite: Suite) -> dict[st
     """One row; `folders` says which folder stands for which seed. A pipeline may fail in any way: the row, of the
     others, says it.
 
-    VBench's suites have five seeds of their own a prompt, so that a row is of one folder there, the first.
+    VBench's suites have five seeds of their own a prompt, so that a row is of one folder there, the first there is.
     """
-    rows, errors, about = [], [], {}
-    good = [pair for pair in folders if not pair[0].error] or folders
-    for contestant, seed in folders if suite.drawn else good[:1]:
+    rows, about, good = [], {}, [pair for pair in folders if not pair[0].error]
+    errors = [contestant.error for contestant, _ in folders if contestant.error]
+    for contestant, seed in good if suite.drawn else good[:1]:
         try:
-            if contestant.error:
-                raise UserError(contestant.error)
             stock, own = suite.stock(contestant), suite.of(contestant)
             if suite.drawn:
                 with tempfile.TemporaryDirectory() as scratch:
@@ -259,11 +257,12 @@ def markdown(values: dict[str, Any]) -> str:
 def contestants(runs: Runs, seeds: Sequence[int]) -> dict[str, list[tuple[Contestant, int]]]:
     """The scale's model and its students, each with the folder for each seed."""
     model = Path(runs.scale.base().get("model") or EMBEDDED)
-    why = {s: runs.row(OURS, s, whole=True).get("error", "") for s in seeds}
-    return {
-        "teacher": [(Contestant("teacher", model), s) for s in seeds],
-        "fastlightgen": [(Contestant("ours", runs.path(OURS, s) / "pipeline", error=why[s]), s) for s in seeds],
-    }
+    students = []
+    for seed in seeds:
+        folder = runs.path(OURS, seed) / "pipeline"
+        why = "" if folder.exists() else runs.row(OURS, seed, whole=True)["error"]
+        students.append((Contestant("ours", folder, error=why), seed))
+    return {"teacher": [(Contestant("teacher", model), s) for s in seeds], "fastlightgen": students}
 
 
 def first_good(pairs: Sequence[tuple[Contestant, int]]) -> Contestant:
@@ -308,9 +307,10 @@ def main() -> int:
     about = {"suite": suite.options.suite, "scale": args.scale, "seeds": args.seeds}
     values = about | {"runs_of": runs.commits(own, args.seeds), "rows": rows, "paper": printed("table1")}
     name = name_of(args, suite)
-    write(name, f"python -m benchmarks.table1 --scale {args.scale} --suite {suite.options.suite}", values)
-    (RESULTS / f"{name}.md").write_text(markdown(values))
-    picture(values, RESULTS / f"{name}.png")
+    if worth_writing(values, name):
+        write(name, f"python -m benchmarks.table1 --scale {args.scale} --suite {suite.options.suite}", values)
+        (RESULTS / f"{name}.md").write_text(markdown(values))
+        picture(values, RESULTS / f"{name}.png")
     print(markdown(values))
     return int(any("error" in row for row in rows.values()))
 

@@ -173,6 +173,16 @@ def unvoted(key: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *as_printed("table3", printed("table3"))]) + "\n"
 
 
+def say_unvoted(name: str, key: dict[str, Any]) -> None:
+    """In place of another study's votes; those of this one stay, when its page is made again."""
+    counted = RESULTS / f"{name}.json"
+    if counted.exists() and read_json(counted).get("study") == key["study"]:
+        return
+    for path in (counted, counted.with_suffix(".png")):
+        path.unlink(missing_ok=True)
+    counted.with_suffix(".md").write_text(unvoted(key))
+
+
 def picture(found: dict[str, Any], path: Path) -> None:
     """How often ours was preferred, with the intervals; the line is that of no preference."""
     rows = found["rows"]
@@ -245,7 +255,7 @@ def main() -> int:
         return 1
     about = {"scale": args.scale, "seeds": args.seeds, "runs_of": runs.commits(shown, args.seeds)}
     write_page(pairs, page, key, lot, made_by(f"python -m benchmarks.table3 --scale {args.scale}") | about)
-    (RESULTS / f"{name}.md").write_text(unvoted(read_json(key)))
+    say_unvoted(name, read_json(key))
     print(f"{page}: {len(pairs)} pairs; votes are scored with --votes FILE")
     rows = {f"{c.label}, seed {s}": runs.row(c, s, whole=True) for c in shown for s in args.seeds}
     errors = [f"{label} is not among them: {row['error']}" for label, row in rows.items() if "error" in row]

@@ -107,13 +107,24 @@ def read_captions(part: Path) -> list[str]:
     return captions
 
 
+def captions_of(folder: Path) -> list[str]:
+    """Each clip's, of a finished folder."""
+    try:
+        captions: list[str] = json.loads((folder / CAPTIONS).read_text())
+    except (OSError, ValueError) as error:
+        text = f"{folder / CAPTIONS} is missing or damaged: remove {folder} to make it again with --resume"
+        raise UserError(text) from error
+    return captions
+
+
 class LatentClips:
     """Encoded clips of a folder, drawn into batches."""
 
     def __init__(self, folder: Path, adapter: Any, negative: str = "") -> None:
-        self.parts = [read_tensors(path) for path in sorted(folder.glob("*-*.safetensors"))]
-        self.places = [(part, row) for part, held in enumerate(self.parts) for row in range(len(held["latents"]))]
-        self.captions: list[str] = json.loads((folder / CAPTIONS).read_text())
+        self.captions = captions_of(folder)
+        files = parts_of(folder, len(self.captions))
+        self.parts = [read_tensors(path) for path, _ in files]
+        self.places = [(part, row) for part, (_, rows) in enumerate(files) for row in range(len(rows))]
         self.adapter, self.negative = adapter, negative
         self.image, self.device = adapter.image_to_video, adapter.device
         # The adapter keeps what it encoded: a batch's texts alone are on the device, as long as the longest of all.

@@ -70,7 +70,9 @@ class HunyuanImageAdapter(HunyuanAdapter):
 
     def check_numbers(self, pipe: Any, folder: Path) -> None:
         super().check_numbers(pipe, folder)
-        sight: Any = pipe.text_encoder.config.vision_config
+        sight: Any = getattr(pipe.text_encoder.config, "vision_config", None)
+        if sight is None:
+            raise UserError(f"{folder / 'text_encoder'} sees no image: download it again")
         rows, expected = (sight.image_size // sight.patch_size) ** 2, self.template["image_emb_len"]
         if rows != expected:
             raise UserError(f"{folder / 'text_encoder'} makes {rows} rows of an image, not the stock {expected}")

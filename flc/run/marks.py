@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flc.data.latents import PART
 from flc.errors import UserError
 from flc.recipe import TrainStage
 from flc.run.folders import DONE, PLACES, as_json, fingerprint_of_folder, read_mark
@@ -32,7 +33,7 @@ def training(stage: TrainStage) -> dict[str, Any]:
 
 
 def of_data(job: Job) -> dict[str, Any]:
-    return {"clips": job.recipe.prepare.clips, "size": job.size, "seed": job.recipe.seed}
+    return {"clips": job.recipe.prepare.clips, "size": job.size, "seed": job.recipe.seed, "part": PART}
 
 
 def of_score(job: Job) -> dict[str, Any]:

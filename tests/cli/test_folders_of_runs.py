@@ -167,8 +167,11 @@ def test_what_a_student_says_of_itself_is_read_before_anything_is_written(place,
 
 def test_damaged_latents_are_one_line(place, adapter):
     (place / "data").mkdir()
-    (place / "data" / "000000-000016.safetensors").write_bytes(b"\x10" + bytes(30))
-    with pytest.raises(UserError, match=r"16.safetensors is missing or damaged: remove .*data to make it again"):
+    with pytest.raises(UserError, match=r"captions.json is missing or damaged: remove .*data to make it again"):
+        LatentClips(place / "data", adapter)
+    (place / "data" / "captions.json").write_text(json.dumps(["a cat"]))
+    (place / "data" / "000000-000001.safetensors").write_bytes(b"\x10" + bytes(30))
+    with pytest.raises(UserError, match=r"01.safetensors is missing or damaged: remove .*data to make it again"):
         LatentClips(place / "data", adapter)
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import all as everything
-from benchmarks import parts, table5, table6
+from benchmarks import common, parts, table5, table6
 from benchmarks import table as tables
 from benchmarks.cells import SCALES, Cell, Runs, Scale, stem_of, summary, take
 from benchmarks.table import TEACHER, Table
@@ -144,14 +144,17 @@ def test_a_cell_that_failed_is_not_run_again_in_one_command(tmp_path, monkeypatc
     def fail(self, arguments, out):
         called.append(out.name)
         (out / "log.txt").write_text("flc: error: loss is not finite\n")
-        return int("--until" not in arguments)
+        return int(("--until" in arguments) == shared)
 
     monkeypatch.setattr(Runs, "_call", fail)
-    runs, cell = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept"), Cell("one")
-    for _ in range(2):
-        runs.run([cell], [0])
-        assert runs.row(cell, 0) == {"error": "flc: error: loss is not finite"}
-    assert called.count(runs.path(cell, 0).name) == 1
+    for shared in (False, True):
+        runs, cell = Runs(tmp_path / f"runs {shared}", TINY, 1, tmp_path / "kept"), Cell("one")
+        called.clear()
+        for _ in range(2):
+            runs.run([cell], [0])
+            assert runs.row(cell, 0) == {"error": "flc: error: loss is not finite"}
+        stem = f"stem-{stem_of(cell.at(TINY, 0))}"
+        assert called == ([stem] if shared else [stem, runs.path(cell, 0).name])
 
 
 @pytest.fixture
@@ -442,6 +445,20 @@ def test_a_row_whose_first_seed_failed_has_the_time_of_another(tmp_path, monkeyp
         (runs.path(TEACHER, seed) / "metrics.json").write_text(json.dumps({"rows": [row]}))
     tables.measure(Table(99, "No cell", (), {}), runs, [0, 1, 2])
     assert timed == {"teacher": runs.path(TEACHER, 1)}
+
+
+def test_a_table_of_failures_alone_takes_no_finished_ones_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)
+    for module in (tables, common):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["table", "--seeds", "0", "--runs", str(tmp_path / "runs")])
+    for place in ("runs", "results"):
+        monkeypatch.setattr(Runs, "found", lambda self, cell, seed: tmp_path / "nowhere")
+        assert tables.main(lambda scale: Table(99, "No cell", (), {}), "a table") == 1, place
+        assert "| teacher |" in capsys.readouterr().out
+        text = (tmp_path / "table99.md").read_text()
+        assert ("failed" in text) == (place == "runs"), "the first time, when there was none"
+        (tmp_path / "table99.md").write_text("finished")
 
 
 def test_a_table_without_the_weights_of_its_scale_is_finished_without_times(tmp_path, monkeypatch, capsys):

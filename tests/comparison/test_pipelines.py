@@ -257,10 +257,13 @@ def test_a_suite_without_its_files_makes_a_table_that_says_so_and_runs_nothing(t
 
 def test_a_failed_student_s_row_is_of_the_others_and_says_why(tmp_path, monkeypatch):
     """The run's own words, not those of a folder that it did not leave."""
+    prompts = tmp_path / "m.jsonl"
+    prompts.write_text(json.dumps({"prompt": "a tree"}) + "\n")
     monkeypatch.setattr(table1, "under_shapes", lambda stock, suite, seed, folder: scored[seed])
     monkeypatch.setattr(table1.Runs, "row", lambda self, cell, seed, whole: told[seed])
     scored = {seed: {"average": 0.1 * seed, "scores": {"sharpness": 0.5}} for seed in (0, 1, 2)}
-    told = {0: {"error": "flc: error: loss is not finite"}, 1: {"average": 0.1}, 2: {"average": 0.2}}
+    # the second one's own evaluation failed, after it had left a whole pipeline
+    told = {0: {"error": "flc: error: loss is not finite"}, 1: {"error": "VBench was not run"}, 2: {"average": 0.2}}
     monkeypatch.setattr(table1.Runs, "path", lambda self, cell, seed: tmp_path / str(seed))
     for seed in (1, 2):
         (tmp_path / str(seed)).mkdir()
@@ -273,6 +276,10 @@ def test_a_failed_student_s_row_is_of_the_others_and_says_why(tmp_path, monkeypa
     text = table1.markdown({"rows": {"ours": row}, "seeds": [0, 1, 2], "paper": paper})
     assert "ours: of 2 of 3 seeds; flc: error: loss is not finite" in text
     assert table1.measured(pairs[:1], suite()) == {"error": "flc: error: loss is not finite"}
+    made = suite(scale="wan-14b", set=["device=cpu", "dtype=float32"], manifest=prompts)
+    monkeypatch.setattr(table1, "under_vbench", lambda stock, own, place: scored[2])
+    row = table1.measured(pairs, made)
+    assert row["average"]["n"] == 1 and row["error"] == "flc: error: loss is not finite", "the next seed's"
 
 
 def test_a_manifest_drives_drawn_clips_too(tmp_path, image):

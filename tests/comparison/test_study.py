@@ -97,6 +97,18 @@ def test_votes_are_written_as_json_markdown_and_a_picture(study, tmp_path, monke
         assert (dots == colour).all(1).sum() > 100
 
 
+def test_a_page_that_is_made_again_leaves_its_votes_and_another_one_takes_their_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(table3, "RESULTS", tmp_path)
+    key = {"study": "one", "pairs": {"0": {"rival": "lcm", "ours": "left"}}}
+    for name, text in (("json", json.dumps({"study": "one"})), ("md", "votes"), ("png", "")):
+        (tmp_path / f"table3.{name}").write_text(text)
+    table3.say_unvoted("table3", key)
+    assert (tmp_path / "table3.md").read_text() == "votes" and (tmp_path / "table3.png").exists()
+    table3.say_unvoted("table3", key | {"study": "two"})
+    assert "Study two: nobody has voted yet" in (tmp_path / "table3.md").read_text()
+    assert not (tmp_path / "table3.json").exists() and not (tmp_path / "table3.png").exists()
+
+
 def test_of_one_voters_ballots_the_last_saved_counts(study, tmp_path):
     _, key = study
     ours, rival = key["pairs"]["0"]["ours"], key["pairs"]["0"]["rival"]

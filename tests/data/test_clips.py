@@ -180,6 +180,22 @@ def test_encoding_goes_on_after_what_was_written_before_a_clip_that_cannot_be_re
     assert json.loads((tmp_path / "cut" / "captions.json").read_text()) == [caption for _, caption in pairs]
 
 
+def test_a_part_that_is_lost_is_said_and_one_of_another_length_is_not_looked_at(adapter, tmp_path, monkeypatch):
+    """What a clip is stands beside its caption, or nothing does."""
+    monkeypatch.setattr("flc.data.latents.PART", 4)
+    pairs = list(drawn_clips(6, 5, 48, 48, seed=0))
+    encode(adapter, pairs, tmp_path)
+    (tmp_path / "000000-000008.safetensors").write_bytes((tmp_path / "000000-000004.safetensors").read_bytes())
+    data = LatentClips(tmp_path, adapter)
+    assert len(data) == 6
+    assert torch.allclose(data.batch(torch.tensor([5]), None).x0, adapter.encode(pairs[5][0][None]), atol=1e-4)
+    (tmp_path / "000000-000004.safetensors").unlink()
+    with pytest.raises(
+        UserError, match=r"000000-000004\.safetensors is missing or damaged: remove .* to make it again"
+    ):
+        LatentClips(tmp_path, adapter)
+
+
 def test_ranks_encode_parts_in_turn_whatever_was_there_and_by_how_many(adapter, tmp_path, monkeypatch):
     """Three ranks go on where one of two left off; together they have every clip once, in its place."""
     monkeypatch.setattr("flc.data.latents.PART", 4)
