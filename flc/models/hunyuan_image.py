@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from flc.errors import UserError
 from flc.models.condition import Condition
+from flc.models.first_frame import FirstFrameAdapter, pictures
 from flc.models.hunyuan import TEXT_ROWS, HunyuanAdapter
-from flc.models.stock import named_processor
 
 #: The stock pipeline's: of the image's rows every fourth is shown; of the black one's, beside a negative prompt, every
 #: second.
@@ -34,7 +34,7 @@ TRACE = 0.001
 """How much of the first frame is in the noise that a clip begins from."""
 
 
-class HunyuanImageAdapter(HunyuanAdapter):
+class HunyuanImageAdapter(FirstFrameAdapter, HunyuanAdapter):
     """One loaded HunyuanVideo image-to-video pipeline."""
 
     family: ClassVar[str] = "HunyuanVideo image-to-video"
@@ -81,21 +81,6 @@ class HunyuanImageAdapter(HunyuanAdapter):
         self._black = {}
         return super().load(folder, device, dtype)
 
-    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
-        super().save_pipeline(folder, transformer, scheduler)
-        named_processor(folder)
-
-    @property
-    def needs_first_frame(self) -> bool:
-        return True
-
-    @property
-    def image_to_video(self) -> bool:
-        return True
-
-    def takes_first_frame(self, folder: Path) -> bool:
-        return True
-
     # -- encoding -----------------------------------------------------------------------------------------
 
     def encode_texts(self, prompts: Sequence[str]) -> list[tuple[Tensor, ...]]:
@@ -141,8 +126,7 @@ class HunyuanImageAdapter(HunyuanAdapter):
 
     def first_frames(self, images: np.ndarray, frames: int, prompts: Sequence[str] = ()) -> dict[str, Tensor]:
         """`first`, the latents of the image alone, `given` and the `text` of image and prompt."""
-        shown = [Image.fromarray(pixels) for pixels in (images.clip(0, 1) * 255).round().astype(np.uint8)]
-        text = nn.utils.rnn.pad_sequence(self.seen(shown, prompts, EVERY), batch_first=True)
+        text = nn.utils.rnn.pad_sequence(self.seen(pictures(images), prompts, EVERY), batch_first=True)
         given = torch.ones(len(images), dtype=torch.bool, device=self.device)
         return {"first": self.encode(images[:, None]), "given": given, "text": text}
 

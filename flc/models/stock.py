@@ -3,7 +3,6 @@ component, texts encoded once, clips a few at a time, sizes."""
 
 from __future__ import annotations
 
-import json
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,17 +25,6 @@ from flc.models.notes import read_notes
 PIXELS = 2**22
 TIME_SCALE = 1000.0  # these transformers count time in [0, 1000]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def named_processor(folder: Path) -> None:
-    """In a saved pipeline, a processor of images by the name that every transformers knows: where torchvision is
-    missing it has another one, which the first 5.0 does not know."""
-    path = folder / "model_index.json"
-    index = read_json(path)
-    library, name = index["image_processor"]
-    if name is not None and name.endswith("Pil"):
-        index["image_processor"] = [library, name.removesuffix("Pil")]
-        path.write_text(json.dumps(index, indent=2) + "\n")
 
 
 def are_numbers(values: Any) -> bool:

@@ -15,20 +15,20 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
-from PIL import Image
 from torch import Tensor, nn
 
 from flc.errors import UserError
 from flc.models.condition import Condition
+from flc.models.first_frame import FirstFrameAdapter, pictures
 from flc.models.folder import read_json
-from flc.models.stock import TIME_SCALE, at_once, named_processor
+from flc.models.stock import TIME_SCALE, at_once
 from flc.models.wan import WanAdapter, latents_alone
 
 #: Of a pipeline, what a model without an encoder of images does without.
 SEES = ("image_encoder", "image_processor")
 
 
-class WanImageAdapter(WanAdapter):
+class WanImageAdapter(FirstFrameAdapter, WanAdapter):
     """One loaded Wan 2.1 image-to-video pipeline."""
 
     family: ClassVar[str] = "Wan image-to-video"
@@ -65,21 +65,6 @@ class WanImageAdapter(WanAdapter):
         if (part := getattr(pipe.image_processor, "image_processor", None)) is not None:
             pipe.register_modules(image_processor=part)
 
-    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
-        super().save_pipeline(folder, transformer, scheduler)
-        named_processor(folder)
-
-    @property
-    def needs_first_frame(self) -> bool:
-        return True
-
-    @property
-    def image_to_video(self) -> bool:
-        return True
-
-    def takes_first_frame(self, folder: Path) -> bool:
-        return True
-
     # -- encoding -----------------------------------------------------------------------------------------
 
     def first_frames(self, images: np.ndarray, frames: int, prompts: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -98,7 +83,7 @@ class WanImageAdapter(WanAdapter):
     @torch.no_grad()
     def tokens(self, images: np.ndarray) -> Tensor:
         """(B, N, E). The encoder is on the device only while it encodes."""
-        shown = [Image.fromarray(pixels) for pixels in (images.clip(0, 1) * 255).round().astype(np.uint8)]
+        shown = pictures(images)
         with self.at_work("image_encoder"):
             tokens = [self.pipe.encode_image(shown[i : i + 8], self.device) for i in range(0, len(shown), 8)]
         return torch.cat(tokens).float()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, CLIPProcessor
 
-from flc.api import Sample, View
+from flc.api import Sample
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips
 from flc.errors import UserError
@@ -26,16 +24,10 @@ from flc.models.folder import adapter_for
 from flc.models.prunable import Prunable
 from flc.models.view import removed
 from flc.models.wan_image import SEES, WanImageAdapter
-from flc.sample import generators_for, noise_for, sample
-from flc.schedule import Walk
-from flc.train.nets import RoleNet
 from tests.models.changed import configs, entered, lacking, prefixed
+from tests.models.first_frame import OTHER, PROMPT, SHAPE, SIZE, TOLERANCE, given, image, ours, shown, stock_clip
 from tests.models.hunyuan import clip_tokenizer
 from tests.models.wan_image import SIGHT, write_pipeline
-
-PROMPT, OTHER = "a blue square moving up", "a red circle moving left"
-SIZE = {"height": 32, "width": 32, "num_frames": 9}
-SHAPE = (4, 3, 4, 4)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with CLIP", "without"])
@@ -53,44 +45,14 @@ def seeing(tmp_path_factory) -> Path:
     return write_pipeline(tmp_path_factory.mktemp("seeing"))
 
 
-def image(index: int = 0) -> np.ndarray:
-    """(1, 32, 32, 3), of 8 bits."""
-    (*_, (video, _)) = drawn_clips(index + 1, 5, 32, 32, seed=0)
-    return (video[:1] * 255).round().astype(np.uint8).astype(np.float32) / 255
-
-
-def shown(picture: np.ndarray) -> Image.Image:
-    return Image.fromarray((picture[0] * 255).round().astype(np.uint8))
-
-
-def clip(folder: Path, picture: np.ndarray, steps: int = 4, **call: Any) -> np.ndarray:
-    pipe = WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    torch.manual_seed(7)
-    return pipe(
-        image=shown(picture), prompt=PROMPT, **SIZE, num_inference_steps=steps, output_type="np", **call
-    ).frames[0]
-
-
-def given(adapter: Any, pictures: np.ndarray, prompts: list[str]) -> Any:
-    return replace(adapter.condition(prompts), **adapter.first_frames(pictures, 9))
-
-
-def ours(adapter: Any, walk: Walk, picture: np.ndarray, guidance: float = 1.0) -> np.ndarray:
-    net, generators = RoleNet(adapter, adapter.transformer, adapter.transformer, View()), generators_for([7])
-    noise = noise_for(adapter.latent_shape(9, 32, 32), generators)
-    return adapter.decode(sample(net, walk, guidance, noise, given(adapter, picture, [PROMPT]), generators))[0]
-
-
-# float32 sums in another order (padding rows of texts, guidance in one batch), through 4 steps and a decoder; one
-# 8-bit level is .004
-TOLERANCE = 2e-3
+def clip(folder: Path, picture: np.ndarray, **call: Any) -> np.ndarray:
+    return stock_clip(WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=torch.float32), picture, **call)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_teachers_clip_is_the_stock_pipelines(wan_image, folder, guidance):
-    walk = Walk(wan_image.teacher_scheduler(), 4)
-    found = ours(wan_image, walk, image(), guidance)
+    scheduler = wan_image.teacher_scheduler()
+    found = ours(wan_image, scheduler, image(), guidance)
     stock = clip(folder, image(), **wan_image.call_settings(folder, guidance))
     assert np.abs(stock - found).max() < TOLERANCE and stock.std() > 0.01
     other = clip(folder, image(1), **wan_image.call_settings(folder, guidance))
@@ -104,7 +66,7 @@ def test_a_students_clip_is_the_stock_pipelines(wan_image, tmp_path, sampler):
     wan_image.save_pipeline(tmp_path, small, schedule.scheduler)
     student = adapter_for(tmp_path).load(tmp_path)
     found = clip(tmp_path, image(), guidance_scale=1.0)
-    assert np.abs(found - ours(student, Walk(schedule.scheduler, 4), image())).max() < TOLERANCE
+    assert np.abs(found - ours(student, schedule.scheduler, image())).max() < TOLERANCE
     assert type(student) is WanImageAdapter and len(student.transformer.blocks) == 2
 
 
@@ -192,7 +154,7 @@ def test_in_bfloat16_what_sees_is_in_float32_and_clips_are_the_stock_pipelines(s
     frames = pipe(
         image=shown(image()), prompt=PROMPT, **SIZE, num_inference_steps=4, guidance_scale=1.0, output_type="np"
     ).frames[0]
-    found = ours(adapter, Walk(adapter.teacher_scheduler(), 4), image())
+    found = ours(adapter, adapter.teacher_scheduler(), image())
     # bfloat16 has 8 bits: sums without padding rows, through four steps; a mean of two 8-bit levels
     assert np.abs(frames - found).mean() < 8e-3
 
@@ -267,7 +229,7 @@ def test_an_encoder_that_the_transformer_has_no_use_for_is_not_asked(seeing, tmp
         shutil.copytree(seeing / part, blind / part)
     adapter = adapter_for(blind).load(blind)
     assert adapter.pipe.image_encoder is not None and adapter.first_frames(image(), 9).keys() == {"image_latents"}
-    found = ours(adapter, Walk(adapter.teacher_scheduler(), 4), image())
+    found = ours(adapter, adapter.teacher_scheduler(), image())
     assert np.abs(clip(blind, image(), guidance_scale=1.0) - found).max() < TOLERANCE
 
 

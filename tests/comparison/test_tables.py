@@ -1,0 +1,277 @@
+"""Tables of a comparison: their rows, the command for all of them, and a table whose cell fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import all as everything
+from benchmarks import common, parts, table5, table6
+from benchmarks import table as tables
+from benchmarks.cells import SCALES, Cell, Runs, Scale, summary
+from benchmarks.table import TEACHER, Table
+
+TINY = Scale("tiny")
+
+
+def test_a_control_drawn_by_lot_is_drawn_anew_for_each_seed():
+    (random,) = (cell for cell in parts.ROWS if cell.seeded)
+    assert [random.at(TINY, seed).pruner.options["seed"] for seed in (0, 1, 2)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))
+def test_every_scale_gives_every_table_a_valid_recipe(name):
+    from benchmarks.all import EVERY, cells_of
+
+    scale = Scale(name)
+    for table in EVERY:
+        for cell in cells_of(table, name):
+            recipe = cell.at(scale, 0)
+            assert recipe.teacher.options is not None
+    assert scale.command()[-1] == "flc"
+
+
+def test_the_paper_s_guidance_is_the_full_sizes():
+    betas = {
+        name: tuple(Cell("c").at(Scale(name), 0).teacher.options[b] for b in ("beta1", "beta2"))
+        for name in ("wan-1.3b", "wan-14b", "wan-i2v-14b", "wan-ti2v-5b", "hunyuan-13b", "hunyuan-i2v-13b")
+    }
+    wan = {name: (3.5, 0.25) for name in ("wan-1.3b", "wan-14b", "wan-i2v-14b", "wan-ti2v-5b")}
+    assert betas == wan | {"hunyuan-13b": (2.0, 0.25), "hunyuan-i2v-13b": (2.0, 0.25)}
+    for name, (beta1, _) in betas.items():
+        for teacher in ("cfg", "magic", "strong", "weak"):
+            options = Cell("c", {"teacher": teacher}).at(Scale(name), 0).teacher.options
+            assert options["scale"] == beta1, "all methods' guidance is as strong"
+
+
+def test_table_5_is_the_papers_own_sweep_at_full_size_and_the_models_here():
+    for name, main in (("wan-14b", (3.5, 0.25)), ("hunyuan-13b", (2.0, 0.25)), ("tiny", (1.0, 1.0))):
+        made = table5.table(name)
+        paths = {Runs(Path("runs"), Scale(name), 1).path(cell, 0) for cell in made.rows}
+        assert len(paths) == len(made.rows), "each a run of its own"
+        flagship = Cell("c").at(Scale(name), 0).teacher.options
+        assert (flagship["beta1"], flagship["beta2"]) == main, "the sweep goes through the scale's own"
+        assert table5.label(main) in {cell.label for cell in made.rows}
+    assert table5.table("wan-14b").paper["beta1 1.5, beta2 0.25"] == "1.5, 0.25"
+    assert table5.table("hunyuan-13b").papers[0] == "table8"
+
+
+def test_table_6_stands_beside_the_papers_rows_of_the_scales_own_model():
+    wan, hunyuan = table6.table("wan-14b"), table6.table("hunyuan-13b")
+    assert (wan.papers[0], wan.paper["28 steps, 50% removed"]) == ("table6", "28, 50%")
+    assert (hunyuan.papers[0], hunyuan.paper["4 steps, 0% removed"]) == ("table7", "0%")
+    assert not any(label.startswith("28") for label in hunyuan.paper), "Table 7 has one number a ratio"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCALES.glob("*.yaml")))
+def test_no_two_rows_of_a_table_are_the_same_run(name):
+    for table in everything.TABLES:
+        cells = everything.cells_of(table, name)
+        paths = {Runs(Path("runs"), Scale(name), 1).path(cell, 0) for cell in cells}
+        assert len(paths) == len(cells) == len({cell.label for cell in cells}), table
+
+
+def test_what_shows_clips_of_one_seed_asks_for_no_other(tmp_path):
+    runs = Runs(tmp_path, TINY, 1, tmp_path)
+    shown = everything.cells_of("fig7", "tiny")
+    assert everything.missing(runs, ["fig7"], [3, 4]) == [(cell, 3) for cell in shown]
+    both = everything.missing(runs, ["table5", "fig7"], [3, 4])
+    assert len(both) == 2 * len(everything.cells_of("table5", "tiny")), "each run once"
+
+
+def test_nothing_to_do_by_name_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["all", "--only"])
+    with pytest.raises(SystemExit) as ended:
+        everything.main()
+    assert ended.value.code == 2 and "--only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "passed"), [([], "--commit"), (["--no-commit"], "--no-commit")])
+def test_everything_commits_unless_told_not_to_and_knows_the_papers_numbers(flag, passed, monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **more: called.append(command) or SimpleNamespace(returncode=0)
+    )
+    monkeypatch.setattr("sys.argv", ["all", *flag, "--only", "table8", "table7", "table5", "table10"])
+    assert everything.main() == 0
+    assert [command[2] for command in called] == ["benchmarks.table5", "benchmarks.table6", "benchmarks.parts"]
+    assert all(passed in command for command in called)
+
+
+def test_a_wrong_key_over_the_recipe_is_one_line_and_no_table(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["all", "--list", "--set", "distill.iteration=3"])
+    with pytest.raises(SystemExit) as ended:
+        everything.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "iteration" in said and said.count("\n") == 1
+
+
+def test_everything_passes_on_where_the_weights_are(tmp_path, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **more: called.append(command) or SimpleNamespace(returncode=0)
+    )
+    flags = [
+        "--commit",
+        "--scale",
+        "wan-14b",
+        "--only",
+        "table2",
+        "--model",
+        "W",
+        "--set",
+        "frames=9",
+        "zero=2",
+        "--seeds",
+        "3",
+    ]
+    monkeypatch.setattr("sys.argv", ["all", *flags, "--runs", str(tmp_path)])
+    assert everything.main() == 0
+    ((_, _, module, *passed),) = called
+    assert module == "benchmarks.table2" and "--commit" in passed
+    assert {"--scale=wan-14b", "--model=W", f"--runs={tmp_path}"} <= set(passed)
+    assert passed[passed.index("--set") + 1 :] == ["frames=9", "zero=2"]
+    assert passed[passed.index("--seeds") + 1] == "3" and "hours" not in capsys.readouterr().out
+
+
+def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, monkeypatch, capsys):
+    row = {
+        "name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5, "seconds": 1.0,
+        "scores": {"caption_accuracy": 0.5, "distribution": None},
+    }  # fmt: skip
+    good, bad = Cell("good"), Cell("bad", {"data": str(tmp_path / "nowhere")})
+    runs = Runs(tmp_path / "runs", TINY, 1)
+    for cell in (TEACHER, good):
+        runs.path(cell, 0).mkdir(parents=True)
+        (runs.path(cell, 0) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+    monkeypatch.setattr("sys.argv", ["table", "--seeds", "0", "--runs", str(tmp_path / "runs"), "--jobs", "1"])
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    written = {}
+    monkeypatch.setattr(tables, "write", lambda name, script, values: written.update(values))
+    assert tables.main(lambda scale: Table(99, f"Two cells, {scale}", (good, bad), {}), "a table") == 1
+    text = (tmp_path / "table99.md").read_text()
+    assert "## Two cells, tiny" in text and "| good | 4 |" in text and "| bad |" in text and "nowhere" in text
+    assert written["rows"]["good"]["average"]["mean"] == 0.5 and "nowhere" in written["rows"]["bad"]["error"]
+    assert "| bad |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"evaluate": {"suite": "vbench"}}, "evaluate.vbench_data=VBench/vbench"),
+        ({"evaluate": {"manifest": "m.jsonl"}}, "gone.png does not exist"),
+    ],
+    ids=["a suite without its files", "a manifest without its image"],
+)
+def test_a_cell_whose_suite_cannot_be_fails_before_it_trains_and_the_table_says_why(tmp_path, monkeypatch, given, says):
+    """By the command itself, in its own process."""
+    (tmp_path / "m.jsonl").write_text(json.dumps({"prompt": "a red circle moving left", "image": "gone.png"}) + "\n")
+    if "manifest" in given["evaluate"]:
+        given = {"evaluate": {"manifest": str(tmp_path / "m.jsonl")}}
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    cell, row = Cell("bad", given), {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
+    runs.path(TEACHER, 0).mkdir(parents=True)
+    (runs.path(TEACHER, 0) / "metrics.json").write_text(json.dumps({"rows": [row | {"scores": {}}]}))
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
+    values = tables.measure(Table(99, "One cell", (cell,), {}), runs, [0])
+    assert says in values["rows"]["bad"]["error"] and f"failed: {values['rows']['bad']['error']}" in tables.markdown(
+        values
+    )
+    assert not list(runs.folder.rglob("done.json")), "nothing was encoded or trained for it"
+
+
+def test_a_row_whose_first_seed_failed_has_the_time_of_another(tmp_path, monkeypatch):
+    row, timed = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5, "scores": {}}, {}
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: timed.update(folders) or {})
+    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    for seed in (1, 2):
+        runs.path(TEACHER, seed).mkdir(parents=True)
+        (runs.path(TEACHER, seed) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+    tables.measure(Table(99, "No cell", (), {}), runs, [0, 1, 2])
+    assert timed == {"teacher": runs.path(TEACHER, 1)}
+
+
+def test_a_table_of_failures_alone_takes_no_finished_ones_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)
+    for module in (tables, common):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["table", "--seeds", "0", "--runs", str(tmp_path / "runs")])
+    for place in ("runs", "results"):
+        monkeypatch.setattr(Runs, "found", lambda self, cell, seed: tmp_path / "nowhere")
+        assert tables.main(lambda scale: Table(99, "No cell", (), {}), "a table") == 1, place
+        assert "| teacher |" in capsys.readouterr().out
+        text = (tmp_path / "table99.md").read_text()
+        assert ("failed" in text) == (place == "runs"), "the first time, when there was none"
+        (tmp_path / "table99.md").write_text("finished")
+
+
+def test_a_table_without_the_weights_of_its_scale_is_finished_without_times(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "write", lambda name, script, values: None)
+    flags = ["--scale", "wan-14b", "--launch", "flc", "--seeds", "0", "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", ["table", *flags])
+    kept, row = Cell("kept"), {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
+    made = tmp_path / "runs" / "wan-14b" / Runs(tmp_path, Scale("wan-14b"), 1).path(kept, 0).name
+    for rows in ([], [row | {"scores": {"dynamic_degree": 0.5}}]):
+        made.mkdir(parents=True, exist_ok=True)
+        (made / "metrics.json").write_text(json.dumps({"rows": rows}))
+        assert tables.main(lambda scale: Table(99, "One cell", (kept,), {}), "a table") == 1, "the teacher's failed"
+    assert "| kept | 4 |" in (tmp_path / "table99_wan-14b.md").read_text()
+    assert "no row has a time" in capsys.readouterr().err
+
+
+def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch):
+    """Seeds are apart by .3, two rows of one seed by .01 and .03: the difference's spread is that of the latter."""
+    row = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "scores": {"distribution": 0.5}}
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
+    runs = Runs(tmp_path / "runs", TINY, 1)
+    better, main = Cell("better", {"steps": 5}), Cell("main")
+    for cell, averages in ((TEACHER, (0.1, 0.2)), (main, (0.4, 0.7)), (better, (0.41, 0.73))):
+        for seed, average in enumerate(averages):
+            runs.path(cell, seed).mkdir(parents=True)
+            (runs.path(cell, seed) / "metrics.json").write_text(json.dumps({"rows": [row | {"average": average}]}))
+    for cell, errors in ((main, ({}, {"removal": {"pruned": 0.2}})), (better, [{"removal": {"pruned": 0.3}}] * 2)):
+        for seed, plan in enumerate(errors):
+            (runs.path(cell, seed) / "score").mkdir()
+            (runs.path(cell, seed) / "score" / "plan.json").write_text(json.dumps(plan))
+    for seed, seconds in enumerate((90, 60)):
+        for stage, taken in {"recover": seconds, "distill": 30, "prune": 9}.items():
+            (runs.path(better, seed) / stage).mkdir()
+            (runs.path(better, seed) / stage / "done.json").write_text(json.dumps({"seconds": taken}))
+    made = Table(99, "Three cells", (main, better), {}, reference="main", removal=True)
+    values = tables.measure(made, runs, [0, 1])
+    assert values["rows"]["better"]["minutes"] == 1.5 and values["rows"]["main"]["minutes"] == 0
+    assert values["rows"]["better"]["removal"] == {"mean": 0.3, "spread": 0.0, "n": 2}
+    assert "removal" not in values["rows"]["main"], "one plan of two did not say it"
+    ahead = values["rows"]["better"]["ahead"]
+    assert ahead["mean"] == pytest.approx(0.02) and ahead["spread"] == pytest.approx(0.02 / 2**0.5)
+    text = tables.markdown(values)
+    assert "| less main's |" in text and "| +0.020 ± 0.014 | 0.300 ± 0.000 |" in text and "| -0.400 ± 0.141 |" in text
+
+
+def test_a_row_of_fewer_seeds_says_how_many_and_why_and_a_score_missing_on_one_is_left_out():
+    row = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
+    one, two = ({"caption_accuracy": 0.5, "diversity": v} for v in (None, 0.4))
+    some = summary([row | {"scores": one}, row | {"scores": two}, {"error": "out of memory"}])
+    assert set(some["scores"]) == {"caption_accuracy"} and some["average"]["n"] == 2
+    paper = {"of": "Hunyuan", "notes": "Lips.", "columns": ["average", "lip sync"], "rows": {"x": [0.8, 1.5]}}
+    paper_row = dict(zip(paper["columns"], paper["rows"]["x"], strict=True))
+    values = {
+        "title": "T",
+        "reference": "teacher",
+        "seeds": [0, 1, 2],
+        "rows": {"some": some},
+        "paper": {"some": paper_row},
+    }
+    text = tables.markdown(values | {"paper_tables": {"table8": paper}})
+    assert "some: of 2 of 3 seeds; out of memory" in text
+    heading, ours = (next(x for x in text.splitlines() if x.startswith(f"| {name} |")) for name in ("", "some"))
+    cells = dict(zip(heading.split(" | "), ours.split(" | "), strict=True))
+    assert cells["lip sync"] == "n/a" and cells["average"].startswith("0.500")
+    assert cells["paper: average (Hunyuan) |"] == "0.800 |" and "over" not in heading, "no dimensions of the paper's"
+    assert "The paper's Table 8 (Hunyuan), as printed" in text and "| x | 0.800 | 1.500 |\n\nLips." in text
