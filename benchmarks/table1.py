@@ -163,14 +163,15 @@ def under_vbench(stock: Stock, suite: Suite, folder: Path) -> dict[str, Any]:
     vbench.describe_videos(folder, seen, pending, o.suite)
     for shot in vbench.missing(folder, pending):
         partial = folder / ".new.mp4"
-        write_video(partial, stock.clip(shot, suite.size), fps)
+        write_video(partial, stock.clip(shot, suite.size), fps, crf=vbench.CRF)
         partial.replace(folder / vbench.VIDEOS / file_name(shot.prompt, shot.number))  # whole or not at all
     wanted = expected(asked, o.suite)
     lacking = [d for d in wanted if d not in vbench.read_results(folder / vbench.RESULTS)]
-    wrong = vbench.run(Path(python), o.suite, folder, str(stock.device), lacking) if lacking and python else ""
+    wrong = vbench.run(Path(python), o.suite, folder, str(stock.device), lacking) if lacking and python else {}
     found = vbench.read_results(folder / vbench.RESULTS)
     if not wanted.keys() <= found.keys():
-        raise UserError(f"VBench's values are missing ({wrong or 'give --vbench-python'}); the videos are in {folder}")
+        why = vbench.told(wrong) or "give --vbench-python"
+        raise UserError(f"VBench's values are missing: {why}; the videos are in {folder}")
     scores = {d: found[d].value for d in wanted}
     return {"average": sum(scores.values()) / len(scores), "scores": scores}
 

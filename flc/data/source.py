@@ -128,15 +128,15 @@ def folder_clips(
         yield read_video(path, frames, height, width, fps), caption
 
 
-def write_video(path: Path, video: np.ndarray, fps: int = 8, scale: int = 1) -> None:
-    """An H.264 mp4 of (frames, height, width, 3) in [0, 1]; `scale` repeats pixels, for small clips."""
+def write_video(path: Path, video: np.ndarray, fps: int = 8, scale: int = 1, crf: int = 16) -> None:
+    """An H.264 mp4 of (frames, height, width, 3) in [0, 1]; `scale` repeats pixels; a lower `crf` loses less."""
     import av
 
     pixels = (video.clip(0, 1) * 255).round().astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
-        stream.options = {"crf": "16"}
+        stream.options = {"crf": str(crf)}
         for frame in pixels:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -29,6 +29,7 @@ NETWORKS = {"alexnet*.pth": "alex", "vgg16*.pth": "vgg", "squeezenet1_1*.pth": "
 #: The rows that are compared: what the student was made from, and the student.
 ROWS = ("teacher-many", "student")
 FRAMES = 16  # at once
+SMALLEST = 32  # pixels of a side: of fewer, its poolings leave nothing
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ def load(option: str, device: torch.device) -> Lpips:
     if path is None:
         return Lpips(net.to(device), "random backbone")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = dict(torch.load(path, map_location="cpu", weights_only=True))
         # lpips cuts torchvision's `features` into slices and keeps the numbers: slice2.3.weight is features.3.weight
         net.net.load_state_dict({k: weights["features." + k.split(".", 1)[1]] for k in net.net.state_dict()})
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} does not hold torchvision's weights of {name}: {error!s:.120}") from error
     return Lpips(net.to(device), name)
 

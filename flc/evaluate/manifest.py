@@ -72,7 +72,7 @@ def digest(asked: Sequence[Asked]) -> str:
 def read_manifest(path: Path) -> list[Asked]:
     """The lines of a manifest; `UserError` names the first that is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # Windows editors write a mark first
     except OSError as error:
         raise UserError(f"--manifest {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -91,6 +91,10 @@ def _line(path: Path, number: int, line: str) -> Asked:
         raise UserError(f"{where} is not JSON ({error.msg}): give {SHAPE}") from error
     if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str) or not entry["prompt"].strip():
         raise UserError(f"{where} has no prompt: give {SHAPE}")
+    try:
+        entry["prompt"].encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: prompt is not text: half of a surrogate pair at {error.start}") from error
     unknown = sorted(set(entry) - set(KEYS))
     if unknown:
         raise UserError(f"{where} has an unknown key {unknown[0]!r}: there are {', '.join(KEYS)}")
@@ -109,9 +113,9 @@ def check_image(path: Path, where: str) -> None:
     """`UserError` unless the file is there and is an image to its end."""
     from PIL import Image
 
-    if not path.is_file():
-        raise UserError(f"{where}: {path} does not exist")
     try:
+        if not path.is_file():
+            raise UserError(f"{where}: {path} does not exist")
         with Image.open(path) as image:
             image.load()  # `verify` takes a JPEG that was cut off
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: PIL's word for a broken PNG

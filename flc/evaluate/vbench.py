@@ -27,8 +27,10 @@ from flc.evaluate.vbench_layout import DIMENSIONS, SUMMARIES, file_name, info_of
 
 DRIVER = Path(__file__).with_name("vbench_driver.py")
 VIDEOS, INFO, SEEDS_OF, ROW, RESULTS = "videos", "full_info.json", "seeds.json", "row.json", "results"
+CRF = 10  # as the sampling scripts of VBench-I2V write
 IMAGES = "images"  # beside the rows: first frames of a manifest
 INSTALL = "python3.10 -m venv vbench-env && vbench-env/bin/pip install torch torchvision vbench"
+NO_VALUE = "no value was written, as when it finds no videos of the names that it expects"
 OPTION = "--set evaluate.vbench_python=vbench-env/bin/python"
 
 
@@ -83,7 +85,7 @@ def write_videos(
         cond = condition(adapter, prompts, negative, size[0])
         made, each = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), batch, on_step)
         for shot, video in zip(part, made.video, strict=True):
-            write_video(partial, video, fps, scale=4 if size[1] < 128 else 1)
+            write_video(partial, video, fps, 4 if size[1] < 128 else 1, CRF)
             os.replace(partial, folder / VIDEOS / file_name(shot.prompt, shot.number))  # whole or not at all
         seconds, timed = seconds + each * len(part), timed + len(part)
         facts = {"name": row.name, "title": row.title, "steps": row.steps, "guidance": row.guidance}
@@ -98,8 +100,8 @@ def command(python: Path, suite: str, folder: Path, device: str, dimensions: Seq
     return [str(python.absolute()), str(DRIVER), suite, *(str(p.absolute()) for p in places), device, *dimensions]
 
 
-def run(python: Path, suite: str, folder: Path, device: str, dimensions: Sequence[str]) -> str:
-    """Measure the dimensions of a row; empty, or the last line of what went wrong. All output is in results/log.txt."""
+def run(python: Path, suite: str, folder: Path, device: str, dimensions: Sequence[str]) -> dict[str, str]:
+    """Measure the dimensions of a row; why it failed, of each that did. All output is in results/log.txt."""
     (folder / RESULTS).mkdir(exist_ok=True)
     log = folder / RESULTS / "log.txt"
     try:
@@ -109,11 +111,24 @@ def run(python: Path, suite: str, folder: Path, device: str, dimensions: Sequenc
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=folder / RESULTS,
+                env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")},  # of flc's python
             )
     except OSError as error:
-        return f"{python} does not run: {error.strerror}"
+        return dict.fromkeys(dimensions, f"{python} does not run: {error.strerror}")
+    if done.returncode == 0:
+        return {}
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return "" if done.returncode == 0 else (lines[-1][:200] if lines else f"exit code {done.returncode}")
+    starts = {d: f"{d}: " for d in dimensions}  # the driver's lines
+    own = {d: line.removeprefix(s)[:200] for line in lines for d, s in starts.items() if line.startswith(s)}
+    return own or dict.fromkeys(dimensions, lines[-1][:200] if lines else f"exit code {done.returncode}")
+
+
+def told(reasons: Mapping[str, str]) -> str:
+    """Why dimensions are missing, each reason once: "a, b (no network); c (out of memory)"."""
+    of: dict[str, list[str]] = {}
+    for dimension, reason in reasons.items():
+        of.setdefault(reason, []).append(dimension)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in of.items())
 
 
 @dataclass(frozen=True)
@@ -142,10 +157,10 @@ def read_results(folder: Path) -> dict[str, Measured]:
 
 
 def result_row(
-    facts: Mapping[str, Any], found: Mapping[str, Measured], wanted: Mapping[str, int], wrong: str = ""
+    facts: Mapping[str, Any], found: Mapping[str, Measured], wanted: Mapping[str, int], wrong: Mapping[str, str]
 ) -> dict[str, Any]:
     """A row of metrics.json. The average is the plain mean over the suite's dimensions, as papers print it, and n/a
-    where one is missing (`wrong` says why); what the leaderboard makes of each value stands under `normalised`."""
+    where one is missing (`wrong`: why); what the leaderboard makes of each value stands under `normalised`."""
     scores = {d: found[d].value if d in found else None for d in wanted}
     values = {d: v for d, v in scores.items() if v is not None}
     notes = {d: f"{found[d].videos} of {n} videos" for d, n in wanted.items() if d in found and found[d].videos != n}
@@ -153,7 +168,7 @@ def result_row(
         **{k: facts[k] for k in ("name", "title", "steps", "guidance", "parameters", "seconds")},
         "average": sum(values.values()) / len(values) if len(values) == len(scores) else None,
         "scores": scores,
-        "notes": notes | {d: wrong or "not measured" for d in scores if d not in values},
+        "notes": notes | {d: wrong.get(d, NO_VALUE) for d in scores if d not in values},
         "normalised": {d: normalised(d, v) for d, v in values.items()},
     }
 

@@ -15,6 +15,11 @@ import sys
 sys.path = [p for p in sys.path if os.path.abspath(p or ".") != os.path.dirname(os.path.abspath(__file__))]
 
 
+#: From torch 2.6 on `torch.load` takes tensors only, unless told: release 0.1.5 reads AMT's checkpoint, which holds a
+#: number of numpy's, as torch did before. To be set before torch is imported.
+os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+
+
 def main(suite: str, videos: str, info: str, results: str, device: str, *dimensions: str) -> int:
     import torch
 

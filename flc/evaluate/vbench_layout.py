@@ -42,7 +42,7 @@ SUMMARIES = {
     "dynamic_degree": "share of clips with large optical flow (RAFT)",
     "aesthetic_quality": "LAION's aesthetic predictor on CLIP features of frames, over 10",
     "imaging_quality": "technical quality of frames (MUSIQ), over 100",
-    "temporal_flickering": "1 minus the mean change from frame to frame; still clips are not filtered out",
+    "temporal_flickering": "1 minus the mean change from frame to frame, moving clips too (leaderboard: still ones)",
 }
 #: Names of files have at most 255 bytes nearly everywhere.
 LONGEST = 255
@@ -95,9 +95,14 @@ def read_info(folder: Path, suite: str) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {hint}, or a --manifest") from error
     keys = {"prompt_en", "dimension"} | ({"image_name"} if suite == "vbench-i2v" else set())
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and keys <= set(e) for e in entries):
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and has_text(e, keys) for e in entries):
         raise UserError(f"{path} is not a list of {', '.join(sorted(keys))}: {hint}, or a --manifest")
     return entries
+
+
+def has_text(entry: dict[str, Any], keys: set[str]) -> bool:
+    """Whether an entry has these keys, `dimension` with a list of names, the others with a text."""
+    return all(isinstance(entry.get(k), list if k == "dimension" else str) for k in keys)
 
 
 def check_names(asked: Sequence[Asked]) -> None:

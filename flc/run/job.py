@@ -17,6 +17,7 @@ from flc.data.source import check_video, read_video
 from flc.data.source import read_manifest as read_captions
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
+from flc.evaluate.lpips import SMALLEST
 from flc.evaluate.manifest import Asked, check_given, read_manifest
 from flc.evaluate.metrics import drawn_kind
 from flc.evaluate.options import check_options
@@ -170,14 +171,15 @@ class Job:
 
     @property
     def clips_read(self) -> int:
-        """How many clips of --data a run asks for: those trained on, prompts of the table, and its reference."""
+        """How many clips of --data a run asks for: those trained on, and the shapes suite's prompts and reference."""
         o = self.recipe.evaluate
-        return self.recipe.prepare.clips + -(-o.clips // o.seeds) + o.reference
+        table = -(-o.clips // o.seeds) + o.reference if o.suite == "shapes" else 0
+        return self.recipe.prepare.clips + table
 
     def check_clips(self, listed: list[tuple[Path, str]]) -> None:
         """What a table of the user's clips cannot say."""
         trained, wanted = self.clips_trained, self.clips_read - self.recipe.prepare.clips
-        if len(listed) < self.clips_read:
+        if wanted and len(listed) < self.clips_read:
             self.console.warn(
                 f"--data has {len(listed)} clips, {trained} are trained on and the table asks for {wanted} more, so it "
                 f"meets some again: fewer of prepare.clips, evaluate.clips or evaluate.reference hold them apart"
@@ -228,6 +230,8 @@ class Job:
             said = self.adapter.advice(self.algorithm("teacher"), self.recipe.teacher.options)
             if said:
                 self.console.warn(said)
+        if self.recipe.evaluate.lpips and min(self.size[1:]) < SMALLEST:
+            raise UserError(f"evaluate.lpips needs clips of {SMALLEST} pixels a side: --height and --width")
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video, self.adapter.needs_first_frame)
 
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from flc.run.finish import Entry
 
 
-NO_VALUE = "no value was written, as when it finds no videos of the names that it expects"
-
-
 def fps(job: Job) -> int:
     return job.recipe.evaluate.fps or job.adapter.fps_of(job.model_folder)
 
@@ -42,11 +39,12 @@ def measure(job: Job, table: list[Entry], inputs: dict[str, Path]) -> str:
         write_videos(job, entry, rows[entry.name], inputs)
     if not job.ranks.leader:
         return ""
-    wrong = {name: text for name, folder in rows.items() if (text := measure_row(job, name, folder))}
+    wrong = {name: reasons for name, folder in rows.items() if (reasons := measure_row(job, name, folder))}
+    said = [f"VBench did not measure {name}'s {vbench.told(reasons)}{hint(reasons)}" for name, reasons in wrong.items()]
     there = f"The videos are in {job.out / suite}; with VBench's JSON in ROW/results, run with --resume"
     if wrong and not any(vbench.read_results(folder / vbench.RESULTS) for folder in rows.values()):
-        return f"{next(iter(wrong.values()))}. {there}"
-    for text in wrong.values():
+        return f"{said[0]}. {there}"
+    for text in said:
         job.console.warn(f"{text}. {there}")
     write_table(job, rows, wrong)
     return ""
@@ -77,8 +75,8 @@ def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) 
     ranks.barrier()
 
 
-def measure_row(job: Job, name: str, folder: Path) -> str:
-    """Have VBench measure what a row lacks; empty, or why something is still missing."""
+def measure_row(job: Job, name: str, folder: Path) -> dict[str, str]:
+    """Have VBench measure what a row lacks; why, of each dimension that is still missing."""
     o = job.recipe.evaluate
 
     def lacking() -> list[str]:
@@ -87,21 +85,25 @@ def measure_row(job: Job, name: str, folder: Path) -> str:
 
     pending = lacking()
     if not pending:
-        return ""
+        return {}
     if not o.vbench_python:
-        return f"VBench was not run, evaluate.vbench_python is not set: {vbench.INSTALL}, then {vbench.OPTION}"
+        text = f"evaluate.vbench_python is not set: {vbench.INSTALL}, then {vbench.OPTION}"
+        return dict.fromkeys(pending, text)
     job.console.say(f"VBench: {len(pending)} dimensions of {name}, log in {folder / vbench.RESULTS / 'log.txt'}")
     wrong = vbench.run(Path(o.vbench_python), o.suite, folder, job.recipe.device, pending)
-    pending = lacking()
-    if not pending:
-        return ""
-    text = f"VBench did not measure {', '.join(pending)} of {name} ({wrong or NO_VALUE})"
-    return f"{text}: its weights belong into ~/.cache/vbench or $VBENCH_CACHE_DIR"
+    return {d: wrong.get(d, vbench.NO_VALUE) for d in lacking()}
 
 
-def write_table(job: Job, rows: dict[str, Path], wrong: dict[str, str]) -> None:
+def hint(reasons: dict[str, str]) -> str:
+    """Where weights belong, if it is their download that failed: VBench opens addresses, and starts wget."""
+    words = ("OSError", "URLError", "HTTPError", "Connection", "FileNotFoundError", "CalledProcessError")
+    fetching = any(word in reason for reason in reasons.values() for word in words)
+    return ": its weights belong into ~/.cache/vbench or $VBENCH_CACHE_DIR" if fetching else ""
+
+
+def write_table(job: Job, rows: dict[str, Path], wrong: dict[str, dict[str, str]]) -> None:
     """`evaluate/`: metrics.json of VBench's values, and a few of the videos for the report. `wrong`: of a row that
-    lacks values, why."""
+    lacks values, why, of each."""
     r, o = job.recipe, job.recipe.evaluate
     made, wanted = shots(job.asked, SEEDS, r.seed), expected(job.asked, o.suite)
     shown = range(0, len(made), max(1, len(made) // max(1, o.videos)))[: o.videos]
@@ -110,11 +112,11 @@ def write_table(job: Job, rows: dict[str, Path], wrong: dict[str, str]) -> None:
         results = []
         for name, place in rows.items():
             found = vbench.read_results(place / vbench.RESULTS)
-            row = vbench.result_row(read_json(place / vbench.ROW), found, wanted, wrong.get(name, ""))
+            row = vbench.result_row(read_json(place / vbench.ROW), found, wanted, wrong.get(name, {}))
             for dimension in filter(found.get, row["notes"]):
                 job.console.warn(f"{name}: {dimension} is over {row['notes'][dimension]}")
             results.append(row)
-            (folder / "videos" / name).mkdir(parents=True)
+            (folder / "videos" / name).mkdir(parents=True, exist_ok=True)  # a table may be cut off, by LPIPS
             for index in shown:
                 video = place / vbench.VIDEOS / file_name(made[index].prompt, made[index].number)
                 shutil.copy(video, folder / "videos" / name / f"{index}.mp4")

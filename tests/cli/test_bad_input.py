@@ -343,6 +343,13 @@ def test_flags_of_a_suite(refused, unloaded, place):
     assert "--manifest none.jsonl cannot be read" in refused(*arguments, "--manifest", "none.jsonl")
 
 
+def test_clips_too_small_for_lpips(refused, place):
+    """The model's own size counts, too: it is known once the model is loaded."""
+    pytest.importorskip("lpips")
+    sets = ("--set", "evaluate.lpips=random", "--height", 16, "--width", 32)
+    assert "evaluate.lpips needs clips of 32 pixels a side" in refused("compress", "--out", "run", *sets)
+
+
 def test_an_image_to_video_suite_needs_images(refused, place):
     """Whether the model takes any is known once it is loaded."""
     (place / "prompts.jsonl").write_text(GOOD)

@@ -89,6 +89,17 @@ def test_folders_without_usable_weights(tmp_path):
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "vgg16-397923af.pth")
     with pytest.raises(UserError, match=r"vgg16-397923af\.pth does not hold torchvision's weights of vgg"):
         lpips.check(str(tmp_path))
+    torch.save(torch.zeros(3), tmp_path / "vgg16-397923af.pth")
+    with pytest.raises(UserError, match="does not hold"):
+        lpips.check(str(tmp_path))
     (tmp_path / "vgg16-397923af.pth").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="does not hold"):
         lpips.check(str(tmp_path))
+
+
+def test_the_smallest_clips_have_a_distance_and_smaller_ones_have_none(untrained):
+    rng = np.random.default_rng(0)
+    clip = rng.random((2, lpips.SMALLEST, lpips.SMALLEST, 3)).astype(np.float32)
+    assert lpips.distance(untrained, clip, clip[::-1]) > 0
+    with pytest.raises(RuntimeError, match="too small"):  # why `Job.check` refuses them
+        lpips.distance(untrained, clip[:, :16, :16], clip[::-1, :16, :16])

@@ -47,6 +47,8 @@ FAULTS = {
     "missing image": ({"prompt": "a cat", "image": "b.png"}, "b.png does not exist"),
     "broken image": ({"prompt": "a cat", "image": "broken.png"}, "broken.png cannot be read as an image"),
     "image that was cut off": ({"prompt": "a cat", "image": "half.jpg"}, "half.jpg cannot be read as an image"),
+    "image whose name no file can have": ({"prompt": "a cat", "image": "a" * 300}, "cannot be read as an image"),
+    "half of a surrogate pair": ('{"prompt": "a \\ud800 cat"}', "line 2: prompt is not text"),
     "image of another type": ({"prompt": "a cat", "image": 3}, "line 2: image 3 is not a path"),
     "seed of a half": ({"prompt": "a cat", "seed": 0.5}, "line 2: seed 0.5"),
     "seed below zero": ({"prompt": "a cat", "seed": -1}, "line 2: seed -1"),
@@ -59,6 +61,11 @@ def test_each_fault_names_its_line(written, case):
     with pytest.raises(UserError) as caught:
         read_manifest(written({"prompt": "a dog"}, line))
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a cat"}', encoding="utf-8-sig")
+    assert [a.prompt for a in read_manifest(tmp_path / "prompts.jsonl")] == ["a cat"]
 
 
 def test_files_that_are_no_manifest(written, tmp_path):

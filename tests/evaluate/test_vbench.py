@@ -90,7 +90,7 @@ def test_files_add_up_and_the_newest_of_a_dimension_counts(tmp_path):
 def test_a_row_is_the_plain_mean_and_says_where_videos_are_missing():
     facts = {"name": "student", "title": "s", "steps": 4, "guidance": 1.0, "parameters": 10, "seconds": 0.5, "timed": 3}
     found = {d: vbench.Measured(0.5 + 0.05 * i, 10) for i, d in enumerate(I2V)}
-    row = vbench.result_row(facts, found, dict.fromkeys(I2V, 10) | {"dynamic_degree": 15})
+    row = vbench.result_row(facts, found, dict.fromkeys(I2V, 10) | {"dynamic_degree": 15}, {})
     assert row["average"] == pytest.approx(0.65) and list(row["scores"]) == list(I2V)
     assert row["notes"] == {"dynamic_degree": "10 of 15 videos"} and "timed" not in row
     assert not vbench.lacks(row)
@@ -99,10 +99,11 @@ def test_a_row_is_the_plain_mean_and_says_where_videos_are_missing():
 
 def test_a_row_that_lacks_a_value_has_the_others_no_average_and_the_reason():
     facts = {"name": "student", "title": "s", "steps": 4, "guidance": 1.0, "parameters": 10, "seconds": 0.5, "timed": 3}
-    found = {d: vbench.Measured(0.5, 10) for d in I2V if d != "dynamic_degree"}
-    row = vbench.result_row(facts, found, dict.fromkeys(I2V, 10) | {"i2v_subject": 15}, "no weights")
-    assert row["average"] is None and row["scores"] == dict.fromkeys(I2V, 0.5) | {"dynamic_degree": None}
-    assert row["notes"] == {"i2v_subject": "10 of 15 videos", "dynamic_degree": "no weights"}
+    gone = {"motion_smoothness": "no weights", "dynamic_degree": "no memory"}
+    found = {d: vbench.Measured(0.5, 10) for d in I2V if d not in gone}
+    row = vbench.result_row(facts, found, dict.fromkeys(I2V, 10) | {"i2v_subject": 15}, gone)
+    assert row["average"] is None and row["scores"] == dict.fromkeys(I2V, 0.5) | dict.fromkeys(gone)
+    assert row["notes"] == {"i2v_subject": "10 of 15 videos"} | gone
     assert vbench.lacks(row) == "no weights" and "dynamic_degree" not in row["normalised"]
 
 
@@ -110,41 +111,47 @@ def test_a_row_that_lacks_a_value_has_the_others_no_average_and_the_reason():
 
 
 def test_the_package_measures_every_dimension_of_a_row(python, folder, asked):
-    assert vbench.run(python, "vbench-i2v", folder, "cpu", I2V) == ""
+    assert vbench.run(python, "vbench-i2v", folder, "cpu", I2V) == {}
     found = vbench.read_results(folder / "results")
     assert set(found) == set(I2V)
-    # five videos of each prompt, of which the fake says 1, .99, ... .96
-    assert all(m.value == pytest.approx(0.98) for m in found.values())
+    # five videos of each prompt, of which the fake says 1, .99, ... .96, and that the first three move
+    expect = dict.fromkeys(I2V, 0.98) | {"dynamic_degree": 0.6}
+    assert {d: m.value for d, m in found.items()} == pytest.approx(expect)
     assert {d: m.videos for d, m in found.items()} == expected(asked, "vbench-i2v")
 
 
 def test_text_to_video_runs_the_other_class(python, folder):
     info = json.loads((folder / "full_info.json").read_text())
     (folder / "full_info.json").write_text(json.dumps([{k: e[k] for k in ("prompt_en", "dimension")} for e in info]))
-    assert vbench.run(python, "vbench", folder, "cpu", DIMENSIONS["vbench"]) == ""
-    assert "image_name" in vbench.run(python, "vbench-i2v", folder, "cpu", ["i2v_subject"]), "a KeyError"
+    assert vbench.run(python, "vbench", folder, "cpu", DIMENSIONS["vbench"]) == {}
+    assert vbench.run(python, "vbench-i2v", folder, "cpu", ["i2v_subject"]) == {"i2v_subject": "KeyError: 'image_name'"}
 
 
-def test_a_dimension_without_weights_leaves_the_others(python, folder, monkeypatch):
+def test_dimensions_that_fail_leave_the_others_and_each_says_why(python, folder, monkeypatch):
     monkeypatch.setenv("FAKE_VBENCH_FAILS", "dynamic_degree")
+    monkeypatch.setenv("FAKE_VBENCH_BREAKS", "motion_smoothness aesthetic_quality")
     said = vbench.run(python, "vbench-i2v", folder, "cpu", I2V)
-    assert said == "dynamic_degree: OSError: HTTP Error 403: no weights of dynamic_degree"
-    assert set(vbench.read_results(folder / "results")) == set(I2V) - {"dynamic_degree"}
+    broken = "ValueError: shapes differ"
+    assert said == {
+        "dynamic_degree": "OSError: HTTP Error 403: no weights of dynamic_degree",
+        "motion_smoothness": broken,
+        "aesthetic_quality": broken,
+    }
+    assert set(vbench.read_results(folder / "results")) == set(I2V) - set(said)
     assert "no weights" in (folder / "results" / "log.txt").read_text()
+    assert "motion_smoothness, aesthetic_quality (ValueError: shapes differ)" in vbench.told(said).split("; ")
 
 
 def test_an_environment_without_the_package(folder, tmp_path):
     python = tmp_path / "bare"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     python.chmod(0o755)
-    assert (
-        vbench.run(python, "vbench", folder, "cpu", ["dynamic_degree"])
-        == "ModuleNotFoundError: No module named 'torch'"
-    )
+    two = ["dynamic_degree", "imaging_quality"]
+    said = vbench.run(python, "vbench", folder, "cpu", two)
+    assert said == dict.fromkeys(two, "ModuleNotFoundError: No module named 'torch'")
     python.chmod(0o644)
-    assert (
-        vbench.run(python, "vbench", folder, "cpu", ["dynamic_degree"]) == f"{python} does not run: Permission denied"
-    )
+    said = vbench.run(python, "vbench", folder, "cpu", two)
+    assert said == dict.fromkeys(two, f"{python} does not run: Permission denied")
 
 
 def test_an_environments_python_is_called_by_its_own_name(tmp_path, monkeypatch):

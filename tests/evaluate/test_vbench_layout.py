@@ -87,6 +87,7 @@ def test_missing_images_and_lists_are_named(checkout, tmp_path_factory):
     for text, says in (
         ("{", "is not JSON"),
         ('[{"prompt_en": "a"}]', "is not a list of dimension, image_name, prompt"),
+        ('[{"prompt_en": "a", "dimension": null, "image_name": "a.jpg"}]', "is not a list of dimension"),
     ):
         (other / "vbench2_i2v_full_info.json").write_text(text)
         with pytest.raises(UserError, match=says):

@@ -1,7 +1,8 @@
 """Stands for the package vbench: the same call, the same search for videos by name, the same files.
 
-A video's value is 1 less a hundredth of its index; imaging quality is 0 to 100 per video and 0 to 1 in the mean.
-FAKE_VBENCH_FAILS names dimensions whose weights cannot be had.
+A video's value is 1 less a hundredth of its index; imaging quality is 0 to 100 per video and 0 to 1 in the mean,
+dynamic degree true or false; likeness to an image says which. FAKE_VBENCH_FAILS names dimensions whose weights cannot
+be had, FAKE_VBENCH_BREAKS others that fail.
 """
 
 import json
@@ -25,6 +26,8 @@ class VBench:
         for dimension in dimension_list:
             if dimension in os.environ.get("FAKE_VBENCH_FAILS", "").split():
                 raise OSError(f"HTTP Error 403:\nno weights of {dimension}")
+            if dimension in os.environ.get("FAKE_VBENCH_BREAKS", "").split():
+                raise ValueError("shapes differ")
             videos = []
             for entry in entries:
                 if dimension not in entry["dimension"]:
@@ -36,7 +39,10 @@ class VBench:
                     assert wanted in names, wanted
                     scale = 100 if dimension == "imaging_quality" else 1
                     path = os.path.join(videos_path, wanted)
-                    videos.append({"video_path": path, "video_results": scale * (1 - i / 100)})
+                    value = i < 3 if dimension == "dynamic_degree" else scale * (1 - i / 100)
+                    videos.append({"video_path": path, "video_results": value})
+                    if dimension == "i2v_subject":
+                        videos[-1] |= {"image_path": entry["image_name"]}
             mean = sum(v["video_results"] for v in videos) / len(videos)
             results[dimension] = [mean / 100 if dimension == "imaging_quality" else mean, videos]
         with open(os.path.join(self.output, f"{name}_eval_results.json"), "w") as file:
