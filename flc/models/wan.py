@@ -6,7 +6,8 @@ The transformer stays a stock `WanTransformer3DModel`; only its cross-attention 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -154,19 +155,23 @@ class WanAdapter(StockAdapter):
             if cond.given is not None:
                 tokens[cond.given, 0] = 0
             t = tokens.flatten(1)
-        text = self.padded_text(module, cond.text.to(dtype))
-        v = call(cond.clamp(x).to(dtype), t.float() * TIME_SCALE, text, return_dict=False)[0]
+        with self.padded_text(module, cond.text.to(dtype)) as text:
+            v = call(cond.clamp(x).to(dtype), t.float() * TIME_SCALE, text, return_dict=False)[0]
         return v.float() * cond.free(x)
 
-    def padded_text(self, module: nn.Module, text: Tensor, whole: bool = False) -> Tensor:
+    @contextmanager
+    def padded_text(self, module: nn.Module, text: Tensor, whole: bool = False) -> Iterator[Tensor]:
         """The rows of a text as the stock pipeline pads them, or, unless the `whole` of them is needed, fewer that
-        stand for them with the bias of the cross-attentions of the call that follows."""
-        # The bias lives on the processor, and a block recomputed in backward would meet a later call's.
+        stand for them with a bias of the cross-attentions, for the call inside."""
+        # All networks share the processor: a block recomputed in backward must meet no bias of another one's call.
         if whole or getattr(module, "gradient_checkpointing", False):
-            self.processor.bias = None
-            return nn.functional.pad(text, (0, 0, 0, TEXT_ROWS - text.shape[1]))
+            yield nn.functional.pad(text, (0, 0, 0, TEXT_ROWS - text.shape[1]))
+            return
         text, self.processor.bias = collapse(text, TEXT_ROWS)
-        return text
+        try:
+            yield text
+        finally:
+            self.processor.bias = None
 
     def recording_attention(self, frames: int, queries: int) -> Any:
         """A context in which one forward pass records each block's cross-frame share of attention."""

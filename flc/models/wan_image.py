@@ -98,8 +98,8 @@ class WanImageAdapter(FirstFrameAdapter, WanAdapter):
         mask = x.new_zeros(len(x), marks, *x.shape[2:])
         mask[:, :, 0] = 1
         tokens = cond.image_tokens
-        # stock cross-attention takes what comes before the last 512 rows for the image's
-        text = self.padded_text(module, cond.text.to(dtype), whole=tokens is not None)
         seen = {} if tokens is None else {"encoder_hidden_states_image": tokens.to(dtype)}
         hidden = torch.cat([x, mask, cond.image_latents.to(x.dtype)], dim=1).to(dtype)
-        return call(hidden, t.float() * TIME_SCALE, text, **seen, return_dict=False)[0].float()
+        # stock cross-attention takes what comes before the last 512 rows for the image's
+        with self.padded_text(module, cond.text.to(dtype), whole=tokens is not None) as text:
+            return call(hidden, t.float() * TIME_SCALE, text, **seen, return_dict=False)[0].float()

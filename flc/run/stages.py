@@ -321,6 +321,13 @@ def check_deepspeed(job: Job, kind: str, objective: Objective, roles: Mapping[st
         stages = " or ".join(map(str, objective.zero))
         name = getattr(job.recipe, kind).name
         raise UserError(f"--{kind} {name} trains with deepspeed under --zero {stages} only, not under {job.zero}")
+    if job.zero == 3 and any(r.passes for r in roles.values()) and any(r.train == "lora" for r in roles.values()):
+        # the network with the adapter is sharded, and of one that gradients pass through deepspeed loses count
+        name = getattr(job.recipe, kind).name
+        raise UserError(
+            f"--{kind} {name} trains a LoRA on a network that gradients pass through, which deepspeed cannot shard: "
+            f"use --zero 2, or let its fake network be whole"
+        )
     for role in roles.values():
         check_optim(role.optim)
 
@@ -347,16 +354,16 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         plan, schedule = read_plan(job, scored), student_schedule(job, objective)
         pruned, full = View(plan["kept"]), View(job.prunable.full)
         objective.bind(Setting(pruned, full, r.steps, r.distill.iterations, schedule, r.distill.given_share))
-        source, facts = load_transformer(job, recovered), {}
-        unpruned = None if plan["channels"] is None else job.adapter.transformer
+        unpruned, facts = None if plan["channels"] is None else job.adapter.transformer, {}
         if objective.trains:
-            latents, real = LatentClips(data, job.adapter, r.negative_prompt), (composer, pruned)
-            with parked(job, unpruned is None):
+            with parked(job, unpruned is None):  # before the other one and the texts' encoder need the device
+                latents, source = LatentClips(data, job.adapter, r.negative_prompt), load_transformer(job, recovered)
+                real = (composer, pruned)
                 facts = train_stage(job, "distill", objective, source, latents, r.distill, folder, real, unpruned)
             if unpruned is not None and r.engine == "deepspeed" and job.zero == 3:
                 job.forget_model()
         elif job.ranks.leader:
-            small: Any = removed(source, pruned.kept, job.adapter.stacks)
+            small: Any = removed(load_transformer(job, recovered), pruned.kept, job.adapter.stacks)
             small.save_pretrained(folder / "transformer")
         if job.ranks.leader:
             teacher = r.teacher.name if objective.trains else "none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def train_stage(
         assert state is not None
         if (checkpoints / LOG).exists():
             shutil.copy(checkpoints / LOG, folder / LOG)
-        modules["student"].save_pretrained(folder / "transformer", state_dict=state)  # type: ignore[operator]
+        write_weights(modules["student"], state, folder / "transformer")
     engine.close()
     return {
         "seconds": seconds,
@@ -101,6 +101,15 @@ def train_stage(
         "updates": objective.updates(options.iterations),
         "health": watch.health.record()["last"] if watch.health else {},
     }
+
+
+def write_weights(like: Any, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """A transformer's folder with these weights, not those that `like` holds at the moment: `save_pretrained` knows
+    only the latter, which are not averaged and, sharded, are empty."""
+    with torch.device("meta"):
+        written = type(like).from_config(like.config)
+    written.load_state_dict(state, assign=True)
+    written.save_pretrained(folder)
 
 
 class Watch:

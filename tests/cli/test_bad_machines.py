@@ -18,6 +18,8 @@ from flc.train.launch import Ranks, check_gpus
 
 pytestmark = pytest.mark.usefixtures("place")
 
+DMD2_LORA = {"name": "dmd2", "fake": "lora"}
+
 
 # -- what does not go together ---------------------------------------------------------------------------------
 
@@ -33,9 +35,15 @@ def test_a_teacher_that_needs_another_distiller_is_refused_before_the_first_stag
         ({"recovery": {"matrices": 0.01}}, "AdamW only: set the options named `matrices` to 0"),
         ({"recovery": "icmd"}, "--recovery icmd trains with deepspeed under --zero 3 only, not under 2"),
         ({"recovery": "icmd", "zero": 3}, ""),
+        (
+            {"distiller": DMD2_LORA, "zero": 3},
+            "--distiller dmd2 trains a LoRA on a network that gradients pass through",
+        ),
+        ({"distiller": DMD2_LORA, "zero": 2}, ""),
+        ({"distiller": DMD2_LORA | {"gan": 0}, "zero": 3}, ""),
         ({}, ""),
     ],
-    ids=["muon", "icmd", "icmd under 3", "flagship"],
+    ids=["muon", "icmd", "icmd under 3", "dmd2's LoRA under 3", "and under 2", "and without a GAN", "flagship"],
 )
 def test_what_deepspeed_cannot_train_is_refused_before_the_first_stage(place, values, says):
     job = Job(completed(resolve({"engine": "deepspeed", **values}, {}, {})), place / "run", Console(quiet=True))

@@ -28,13 +28,15 @@ OFFLOADED = ("--engine", "deepspeed", "--zero", "3", "--offload")
 
 
 def launched(program: list[str]) -> list[str]:
-    """`python -m flc ...` under torchrun."""
+    """`python -m flc ...` under torchrun, with all tensors in shards where the stage of ZeRO has any."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [*torchrun, *program[1:]]
+    assert program[1:3] == ["-m", "flc"]
+    return [*torchrun, "-m", "tests.distributed.sharded", *program[3:]]
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess:
-    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT | {"DS_ACCELERATOR": "cpu"})
+    env = ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

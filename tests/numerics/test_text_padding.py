@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -30,6 +31,21 @@ def test_full_length_text_has_nothing_to_fold():
     embeds = padded([8], 8)
     rows, bias = collapse(embeds, 8)
     assert torch.equal(rows, embeds) and not bias.any()
+
+
+def test_a_recomputed_block_meets_no_bias_of_another_networks_call(adapter, wan, make_condition):
+    """All networks share the processor: a student whose blocks are recomputed, then a teacher without, then backward."""
+    student, teacher = (adapter.prepare(copy.deepcopy(wan)).requires_grad_(True) for _ in range(2))
+    student.enable_gradient_checkpointing()
+    x, t, cond, grads = torch.randn(2, 16, 3, 4, 4), torch.full((2,), 0.5), make_condition(2), []
+    for between in (False, True):
+        student.zero_grad()
+        loss = adapter.velocity(student, student, x, t, cond).pow(2).mean()
+        if between:
+            adapter.velocity(teacher, teacher, x, t, cond)
+        loss.backward()
+        grads.append([p.grad.clone() for p in student.parameters() if p.grad is not None])
+    assert grads[0] and all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
 @pytest.mark.parametrize("lengths", [(6, 1), (1, 1), (5, 512)])
