@@ -34,7 +34,7 @@ def test_full_length_text_has_nothing_to_fold():
 
 
 def test_a_recomputed_block_meets_no_bias_of_another_networks_call(adapter, wan, make_condition):
-    """All networks share the processor: a student whose blocks are recomputed, then a teacher without, then backward."""
+    """All networks share the processor: one whose blocks are recomputed, a call of another, then backward."""
     student, teacher = (adapter.prepare(copy.deepcopy(wan)).requires_grad_(True) for _ in range(2))
     student.enable_gradient_checkpointing()
     x, t, cond, grads = torch.randn(2, 16, 3, 4, 4), torch.full((2,), 0.5), make_condition(2), []
