@@ -352,7 +352,7 @@ class Batch:
 class Objective(Configured, ABC):
     """What one trainable stage minimises, and with which networks.
 
-    `roles()` names them; the role `student` is what the stage hands on. `phases(step)` lists the roles
+    `roles()` names them; the role `student`, trained in full, is what the stage hands on. `phases(step)` lists the roles
     updated in iteration `step`, in order. `loss(phase, ...)` may use any network; only the parameters of the
     role `phase` receive a gradient.
     """
@@ -385,14 +385,15 @@ class Objective(Configured, ABC):
 
 
 class RecoveryTrainer(Objective):
-    """Stage II: make the pruned network work again (`bernoulli`, `none`, ...)."""
+    """Stage II: make the pruned network work again (`bernoulli`, `none`, ...). It trains and hands on the whole one,
+    `setting.full`, so that it also works as it was; calls may leave blocks out."""
 
     trains: ClassVar[bool] = True
     """False for a control that hands the incoming weights on untouched."""
 
 
 class StepDistiller(Objective):
-    """Stage III: turn the pruned network into a few-step generator (`dmd`, ...)."""
+    """Stage III: turn the pruned network, `setting.pruned`, into a few-step generator (`dmd`, ...)."""
 
     trains: ClassVar[bool] = True
     """False for a control that hands the incoming weights on untouched."""

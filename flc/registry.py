@@ -110,7 +110,8 @@ class Registry:
         text += f": did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(names) or 'none'}"
         for b in self.broken:
             text += f" ({b})"
-        return text
+        only = os.environ.get("FLC_PLUGINS")
+        return text if only is None else f"{text} (FLC_PLUGINS={only} leaves all others out)"
 
     def load(self, kind: Kind, name: str) -> type:
         """The class of an algorithm, imported now."""

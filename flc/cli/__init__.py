@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = app(arguments, prog_name="flc", standalone_mode=False) or 0
     except typer.Exit as error:
-        code = error.exit_code
+        silent = isinstance(error.__cause__, KeyboardInterrupt)  # typer's way to end at Ctrl-C
+        code = fail("interrupted", 130, debug) if silent else error.exit_code
     except USAGE as error:
         code = fail(error.format_message(), 2, debug)
     except (typer.Abort, KeyboardInterrupt):

@@ -17,6 +17,9 @@ Clip = tuple[np.ndarray, str]
 """(frames, height, width, 3) float32 in [0, 1], and its caption."""
 
 
+LIST = "captions.jsonl"
+
+
 def drawn_clips(
     count: int, frames: int, height: int, width: int, seed: int, rows: Collection[int] | None = None
 ) -> Iterator[Clip]:
@@ -32,7 +35,7 @@ def drawn_clips(
 
 def read_manifest(folder: Path) -> list[tuple[Path, str]]:
     """`captions.jsonl`: one {"file": ..., "caption": ...} a line, files relative to the folder."""
-    manifest = folder / "captions.jsonl"
+    manifest = folder / LIST
     if not manifest.exists():
         raise UserError(f"--data {folder} has no captions.jsonl (one {{'file': ..., 'caption': ...}} a line)")
     rows = []

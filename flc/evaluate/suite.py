@@ -55,9 +55,10 @@ def scored(name: str, metric: Metric, clips: Clips, reference: Clips) -> Score:
         score = metric.score(clips, reference)
         if not isinstance(score, Score):
             raise TypeError(f"score() returned {type(score).__name__}, not an flc.api.Score")
-        if not (math.isnan(score.value) or 0 <= score.value <= 1):
-            raise ValueError(f"score() returned {score.value}, which is not in [0, 1]")
-        return score
+        value = float(score.value)  # a plugin's may be one of numpy's, which no JSON takes
+        if not (math.isnan(value) or 0 <= value <= 1):
+            raise ValueError(f"score() returned {value}, which is not in [0, 1]")
+        return Score(value, score.per_clip, str(score.note))
     except Exception as error:
         if name in NEEDED:
             raise

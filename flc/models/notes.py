@@ -38,6 +38,7 @@ class Student(Notes):
     shift: Annotated[Number, Field(gt=0)]
     sigmas: list[Number]
     sampler: Literal["sde", "ode"]
+    recovery: str = "unknown"
     distiller: str
     teacher: str
 

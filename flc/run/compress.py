@@ -22,9 +22,10 @@ from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Choice, Recipe, lock_text, pla
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import check_out, check_resumed, nearest_existing, require, write_whole
+from flc.run.folders import check_out, check_resumed, held, nearest_existing, require, write_whole
 from flc.run.job import STAGES, Job, Outline, check_device
-from flc.run.marks import changed, check_chain, student_guidance
+from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
+from flc.run.objectives import check_objectives
 from flc.train.launch import Ranks, from_environment
 from flc.train.loop import STOP
 
@@ -42,8 +43,6 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     given: dict[str, Any] = {
         k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in OUTSIDE and v is not None
     }
-    if given.get("model") == EMBEDDED.name:  # what it is when none is given
-        given["model"] = None
     for name, section in SECTIONS.items():
         if name in given:
             given.setdefault(section, {})[name] = given.pop(name)
@@ -56,16 +55,19 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
         check_preset(given, file, lock, "give another --out")
     else:
         file = {}
+    for said in (given, file):
+        if said.get("model") == EMBEDDED.name:  # what it is when none is given
+            said["model"] = None
     alone = values.get("pipeline")
     small = alone is not None and read_notes(alone).get("base_model") == EMBEDDED_NAME
     return resolve(file, given, parse_set(values.get("set_") or []), small)
 
 
 def check_preset(given: dict[str, Any], file: dict[str, Any], path: Path, way_out: str) -> None:
-    """A file that holds the stages' lengths leaves nothing for another preset to decide."""
+    """A file with a preset of its own and the stages' lengths leaves nothing for another preset to decide."""
     lengths = all(isinstance(file.get(stage), dict) and "iterations" in file[stage] for stage in ("recover", "distill"))
-    if lengths and given.get("preset", file.get("preset")) != file.get("preset"):
-        text = f"--preset {given['preset']}: {path} says {file.get('preset')}, and holds the stages' lengths"
+    if lengths and "preset" in file and given.get("preset", file["preset"]) != file["preset"]:
+        text = f"--preset {given['preset']}: {path} says {file['preset']}, and holds the stages' lengths"
         raise UserError(f"{text}: {way_out}, or set them with --set")
 
 
@@ -111,7 +113,7 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
         ranks = from_environment(recipe.engine, recipe.device)
         job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check(planned)
-    stages.check_objectives(job, planned)
+    check_objectives(job, planned)
     for text in [*idle(job, values), *untrained(job, planned)]:
         job.console.warn(text)
     return job
@@ -146,6 +148,10 @@ def idle(job: Job, values: dict[str, Any]) -> list[str]:
             said.append(f"{flag} has no effect beside the other options of {section}")
         elif name == "given_share" and job.adapter.needs_first_frame:
             said.append(f"{flag} has no effect: this model makes every clip from a first frame")
+        elif values.get("pipeline") and name == "rows":
+            said.append(f"{flag} has no effect: a pipeline alone is one row")
+        elif values.get("pipeline") and name == "teacher_steps" and "steps" in job.adapter.notes:
+            said.append(f"{flag} has no effect: this pipeline is made for {job.adapter.notes['steps']} steps")
     return said
 
 
@@ -160,14 +166,18 @@ def absolute(place: str) -> str:
     return str(Path(place).absolute())
 
 
-def begin(job: Job, resume: bool) -> None:
-    """Refuse an --out in use, then write the lock file."""
-    if job.ranks.leader:
-        check_out(job.out, resume)
-        make_folder(job.out)
-        # absolute, so that a run goes on, and its lock file repeats it, from another folder
-        write_whole(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
-    job.ranks.barrier()
+@contextmanager
+def begun(job: Job, resume: bool) -> Iterator[None]:
+    """Refuse an --out in use, then write the lock file; nothing else works in the folder meanwhile."""
+    with ExitStack() as stack:
+        if job.ranks.leader:
+            check_out(job.out, resume)
+            make_folder(job.out)
+            stack.enter_context(held(job.out))
+            # absolute, so that a run goes on, and its lock file repeats it, from another folder
+            write_whole(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
+        job.ranks.barrier()
+        yield
 
 
 def compress(values: dict[str, Any]) -> None:
@@ -195,10 +205,10 @@ def compress(values: dict[str, Any]) -> None:
             dry_run(job, Path(job.ranks.shared(scratch)))
             job.ranks.barrier()
         return
+    check_goes_on(job, planned)
     for name, field in changed(job, AFTER.get(planned[-1], "")):
         job.console.warn(f"{job.out / name} was made with another {field}: it is made again, and what rests on it")
-    with signals():
-        begin(job, values["resume"])
+    with signals(), begun(job, values["resume"]):
         for name in chain(job):
             if name == "score" and "distill" in planned:
                 stages.check_plan(job, job.out / name)
@@ -239,6 +249,8 @@ def stage(name: str, values: dict[str, Any]) -> None:
     """One stage in OUT; what it needs comes from OUT too, or from --plan and --weights."""
     alone = values.get("pipeline")
     if alone:
+        if values.get("model"):
+            raise UserError("--model has no effect with --pipeline, whose folder is the model: leave one of them out")
         alone = by_name(alone)
         check(alone, "--pipeline")
         values = values | {"model": alone, "pipeline": alone}
@@ -256,13 +268,11 @@ def stage(name: str, values: dict[str, Any]) -> None:
         made, field = found[0]
         raise UserError(f"{job.out / made} was made with another {field}: leave that out, or give another --out")
     check_inputs(job, name, inputs, values)
-    with signals():
+    check_goes_on(job, [name])
+    with signals(), begun(job, values["resume"] if name == "score" else True):
         if name == "score":
-            begin(job, values["resume"])
             stages.score(job, stages.prepare(job))
-            return
-        begin(job, resume=True)
-        if name == "prune":
+        elif name == "prune":
             stages.prune(job, *inputs)
         elif name == "recover":
             stages.recover(job, stages.prepare(job), *inputs)

@@ -28,6 +28,7 @@ from flc.run import stages
 from flc.run.job import Job
 from flc.run.marks import student_guidance
 from flc.run.memory import bytes_of_encoders, bytes_of_stage
+from flc.run.objectives import student_schedule
 from flc.train.stage import train_stage
 
 SPAN = 3
@@ -40,7 +41,7 @@ Teacher = tuple[TeacherComposer, View]
 def bound(job: Job, name: str, kind: str, pruned: View) -> tuple[Any, Teacher | None]:
     """A stage's objective as it would begin, and its teacher where it has one."""
     stage, objective = getattr(job.recipe, name), job.algorithm(kind)
-    schedule = stages.student_schedule(job, objective) if kind == "distiller" else None
+    schedule = student_schedule(job, objective) if kind == "distiller" else None
     full = View(job.prunable.full)
     objective.bind(Setting(pruned, full, job.recipe.steps, stage.iterations, schedule, stage.given_share))
     return objective, (job.algorithm("teacher"), pruned) if kind == "distiller" else None

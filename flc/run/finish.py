@@ -46,19 +46,18 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
         student = load_transformer(job, distilled)
         share = job.budget.share(plan["kept"], plan["channels"])
         ffn = plan["channels"] and {stack: len(blocks[0]) for stack, blocks in plan["channels"].items()}
-        facts = {"kept": plan["kept"], "pruner": plan["pruner"], "recovery": job.recipe.recovery.name, "share": share,
+        facts = {"kept": plan["kept"], "pruner": plan["pruner"], "share": share,
                  "ffn": ffn, "parameters": sum(p.numel() for p in student.parameters()), "size": job.size,
                  "fps": job.adapter.fps_of(job.model_folder), "dtype": job.recipe.dtype,
                  "base_model": public(job.recipe).model or EMBEDDED_NAME,
                  **job.adapter.declaration(),
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
-        write_pipeline(job.adapter, student, schedule, declared | facts, folder)
+        write_pipeline(job.adapter, student, schedule, {"recovery": "unknown"} | declared | facts, folder)
 
     inputs = {"model": job.model_folder, "plan": scored, "student": distilled}
     options = {
         "size": job.size,
         "dtype": job.recipe.dtype,
-        "recovery": job.recipe.recovery.name,
         "name": public(job.recipe).model,
     }
     run_stage(out, options, inputs, work, job.ranks)

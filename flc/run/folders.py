@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from flc.data.source import LIST, read_manifest
 from flc.errors import UserError, out_of_space
 from flc.train.launch import Ranks
 from flc.train.loop import CHECKPOINTS, checkpoint_path
@@ -28,7 +30,8 @@ PLACES = {"world", "device"}
 
 def fingerprint_of_folder(folder: Path) -> str:
     """A stage's folder by its done.json; any other by names, sizes and the first megabyte of each file
-    (safetensors keep their header there; hashing 28 GB of weights would take minutes)."""
+    (safetensors keep their header there; hashing 28 GB of weights would take minutes): of clips those that its list
+    names, of a model all but hidden ones, where downloads keep their notes."""
     digest = hashlib.sha256()
     if folder.is_file():
         digest.update(folder.read_bytes())
@@ -36,10 +39,19 @@ def fingerprint_of_folder(folder: Path) -> str:
     if (folder / DONE).exists():
         digest.update((folder / DONE).read_bytes())
         return digest.hexdigest()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(files_of(folder)):
         with open(path, "rb") as file:
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode() + file.read(1 << 20))
     return digest.hexdigest()
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    if (folder / LIST).is_file():
+        yield from {folder / LIST, *(path for path, _ in read_manifest(folder))}
+        return
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,16 +154,43 @@ def run_stage(
     return True
 
 
-def check_stopped(partial: Path, mark: dict[str, Any]) -> None:
-    """Hours of training are not thrown away because an option is another one now. All ranks see the same."""
-    before = read_mark(partial / FINGERPRINT)
-    if before is None or before == mark or checkpoint_path(partial / CHECKPOINTS) is None:
-        return
-    pairs = ((before[part], mark[part]) for part in ("options", "inputs"))
+def stopped(partial: Path) -> dict[str, Any] | None:
+    """What a training that was stopped, and can go on, was begun with."""
+    return read_mark(partial / FINGERPRINT) if checkpoint_path(partial / CHECKPOINTS) is not None else None
+
+
+def check_stopped(partial: Path, mark: Mapping[str, Any]) -> None:
+    """Hours of training are not thrown away because an option (or an input) of the mark is another one now. All ranks
+    see the same."""
+    before = stopped(partial)
+    pairs = ((before[part], mark[part]) for part in mark) if before else ()
     other = ", ".join(key for was, now in pairs for key in was | now if was.get(key) != now.get(key))
-    raise UserError(
-        f"{partial} holds a stopped training with another {other}: go on with the former, or remove that folder"
-    )
+    if other:
+        raise UserError(
+            f"{partial} holds a stopped training with another {other}: go on with the former, or remove that folder"
+        )
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """No second process works in the folder meanwhile. However this one ends, the system lets go of it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"another flc works in --out {out}: wait for it, or give another folder") from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def settle(partial: Path, final: Path) -> None:

@@ -108,10 +108,10 @@ def check_numbers(seed: int, guidance: float | None, counts: dict[str, int | Non
 
 def read_image(path: Path, height: int, width: int) -> Any:
     """Scaled to cover the frame and cropped at its centre, as clips are."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         frame = fitted(Image.open(path).convert("RGB"), height, width)
         return Image.fromarray((frame * 255).round().astype(np.uint8))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: of a broken PNG
         raise UserError(f"--image {path} cannot be read as an image: {error}") from error

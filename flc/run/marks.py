@@ -6,14 +6,23 @@ it read, is another. A command of one stage does not do the earlier ones again; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from flc.data.latents import PART
 from flc.errors import UserError
 from flc.recipe import TrainStage
-from flc.run.folders import DONE, PLACES, as_json, fingerprint_of_folder, read_mark
+from flc.run.folders import (
+    DONE,
+    PARTIAL,
+    PLACES,
+    as_json,
+    check_stopped,
+    fingerprint_of_folder,
+    read_mark,
+    stopped,
+)
 from flc.run.job import Job
 
 #: How a training is saved and shown, not what comes out of it.
@@ -88,7 +97,25 @@ def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
         found += [(name, key) for key in now | was if key not in PLACES and was.get(key) != now.get(key)]
         model = mark["inputs"].get("model")
         found += [(name, "model")] if model not in (None, fingerprint_of_folder(job.model_folder)) else []
+        if name == "data":
+            clips = job.recipe.data and fingerprint_of_folder(Path(job.recipe.data))
+            found += [(name, "--data")] if mark["inputs"].get("data") != clips else []
     return found
+
+
+def check_goes_on(job: Job, planned: Collection[str]) -> None:
+    """Refuse, before anything is written, what would throw a stopped training away: other options of its own, or of
+    a stage that it rests on."""
+    redone = {name: field for name, field in changed(job) if name != "prune"}  # no training reads that one's folder
+    for name in (name for name in ("recover", "distill") if name in planned):
+        partial = job.out / (PARTIAL + name)
+        check_stopped(partial, {"options": as_json(OPTIONS[name](job))})
+        for earlier, field in redone.items():
+            if stopped(partial) and list(OPTIONS).index(earlier) < list(OPTIONS).index(name):
+                raise UserError(
+                    f"{partial} holds a stopped training and rests on {job.out / earlier}, which was made with another "
+                    f"{field} and would be made again: go on with the former, or remove {partial}"
+                )
 
 
 #: Which stage's folder each input of a later stage is.

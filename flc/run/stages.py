@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flc.api import Channels, Objective, PrunePlan, RecoveryTrainer, Role, Sample, Setting, StepDistiller, View
+from flc.api import Channels, PrunePlan, RecoveryTrainer, Sample, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode_parts, finish_parts, parts_of
 from flc.data.source import Clip, drawn_clips, folder_clips
 from flc.errors import PluginError, UserError
@@ -20,13 +20,11 @@ from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
 from flc.models.prunable import Prunable
 from flc.models.stock import at_once
-from flc.models.view import blocks_at, removed
-from flc.registry import registry
-from flc.run.folders import run_stage
+from flc.models.view import removed
+from flc.run.folders import DONE, read_mark, run_stage
 from flc.run.job import Job
 from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, student_guidance
-from flc.schedule import FewStepSchedule
-from flc.train.nets import check_teacher
+from flc.run.objectives import failed, named, student_schedule
 
 PLAN, STUDENT = "plan.json", "student.json"
 ENCODED = 8
@@ -124,18 +122,17 @@ def removal_error(job: Job, plan: PrunePlan, batches: Callable[[int], Iterator[S
 
 def planned(job: Job, pruner: Any, batches: Any) -> PrunePlan:
     """The pruner's plan, which fits the model; what is wrong with a plugin's is said with its name."""
-    name = job.recipe.pruner.name
-    said = f"pruner {name!r} from {registry().find('pruner', name).origin}"
+    said = named("pruner", job.recipe.pruner.name)
     try:
         plan = pruner.plan(job.prunable, batches, job.budget)
         if not isinstance(plan, PrunePlan):
             raise TypeError(f"plan() returned {type(plan).__name__}, not an flc.api.PrunePlan")
+        json.dumps(plan.details)
         written = json.loads(json.dumps({"kept": plan.kept, "channels": plan.channels, "scores": plan.scores}))
     except (UserError, OSError):
         raise
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        raise PluginError(f"{said} failed: {type(error).__name__}: {lines[0]} (--debug shows where)") from error
+        raise PluginError(failed(said, error)) from error
     fitting(job, written, said)
     return plan
 
@@ -289,49 +286,6 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
     return out
 
 
-def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
-    shift = objective.shift()
-    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
-
-
-def check_objectives(job: Job, planned: Collection[str]) -> None:
-    """What a trainable stage would refuse at its start, before the first stage; the plan is not known yet, so that
-    half of each stack stands for it."""
-    r, full = job.recipe, View(job.prunable.full)
-    pruned = View({stack: blocks[: max(1, len(blocks) // 2)] for stack, blocks in job.prunable.full.items()})
-    for name, kind in (("recover", "recovery"), ("distill", "distiller")):
-        objective, options = job.algorithm(kind), getattr(r, name)
-        if name not in planned or not objective.trains:
-            continue
-        schedule = student_schedule(job, objective) if kind == "distiller" else None
-        objective.bind(Setting(pruned, full, r.steps, options.iterations, schedule, options.given_share))
-        roles = objective.roles()
-        for role in roles.values():
-            blocks_at(role.depths, sum(map(len, job.prunable.full.values())))
-        if kind == "distiller":
-            check_teacher(job.algorithm("teacher"), roles)
-        if r.engine == "deepspeed":
-            check_deepspeed(job, kind, objective, roles)
-
-
-def check_deepspeed(job: Job, kind: str, objective: Objective, roles: Mapping[str, Role]) -> None:
-    from flc.train.deepspeed import check_optim
-
-    if job.zero not in objective.zero:
-        stages = " or ".join(map(str, objective.zero))
-        name = getattr(job.recipe, kind).name
-        raise UserError(f"--{kind} {name} trains with deepspeed under --zero {stages} only, not under {job.zero}")
-    if job.zero == 3 and any(r.passes for r in roles.values()) and any(r.train == "lora" for r in roles.values()):
-        # the network with the adapter is sharded, and of one that gradients pass through deepspeed loses count
-        name = getattr(job.recipe, kind).name
-        raise UserError(
-            f"--{kind} {name} trains a LoRA on a network that gradients pass through, which deepspeed cannot shard: "
-            f"use --zero 2, or let its fake network be whole"
-        )
-    for role in roles.values():
-        check_optim(role.optim)
-
-
 @contextmanager
 def parked(job: Job, idle: bool) -> Iterator[None]:
     """While the model's own transformer has nothing to do it leaves the device to those that train."""
@@ -340,6 +294,12 @@ def parked(job: Job, idle: bool) -> Iterator[None]:
     yield
     if idle:
         job.adapter.transformer.to(job.adapter.device)
+
+
+def recovery_of(folder: Path) -> str:
+    """What made the weights that stage III begins with; those of another run say it, too."""
+    mark = read_mark(folder / DONE)
+    return str(mark["options"].get("recovery", {}).get("name", "unknown")) if mark else "unknown"
 
 
 def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
@@ -368,7 +328,7 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         if job.ranks.leader:
             teacher = r.teacher.name if objective.trains else "none"
             declared = schedule.declaration() | {"distiller": r.distiller.name, "teacher": teacher}
-            declared["guidance"] = student_guidance(job)
+            declared |= {"guidance": student_guidance(job), "recovery": recovery_of(recovered)}
             (folder / STUDENT).write_text(json.dumps(declared, indent=1))
         return facts
 

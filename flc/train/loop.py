@@ -14,7 +14,7 @@ from typing import Any
 
 from flc.api import Batch, Loss, Objective
 from flc.draws import StepDraws
-from flc.errors import Interrupted, UserError
+from flc.errors import Interrupted, PluginError, UserError
 from flc.train.engine import Engine
 from flc.train.nets import RoleNets
 
@@ -135,6 +135,14 @@ def mean_of(losses: Sequence[Loss]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
+def loss_of(objective: Objective, phase: str, nets: RoleNets, batch: Batch, step: int, draws: StepDraws) -> Loss:
+    loss: object = objective.loss(phase, nets, batch, step, draws)
+    if not isinstance(loss, Loss):
+        place = f"{type(objective).__module__}.{type(objective).__qualname__}"
+        raise PluginError(f"{place}.loss({phase!r}, ...) returned {type(loss).__name__}, not an flc.api.Loss")
+    return loss
+
+
 def train(
     objective: Objective,
     nets: RoleNets,
@@ -167,7 +175,7 @@ def train(
             losses = []
             for own, batch in zip(draws, batches, strict=True):
                 nets.rng = own
-                losses.append(objective.loss(phase, nets, batch, step, own))
+                losses.append(loss_of(objective, phase, nets, batch, step, own))
                 engine.backward(phase, losses[-1].value)
             factor = lr_factor(step, options.iterations, optim.warmup, options.decay)
             metrics[f"{phase}/grad_norm"] = engine.step(phase, factor)

@@ -13,7 +13,7 @@ from flc.recipe import resolve
 from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import STAGES, Job
-from flc.run.stages import check_objectives
+from flc.run.objectives import check_objectives
 from flc.train.launch import Ranks, check_gpus
 
 pytestmark = pytest.mark.usefixtures("place")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from flc.api import Algorithm, PrunePlan, Pruner
+from flc.api import Algorithm, Optim, PrunePlan, Pruner, RecoveryTrainer, Role
 from flc.api import Options as Base
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED, adapter_for
@@ -45,7 +46,8 @@ class Failing(Pruner):
         if self.options.how == "raises":
             raise IndexError("block 12 of 10")
         kept = {"blocks": {"unordered": (3, 1), "beyond": (2, 99), "none": ()}.get(self.options.how, (1, 3))}
-        plan = PrunePlan(kept, {"blocks": [0.0] * 10})
+        details = {"of numpy": np.float32(1)} if self.options.how == "details" else {}
+        plan = PrunePlan(kept, {"blocks": [0.0] * 10}, details=details)
         return kept if self.options.how == "no plan" else plan
 
 
@@ -57,6 +59,7 @@ class Failing(Pruner):
         ("unordered", "rising numbers of blocks"),
         ("beyond", "rising numbers of blocks"),
         ("none", "rising numbers of blocks"),
+        ("details", "TypeError: Object of type float32 is not JSON serializable"),
         ("cannot be made", "cannot be made: KeyError: 'table'"),
     ],
 )
@@ -65,13 +68,68 @@ def test_a_plugin_that_goes_wrong_is_named_and_its_plan_is_not_kept(place, flc, 
     algorithm = Algorithm("failing", f"{__name__}:Failing", "goes wrong")
     mine = Registry([*whole.provided, Provided("pruner", algorithm, "mine", "flc-mine", "1.2")], [])
     monkeypatch.setattr("flc.registry.registry", lambda: mine)
-    monkeypatch.setattr("flc.run.stages.registry", lambda: mine)
+    monkeypatch.setattr("flc.run.objectives.registry", lambda: mine)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Failing.__module__])
     small = ["--set", "prepare.clips=2", "--set", f"pruner.how={how}"]
     code, _, err = flc("score", "--out", "run", "--pruner", "failing", *small)
     (line,) = (row for row in err.splitlines() if row.startswith("flc: error: "))
     assert code == 2 and says in line and "'failing' from flc-mine 1.2" in line, err
     assert not (place / "run" / "score").exists()
+
+
+class Astray(RecoveryTrainer):
+    """A plugin's recovery that goes wrong in one way."""
+
+    class Options(Base):
+        how: str = "raises"
+
+    def roles(self):
+        how, setting = self.options.how, self.setting
+        if how == "raises":
+            raise KeyError("anchor")
+        view = setting.pruned if how == "pruned" else setting.full
+        return {"pupil" if how == "nameless" else "student": Role("full", view, Optim(1e-4))}
+
+    def phases(self, step):
+        return ("critic",) if self.options.how == "phase" and step == 3 else ("student",)
+
+    def loss(self, phase, nets, batch, step, rng):
+        return batch.x0.mean()
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("raises", "failed: KeyError: 'anchor'"),
+        ("nameless", "roles() must have a 'student' that is trained in full"),
+        ("phase", "phases() names 'critic', which is no role with an optimizer"),
+        ("pruned", "stage II hands on the whole network: the student's view must be setting.full"),
+    ],
+)
+def test_a_trained_plugin_that_goes_wrong_is_named_before_the_first_stage(place, flc, monkeypatch, how, says):
+    recoveries_with(monkeypatch)
+    code, _, err = flc("compress", "--out", "run", "--recovery", "astray", "--set", f"recovery.how={how}")
+    (line,) = (row for row in err.splitlines() if row.startswith("flc: error: "))
+    assert code == 2 and says in line and "recovery 'astray' from flc-mine 1.2" in line, err
+    assert not (place / "run").exists()
+
+
+def test_a_loss_that_is_none_is_said(place, flc, monkeypatch):
+    recoveries_with(monkeypatch)
+    small = ["--pruner", "uniform", "--set", "recovery.how=bare", "--set", "prepare.clips=16"]
+    code, _, err = flc("compress", "--out", "run", "--recovery", "astray", *small)
+    (line,) = (row for row in err.splitlines() if row.startswith("flc: error: "))
+    assert code == 2 and "Astray.loss('student', ...) returned Tensor, not an flc.api.Loss" in line, err
+
+
+def recoveries_with(monkeypatch) -> None:
+    """A registry with `Astray` in it."""
+    whole = registry()
+    algorithm = Algorithm("astray", f"{__name__}:Astray", "goes wrong")
+    mine = Registry([*whole.provided, Provided("recovery", algorithm, "mine", "flc-mine", "1.2")], [])
+    for place in ("flc.registry", "flc.run.objectives"):
+        monkeypatch.setattr(f"{place}.registry", lambda: mine)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Astray.__module__])
 
 
 class Confused(WanAdapter):

@@ -16,7 +16,7 @@ from flc.recipe import lock_text, preset_values, resolve
 from flc.run.compress import completed, recipe_from
 from flc.run.console import Console
 from flc.run.finish import public
-from flc.run.folders import fingerprint
+from flc.run.folders import fingerprint, fingerprint_of_folder, held
 from flc.run.job import Job
 from flc.run.marks import INPUTS, OPTIONS, changed
 from flc.train.launch import Ranks
@@ -78,13 +78,87 @@ def test_a_run_has_one_engine(refused, place):
 
 def test_resuming_with_other_options_says_what_is_made_again(place, flc, monkeypatch):
     made(place, seed=5)
-    monkeypatch.setattr("flc.run.compress.begin", lambda job, resume: (_ for _ in ()).throw(UserError("stopped here")))
+    monkeypatch.setattr("flc.run.compress.begun", lambda job, resume: (_ for _ in ()).throw(UserError("stopped here")))
     code, _, err = flc("compress", "--resume", "--out", "run", "--set", "distill.iterations=7")
     assert code == 2 and "stopped here" in err
     said = " ".join(err.split())
     assert "run/distill was made with another iterations" in said and "run/recover was" not in said
     _, _, err = flc("compress", "--resume", "--out", "run")
     assert "was made with" not in err
+
+
+def stop(run: Path, stage: str) -> None:
+    """As a finished stage would be, had it been stopped at its first checkpoint."""
+    partial = run / f".partial-{stage}"
+    (partial / "checkpoints" / "step-0000001").mkdir(parents=True)
+    (partial / "checkpoints" / "latest").write_text("step-0000001")
+    (partial / "checkpoints" / "step-0000001" / "state.json").write_text("{}")
+    mark = json.loads((run / stage / "done.json").read_text())["fingerprint"]
+    (partial / "fingerprint.json").write_text(json.dumps(mark))
+    shutil.rmtree(run / stage)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("distill.batch=8", "holds a stopped training with another batch: go on with the former"),
+        (
+            "recover.iterations=4",
+            "rests on run/recover, which was made with another iterations and would be made again",
+        ),
+        ("pruner.samples=3", "rests on run/score, which was made with another pruner and would be made again"),
+    ],
+)
+def test_other_options_that_a_stopped_training_cannot_go_on_with_change_nothing(refused, place, option, says):
+    run = made(place)
+    stop(run, "distill")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    line = refused("compress", "--out", "run", "--resume", "--set", option)
+    assert "run/.partial-distill" in line and says in line
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before, "the lock file, too"
+
+
+def test_other_clips_are_said(place, flc, monkeypatch):
+    """Those that the list names are the clips: other files beside them are none."""
+    from flc.run import compress
+
+    (place / "clips").mkdir()
+    (place / "clips" / "a.mp4").write_bytes(b"a film")
+    (place / "clips" / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}')
+    run = made(place)
+    mark = json.loads((run / "data" / "done.json").read_text())
+    mark["fingerprint"]["inputs"]["data"] = fingerprint({}, {"data": place / "clips"})["inputs"]["data"]
+    (run / "data" / "done.json").write_text(json.dumps(mark))
+    recipe = compress.completed(resolve({"preset": "quick", "data": str(place / "clips")}, {}, {}))
+    job = Job(recipe, run, Console(quiet=True))
+    assert changed(job) == []
+    (place / "clips" / "notes.txt").write_text("of mine")
+    assert changed(job) == []
+    (place / "clips" / "a.mp4").write_bytes(b"another film")
+    assert changed(job) == [("data", "--data")]
+    monkeypatch.setattr(compress, "begun", lambda job, resume: (_ for _ in ()).throw(UserError("stopped here")))
+    _, _, err = flc("compress", "--resume", "--out", "run")
+    assert "run/data was made with another --data: it is made again" in " ".join(err.split()), "forgotten"
+
+
+def test_what_a_download_notes_in_a_model_s_folder_is_no_part_of_the_model(place):
+    (place / "model").mkdir()
+    (place / "model" / "config.json").write_text("{}")
+    before = fingerprint_of_folder(place / "model")
+    (place / "model" / ".cache" / "huggingface").mkdir(parents=True)
+    (place / "model" / ".cache" / "huggingface" / "config.json.metadata").write_text("1")
+    assert fingerprint_of_folder(place / "model") == before
+    (place / "model" / "config.json").write_text('{"a": 1}')
+    assert fingerprint_of_folder(place / "model") != before
+
+
+def test_two_commands_do_not_work_in_one_folder(refused, place):
+    run = made(place)
+    with held(run):
+        assert "another flc works in --out run: wait for it" in refused("compress", "--resume", "--out", "run")
+        assert "another flc works in --out run" in refused("report", "--out", "run")
+    with held(run):
+        pass  # the first one has let go of it
 
 
 def test_a_folder_that_holds_no_run_is_not_resumed(refused, unloaded, place):

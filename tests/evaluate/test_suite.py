@@ -41,6 +41,11 @@ class Infinite(Returning):
         what: str = "infinite"
 
 
+class Numpy(Metric):
+    def score(self, clips, reference):
+        return Score(clips.video.mean() + np.float32(0.25))
+
+
 class Needy(Metric):
     class Options(Base):
         weights: str
@@ -55,7 +60,7 @@ class Registry:
     """The needed metrics at .5, one that does not load, and those that go wrong in their own ways."""
 
     broken = "aesthetic"
-    wrong = {"raising": Raising, "number": Returning, "infinite": Infinite, "needy": Needy}  # noqa: RUF012
+    wrong = {"raising": Raising, "number": Returning, "infinite": Infinite, "needy": Needy, "numpy": Numpy}  # noqa: RUF012
 
     def names(self, kind):
         return sorted([*suite.NEEDED, "aesthetic", *self.wrong])
@@ -88,6 +93,7 @@ def test_it_is_na_with_its_cause_and_the_rest_is_scored(registry):
     assert "returned float, not an flc.api.Score" in row["notes"]["number"] and row["scores"]["number"] is None
     assert "returned inf, which is not in [0, 1]" in row["notes"]["infinite"] and row["scores"]["infinite"] is None
     assert "weights" in row["notes"]["needy"] and row["scores"]["needy"] is None
+    assert row["scores"]["numpy"] == 0.25 and "numpy" not in row["notes"]
     json.dumps(row, allow_nan=False)
     assert {m["name"]: m["summary"] for m in suite.described()}["raising"] == "what raising is", "it has no docstring"
     assert row["average"] == 0.5 and all(row["scores"][name] == 0.5 for name in suite.NEEDED)

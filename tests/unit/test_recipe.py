@@ -9,7 +9,7 @@ import yaml
 
 from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
 from flc.registry import registry
-from flc.run.compress import begin, completed, recipe_from
+from flc.run.compress import begun, completed, recipe_from
 from flc.run.console import Console
 from flc.run.finish import public
 from flc.run.job import Job
@@ -81,7 +81,8 @@ def test_places_are_absolute_in_the_lock_file_and_names_in_the_model_card(tmp_pa
     monkeypatch.chdir(tmp_path)
     sets = ["evaluate.manifest=m.jsonl", "evaluate.lpips=random"]
     recipe = recipe_from(values(model=Path("models/big"), data=Path("clips"), set_=sets))
-    begin(Job(recipe, tmp_path / "out", Console(quiet=True), Ranks()), resume=False)
+    with begun(Job(recipe, tmp_path / "out", Console(quiet=True), Ranks()), resume=False):
+        pass
     held = yaml.safe_load((tmp_path / "out" / "recipe.lock.yaml").read_text())
     assert (held["model"], held["data"]) == (str(tmp_path / "models/big"), str(tmp_path / "clips"))
     assert held["evaluate"]["manifest"] == str(tmp_path / "m.jsonl")

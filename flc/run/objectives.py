@@ -1,0 +1,88 @@
+"""What the trained stages ask of their algorithms before anything runs. A plugin's fault is said with its name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from flc.api import Objective, Role, Setting, View
+from flc.errors import PluginError, UserError
+from flc.models.view import blocks_at
+from flc.registry import Kind, registry
+from flc.run.job import Job
+from flc.schedule import FewStepSchedule
+from flc.train.nets import check_teacher
+
+
+def named(kind: Kind, name: str) -> str:
+    return f"{kind} {name!r} from {registry().find(kind, name).origin}"
+
+
+def failed(said: str, error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{said} failed: {type(error).__name__}: {lines[0]} (--debug shows where)"
+
+
+def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
+    shift = objective.shift()
+    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
+
+
+def check_objectives(job: Job, planned: Collection[str]) -> None:
+    """What a trainable stage would refuse at its start, before the first stage; the plan is not known yet, so that
+    half of each stack stands for it."""
+    r, full = job.recipe, View(job.prunable.full)
+    pruned = View({stack: blocks[: max(1, len(blocks) // 2)] for stack, blocks in job.prunable.full.items()})
+    kinds: tuple[tuple[str, Kind, View], ...] = (("recover", "recovery", full), ("distill", "distiller", pruned))
+    for name, kind, handed_on in kinds:
+        objective, options = job.algorithm(kind), getattr(r, name)
+        if name not in planned or not objective.trains:
+            continue
+        schedule = student_schedule(job, objective) if kind == "distiller" else None
+        objective.bind(Setting(pruned, full, r.steps, options.iterations, schedule, options.given_share))
+        roles = checked_roles(named(kind, getattr(r, kind).name), objective, options.iterations, handed_on, full)
+        for role in roles.values():
+            blocks_at(role.depths, sum(map(len, job.prunable.full.values())))
+        if kind == "distiller":
+            check_teacher(job.algorithm("teacher"), roles)
+        if r.engine == "deepspeed":
+            check_deepspeed(job, kind, objective, roles)
+
+
+def checked_roles(said: str, objective: Objective, iterations: int, handed_on: View, full: View) -> Mapping[str, Role]:
+    """The networks of a bound objective. Its student has the blocks that its stage hands on."""
+    try:
+        roles = objective.roles()
+        phases = {phase for step in range(iterations) for phase in objective.phases(step)}
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise PluginError(failed(said, error)) from error
+    student = roles.get("student")
+    if student is None or student.train != "full":
+        raise PluginError(f"{said}: roles() must have a 'student' that is trained in full")
+    for phase in sorted(phases):
+        if phase not in roles or roles[phase].optim is None:
+            raise PluginError(f"{said}: phases() names {phase!r}, which is no role with an optimizer")
+    if (student.view.kept or full.kept) != handed_on.kept:
+        stage = "II hands on the whole network" if handed_on == full else "III hands on the pruned network"
+        view = "full" if handed_on == full else "pruned"
+        raise PluginError(f"{said}: stage {stage}: the student's view must be setting.{view}")
+    return roles
+
+
+def check_deepspeed(job: Job, kind: Kind, objective: Objective, roles: Mapping[str, Role]) -> None:
+    from flc.train.deepspeed import check_optim
+
+    name = getattr(job.recipe, kind).name
+    if job.zero not in objective.zero:
+        stages = " or ".join(map(str, objective.zero))
+        raise UserError(f"--{kind} {name} trains with deepspeed under --zero {stages} only, not under {job.zero}")
+    if job.zero == 3 and any(r.passes for r in roles.values()) and any(r.train == "lora" for r in roles.values()):
+        # the network with the adapter is sharded, and of one that gradients pass through deepspeed loses count
+        raise UserError(
+            f"--{kind} {name} trains a LoRA on a network that gradients pass through, which deepspeed cannot shard: "
+            f"use --zero 2, or let its fake network be whole"
+        )
+    for role in roles.values():
+        check_optim(role.optim)
