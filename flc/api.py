@@ -352,8 +352,8 @@ class Batch:
 class Objective(Configured, ABC):
     """What one trainable stage minimises, and with which networks.
 
-    `roles()` names them; the role `student`, trained in full, is what the stage hands on. `phases(step)` lists the roles
-    updated in iteration `step`, in order. `loss(phase, ...)` may use any network; only the parameters of the
+    `roles()` names them; the role `student`, trained in full, is what the stage hands on. `phases(step)` lists the
+    roles updated in iteration `step`, in order. `loss(phase, ...)` may use any network; only the parameters of the
     role `phase` receive a gradient.
     """
 
