@@ -39,6 +39,7 @@ from flc.evaluate.manifest import digest as digest_of
 from flc.evaluate.manifest import read_manifest
 from flc.evaluate.vbench import lacks
 from flc.recipe import ALGORITHMS, EVALUATE_PLACES, PLACES, Choice, Recipe, lock_text, merge, resolve
+from flc.registry import registry
 from flc.run.compress import LOCK, completed
 
 SCALES = Path(__file__).parent / "scales"
@@ -128,6 +129,16 @@ def digest(values: Any) -> str:
 MEANS = {"offload": True, "recover": {"accumulate"}, "distill": {"accumulate"}}
 
 
+def means(recipe: Recipe) -> dict[str, Any]:
+    """`MEANS` of a recipe: where a loss compares clips, the parts count that they are compared in."""
+    out: dict[str, Any] = dict(MEANS)
+    for name, kind in (("recover", "recovery"), ("distill", "distiller")):
+        compares = registry().load(kind, getattr(recipe, kind).name).compares  # type: ignore[attr-defined]
+        if compares > 1 and getattr(recipe, name).accumulate > 1:
+            out.pop(name)
+    return out
+
+
 @cache
 def prompts_of(manifest: str, changed: int) -> str:
     """A fingerprint of what a manifest asks for, images and all; of one that cannot be read its name."""
@@ -144,7 +155,7 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     def named(values: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
         return {k: Path(v).name if k in places and v else v for k, v in values.items()}
 
-    values = recipe.model_dump(mode="json", exclude=MEANS)
+    values = recipe.model_dump(mode="json", exclude=means(recipe))
     evaluate = named(values["evaluate"], EVALUATE_PLACES) | {"vbench_python": None, "vbench_data": None}
     if (manifest := recipe.evaluate.manifest) and Path(manifest).is_file():
         evaluate["manifest"] = prompts_of(manifest, Path(manifest).stat().st_mtime_ns)

@@ -360,6 +360,8 @@ class Objective(Configured, ABC):
     setting: Setting
     zero: ClassVar[tuple[int, ...]] = (1, 2, 3)
     """ZeRO stages under which it trains with deepspeed."""
+    compares: ClassVar[int] = 1
+    """Clips that a rank must take at once for every term of its loss to say something."""
 
     def bind(self, setting: Setting) -> Objective:
         """Tell the objective its task; called once by the core before anything else."""

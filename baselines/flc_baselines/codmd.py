@@ -22,6 +22,8 @@ from flc.matching import DistributionMatching, MatchingOptions
 
 
 class CodmdDistiller(DistributionMatching):
+    compares = 3
+
     class Options(MatchingOptions):
         lr: float = option(5e-7, "generator's learning rate", "ours, that of dmd here, which it adds to", gt=0)
         relation: float = option(0.1, "weight w of the relation terms", "ours", ge=0)

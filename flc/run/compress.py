@@ -114,7 +114,7 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
         job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
     job.check(planned)
     check_objectives(job, planned)
-    for text in [*idle(job, values), *untrained(job, planned)]:
+    for text in [*idle(job, values), *untrained(job, planned), *alone_in_parts(job, planned)]:
         job.console.warn(text)
     return job
 
@@ -126,6 +126,18 @@ def untrained(job: Job, planned: Collection[str]) -> list[str]:
         return []
     text = "this student is sampled with guidance, and stage II never trains it without text"
     return [f"{text}: give --set recover.drop_text=0.1"]
+
+
+def alone_in_parts(job: Job, planned: Collection[str]) -> list[str]:
+    """A term that compares clips compares those that a rank takes at once."""
+    said = []
+    for name, kind in (("recover", "recovery"), ("distill", "distiller")):
+        objective, stage = job.algorithm(kind), getattr(job.recipe, name)
+        at_once = stage.batch // (job.ranks.world * stage.accumulate)
+        if name in planned and objective.trains and at_once < objective.compares:
+            text = f"--{kind} {getattr(job.recipe, kind).name} compares clips, and a rank takes {at_once} at once"
+            said.append(f"{text}: a part of its loss is 0; give {name}.batch of {objective.compares} a rank or more")
+    return said
 
 
 def idle(job: Job, values: dict[str, Any]) -> list[str]:

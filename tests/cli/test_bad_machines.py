@@ -10,7 +10,7 @@ import torch
 
 from flc.errors import UserError
 from flc.recipe import resolve
-from flc.run.compress import completed
+from flc.run.compress import alone_in_parts, completed
 from flc.run.console import Console
 from flc.run.job import STAGES, Job
 from flc.run.objectives import check_objectives
@@ -49,6 +49,18 @@ def test_what_deepspeed_cannot_train_is_refused_before_the_first_stage(place, va
     job = Job(completed(resolve({"engine": "deepspeed", **values}, {}, {})), place / "run", Console(quiet=True))
     with pytest.raises(UserError, match=re.escape(says)) if says else contextlib.nullcontext():
         check_objectives(job, STAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "world", "says"),
+    [("codmd", 16, 16, "takes 1 at once"), ("codmd", 48, 16, ""), ("codmd", 16, 1, ""), ("dmd", 16, 16, "")],
+)
+def test_a_loss_that_compares_clips_says_where_a_rank_has_too_few(place, name, batch, world, says):
+    recipe = completed(resolve({"engine": "deepspeed", "distiller": name, "distill": {"batch": batch}}, {}, {}))
+    job = Job(recipe, place / "run", Console(quiet=True), Ranks(world=world))
+    said = alone_in_parts(job, STAGES)
+    assert [says in text for text in said] == [True] * bool(says), said
+    assert alone_in_parts(job, ["recover"]) == []
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,15 @@ def test_a_run_is_the_same_wherever_weights_clips_and_vbench_lie():
     assert len({here, *others}) == 3
 
 
+@pytest.mark.parametrize(("distiller", "same"), [("dmd", True), ("codmd", False)])
+def test_the_parts_of_a_batch_count_only_where_a_loss_compares_its_clips(distiller, same):
+    one, two = (
+        Runs(Path("runs"), TINY, 1).path(Cell("c", {"distiller": distiller, "distill": {"accumulate": parts}}), 0)
+        for parts in (1, 2)
+    )
+    assert (one == two) == same
+
+
 def test_a_suite_that_measured_a_part_is_asked_again_and_only_the_whole_is_kept(tmp_path, monkeypatch):
     cell, said = Cell("one"), [{"name": "student", "average": None, "scores": {"x": None}, "notes": {"x": "HTTP 403"}}]
     found = [*said, {"name": "student", "average": 0.5, "scores": {"x": 0.5}}]
