@@ -315,9 +315,9 @@ class DeepSpeedEngine:
                     self._lead(name)
 
     @torch.no_grad()
-    def export(self, role: str) -> dict[str, Tensor] | None:
-        """Full state dict on the leader's CPU, averaged where the role keeps an average. All ranks take part."""
-        averages = self.averages[role].values if role in self.averages else {}
+    def export(self, role: str, averaged: bool = True) -> dict[str, Tensor] | None:
+        """Full state dict on the leader's CPU, `averaged` where the role keeps an average. All ranks take part."""
+        averages = self.averages[role].values if averaged and role in self.averages else {}
         state: dict[str, Tensor] = {}
         for name, value in self.modules[role].state_dict(keep_vars=True).items():
             whole = gathered(averages.get(name, held(value)), value)

@@ -46,8 +46,8 @@ class Engine(Protocol):
 
     def load(self, folder: Path) -> None: ...
 
-    def export(self, role: str) -> dict[str, Tensor] | None:
-        """The weights a role hands on (the averaged ones where it keeps an average); None off rank 0."""
+    def export(self, role: str, averaged: bool = True) -> dict[str, Tensor] | None:
+        """The weights a role hands on, `averaged` where it keeps an average, or those it trains; None off rank 0."""
 
     def barrier(self) -> None:
         """Wait for every rank."""
@@ -232,10 +232,10 @@ class PlainEngine:
                 state.setdefault(index[n], {})[field] = value.cpu() if field == "step" else value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
-    def export(self, role: str) -> dict[str, Tensor]:
-        """Full state dict of the role's module, averaged where it keeps an average."""
+    def export(self, role: str, averaged: bool = True) -> dict[str, Tensor]:
+        """Full state dict of the role's module, `averaged` where it keeps an average."""
         state = {n: v.detach().clone() for n, v in self.modules[role].state_dict().items()}
-        if role in self.averages:
+        if averaged and role in self.averages:
             state |= {n: v.to(state[n].dtype) for n, v in self.averages[role].values.items()}
         return state
 

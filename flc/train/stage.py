@@ -139,7 +139,7 @@ class Watch:
             self.job.console.warn(f"{self.name} at iteration {step}: {said}")
         # every rank takes part in collecting the weights, so the leader's word decides
         best = self.engine.any(leader and self.health.is_best(self.last))
-        state = self.engine.export("student") if best else None
+        state = self.engine.export("student", averaged=False) if best else None  # those that were looked at
         if leader:
             self.health.remember(step, self.last, state)
 

@@ -10,7 +10,7 @@ from flc.train.engine import PlainEngine
 from flc.train.stage import Watch
 from tests.cli.small import SMALL
 
-SETS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+SETS = [part for key, value in (SMALL | {"recovery.ema": 0.9}).items() for part in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture
@@ -18,9 +18,10 @@ def exported(monkeypatch):
     """What the engine made of its student at each stage's end: (averaged, as it was trained)."""
     out, export = [], PlainEngine.export
 
-    def kept(self, role):
-        trained = {n: v.detach().clone() for n, v in self.modules[role].state_dict().items()}
-        out.append((export(self, role), trained))
+    def kept(self, role, averaged=True):
+        if not averaged:
+            return export(self, role, averaged)
+        out.append((export(self, role), export(self, role, averaged=False)))
         return out[-1][0]
 
     monkeypatch.setattr(PlainEngine, "export", kept)
