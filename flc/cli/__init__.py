@@ -24,9 +24,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
         code = app(arguments, prog_name="flc", standalone_mode=False) or 0
+        if code == 130:  # what typer makes of Ctrl-C, without a word
+            fail("interrupted", code, debug)
     except typer.Exit as error:
-        silent = isinstance(error.__cause__, KeyboardInterrupt)  # typer's way to end at Ctrl-C
-        code = fail("interrupted", 130, debug) if silent else error.exit_code
+        code = error.exit_code
     except USAGE as error:
         code = fail(error.format_message(), 2, debug)
     except (typer.Abort, KeyboardInterrupt):

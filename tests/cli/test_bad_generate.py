@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -66,6 +67,27 @@ def test_an_image_too_large_to_be_opened(refused, place, monkeypatch):
 
 
 SMALL = ["tiny-wan", "--prompt", "a cat", "--steps", 1, "--frames", 5, "--height", 16, "--width", 16]
+
+
+def test_a_png_of_which_a_part_is_broken(refused, place):
+    """PIL says so with a SyntaxError."""
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    Image.fromarray(noise).save(place / "i.png")
+    before, first, rest = (place / "i.png").read_bytes().partition(b"IDAT")
+    (place / "i.png").write_bytes(before + first + rest.replace(b"IDAT", b"ID\0T", 1))
+    with pytest.raises(SyntaxError), Image.open(place / "i.png") as image:
+        image.load()
+    line = refused("generate", EMBEDDED, "--prompt", "a cat", "--image", "i.png")
+    assert "--image i.png cannot be read as an image" in line
+
+
+def test_ctrl_c_while_a_clip_is_made_is_said(flc, monkeypatch):
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flc.run.generate.adapter_for", cut)
+    code, _, err = flc("generate", EMBEDDED, "--prompt", "a cat")
+    assert code == 130 and err == "flc: error: interrupted\n"
 
 
 def test_a_clip_is_there_whole_or_not_at_all(flc, place, monkeypatch):

@@ -343,6 +343,11 @@ def test_flags_of_a_suite(refused, unloaded, place):
     assert "--manifest none.jsonl cannot be read" in refused(*arguments, "--manifest", "none.jsonl")
 
 
+def test_a_pipeline_that_is_measured_alone_is_the_model(refused, unloaded):
+    arguments = ("evaluate", "--pipeline", EMBEDDED, "--out", "run", "--model", "nowhere")
+    assert "--model has no effect with --pipeline" in refused(*arguments)
+
+
 def test_clips_too_small_for_lpips(refused, place):
     """The model's own size counts, too: it is known once the model is loaded."""
     pytest.importorskip("lpips")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flc.errors import UserError
 from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
 from flc.registry import registry
 from flc.run.compress import begun, completed, recipe_from
@@ -48,6 +49,17 @@ def test_choosing_another_algorithm_drops_the_first_ones_options():
 
 def values(**flags: object) -> dict[str, object]:
     return {"out": Path("nowhere"), "recipe": None, "set_": [], **flags}
+
+
+def test_a_recipe_may_name_the_embedded_model_and_leave_the_preset_to_the_flag(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("model: tiny-wan\nrecover: {iterations: 5}\ndistill: {iterations: 6}\n")
+    recipe = recipe_from(values(recipe=path, preset="full"))
+    assert recipe.model is None and (recipe.recover.iterations, recipe.distill.iterations) == (5, 6)
+    assert recipe.recover.batch == 24, "of the preset full"
+    path.write_text(path.read_text() + "preset: quick\n")
+    with pytest.raises(UserError, match="says quick, and holds the stages' lengths"):
+        recipe_from(values(recipe=path, preset="full"))
 
 
 def test_a_lock_file_repeats_the_recipe_and_names_every_option(tmp_path):

@@ -152,6 +152,10 @@ def test_flc_plugins_allow_lists_entry_points_and_the_core_stays(install, monkey
     assert registry().names("model"), "the core's own adapters are not plugins to be left out"
     assert not registry().broken, "what is not allowed is not even imported"
     assert registry().find("pruner", "every-other").distribution == "flc-good"
+    with pytest.raises(
+        PluginError, match=r"no distiller named 'dmd'.*\(FLC_PLUGINS=good, teachers leaves all others out\)"
+    ):
+        registry().find("distiller", "dmd")
 
 
 def test_flc_plugins_naming_nothing_installed_is_refused(install, capsys, monkeypatch):
