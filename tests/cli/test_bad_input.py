@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -147,6 +148,7 @@ def test_an_out_in_which_nothing_may_be_written(refused, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr("flc.run.compress.make_folder", lambda out: None)
+    monkeypatch.setattr("flc.run.compress.held", contextlib.nullcontext)
     monkeypatch.setattr("flc.run.compress.write_whole", denied)
     assert "run/recipe.lock.yaml: Permission denied: give another path" in refused("compress", "--out", "run")
 

@@ -61,7 +61,8 @@ def test_error_is_eq_4(model, batches):
 
 def test_the_error_of_a_removal_is_eq_4_of_what_is_left(model, batches):
     kept = {"blocks": (0, 2, 4)}
-    small = Prunable(model.adapter, removed(model.transformer, kept, model.adapter.stacks))
+    alone = model.adapter.prepare(removed(model.transformer, kept, model.adapter.stacks))
+    small = Prunable(model.adapter, alone)
     left = [s for s in batches(8)]
     by_hand = [tweedie_error(noised(s.x0, s.x1, s.t), small.velocity(s), s.t, s.x0, s.cond.free(s.x0)) for s in left]
     found = model.x0_error(batches(8), View(kept))
