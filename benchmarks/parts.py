@@ -5,8 +5,7 @@
 Not a table of the paper (`table10` in the results): it says whether its choices matter here. Rows without recovery
 distil for as many iterations as the others train in both stages. The random pruner draws another lot for each seed, so
 that its spread is of lots, too. The last rows are other distillers as stage III of the flagship's pruned and recovered
-network, methods at one number of parameters: Table 2's strongest rivals, and one beyond the paper. At scale tiny the
-flagship also has twice the iterations, other rates, and averages of weights to hand on.
+network, methods at one number of parameters: Table 2's strongest rivals, and one beyond the paper.
 """
 
 from __future__ import annotations
@@ -31,20 +30,6 @@ ROWS = (
 )
 
 
-#: About as much time as Table 2's rows without a pruner take: iterations of a smaller network are shorter.
-TWICE = Cell("elbo, twice as long", {"recover": {"iterations": 480}, "distill": {"iterations": 640}})
-
-
-#: With the rates that the search found best for it; all tables have those of an earlier one.
-SEARCHED = Cell(
-    "elbo, lr 0.0003",
-    {"distiller": {"name": "dmd", "lr": 0.0003, "fake_lr": 0.001, "matrices": 0.02, "fake_matrices": 0.03}},
-)
-#: What is handed on by default: averages over about the last hundred and twenty iterations.
-AVERAGED = Cell(
-    "elbo, averages handed on",
-    {"recovery": {"name": "bernoulli", "ema": 0.99}, "distiller": {"name": "dmd", "ema": 0.95}},
-)
 CODMD = Cell("codmd on fastlightgen", {"distiller": "codmd"})
 #: With rates and teachers as in Table 2.
 RIVALS = (
@@ -60,8 +45,6 @@ NOTES = (
     " are those of Table 2's unpruned rows, with their teachers. sft's rates are bernoulli's: none was searched for. "
 )
 TINY = (
-    "One row has the rates that the present search found best for fastlightgen, its preset's; all others those of an"
-    " earlier one. "
     "elbo ranks greedily unless it says otherwise. Blocks are scored on 96 samples by elbo, shortgpt, taylor and icmd,"
     " on 64 by f3 and width; uniform, magnitude and random look at none."
 )
@@ -78,7 +61,7 @@ def table(scale: str) -> Table:
     return Table(
         10,
         "Pruner, recovery and distiller",
-        (*ROWS, *([TWICE, SEARCHED, AVERAGED] if tiny else []), *RIVALS),
+        (*ROWS, *RIVALS),
         {},
         reference="elbo" if tiny else "elbo, ranked once",
         notes=NOTES + (TINY if tiny else FULL),

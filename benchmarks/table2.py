@@ -37,7 +37,7 @@ NOTES = (
 )
 TINY = (
     "Rates of each method's last stage and whether its teacher is guided (none is) are its best of `benchmarks.search`,"
-    " one seed; those of fastlightgen, which all tables have, are of an earlier search (Table 10 has a row with the"
+    " one seed; those of fastlightgen, which all tables have, are of an earlier search (Table 11 has a row with the"
     " present one's). Rates of stage II, and the rest of the preset, were found for fastlightgen before (README)."
     " fastlightgen is its preset's, beta1 1, beta2 1, blocks ranked greedily (the paper's: 3.5, .25, once;"
     " beta2 is in Tables 5 and 9), and icmd's adversarial weight is .01 (the paper's: 1)."
