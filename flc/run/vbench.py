@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from flc.data.source import read_video
 from flc.evaluate import lpips, vbench
 from flc.evaluate.manifest import digest, shots
@@ -90,7 +92,9 @@ def measure_row(job: Job, name: str, folder: Path) -> dict[str, str]:
         text = f"evaluate.vbench_python is not set: {vbench.INSTALL}, then {vbench.OPTION}"
         return dict.fromkeys(pending, text)
     job.console.say(f"VBench: {len(pending)} dimensions of {name}, log in {folder / vbench.RESULTS / 'log.txt'}")
-    wrong = vbench.run(Path(o.vbench_python), o.suite, folder, job.recipe.device, pending)
+    with parked(job, True):
+        torch.cuda.empty_cache()  # what torch keeps for itself VBench, a process of its own, could not take
+        wrong = vbench.run(Path(o.vbench_python), o.suite, folder, job.recipe.device, pending)
     return {d: wrong.get(d, vbench.NO_VALUE) for d in lacking()}
 
 

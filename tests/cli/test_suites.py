@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flc.data.shapes import draw, sample_spec
@@ -123,6 +124,29 @@ def test_without_some_weights_the_table_is_finished_says_why_and_only_they_are_a
     code, _, err, metrics = evaluate("--resume", *sets(vbench_python="python"))
     assert code == 0 and metrics["suite"] == "vbench-i2v", err
     assert {p: p.stat().st_mtime_ns for p in before} == before and len(list(results.glob("*_eval_results.json"))) == 7
+
+
+def test_the_network_leaves_the_device_to_vbench(evaluate, monkeypatch):
+    """Seen by what it is moved to, because there is one device here."""
+    from diffusers import WanTransformer3DModel
+
+    from flc.evaluate import vbench
+
+    moves, to, run = [], WanTransformer3DModel.to, vbench.run
+
+    def moved(self, *places, **options):
+        moves.append(places)
+        return to(self, *places, **options)
+
+    def measured(*arguments):
+        moves.append("VBench")
+        return run(*arguments)
+
+    monkeypatch.setattr(WanTransformer3DModel, "to", moved)
+    monkeypatch.setattr(vbench, "run", measured)
+    assert evaluate(*sets(vbench_python="python"))[0] == 0
+    at = moves.index("VBench")
+    assert moves[at - 1] == ("cpu",) and moves[at + 1] == (torch.device("cpu"),), "away, and back to where it was"
 
 
 def test_a_table_that_was_cut_off_while_it_was_written_is_gone_on_with(evaluate, monkeypatch):
