@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from flc.api import Metric, Score
@@ -19,6 +20,8 @@ from flc.registry import create, registry
 
 #: What a table cannot do without; a metric beside these may be broken, and is n/a then.
 NEEDED = (*AVERAGE, "distribution", "diversity")
+#: Of the scores clip by clip in metrics.json: their mean is then the row's score to half of the last one.
+DIGITS = 5
 
 
 class Broken(Metric):
@@ -58,11 +61,26 @@ def scored(name: str, metric: Metric, clips: Clips, reference: Clips) -> Score:
         value = float(score.value)  # a plugin's may be one of numpy's, which no JSON takes
         if not (math.isnan(value) or 0 <= value <= 1):
             raise ValueError(f"score() returned {value}, which is not in [0, 1]")
-        return Score(value, score.per_clip, str(score.note))
+        return Score(value, checked(score.per_clip, len(clips)), str(score.note))
     except Exception as error:
         if name in NEEDED:
             raise
         return Score(math.nan, None, f"failed: {type(error).__name__}: {error}")
+
+
+def checked(per_clip: Any, count: int) -> np.ndarray | None:
+    """A score's values clip by clip, as numbers; `ValueError` when there is not one for each clip."""
+    if per_clip is None:
+        return None
+    values = np.asarray(per_clip, float)
+    if values.shape != (count,):
+        raise ValueError(f"score() returned per_clip of shape {values.shape}, not one number for each of {count} clips")
+    return values
+
+
+def listed(per_clip: np.ndarray) -> list[float | None]:
+    """As JSON has it: to `DIGITS`, None where a metric does not apply to a clip."""
+    return [round(value, DIGITS) if math.isfinite(value) else None for value in per_clip.tolist()]
 
 
 def score_row(row: Row, clips: Clips, reference: Clips, seconds: float) -> dict[str, Any]:
@@ -77,6 +95,7 @@ def score_row(row: Row, clips: Clips, reference: Clips, seconds: float) -> dict[
         "average": average(scores),
         "scores": {n: None if math.isnan(s.value) else s.value for n, s in scores.items()},
         "notes": {n: s.note for n, s in scores.items() if s.note},
+        "per_clip": {n: listed(s.per_clip) for n, s in scores.items() if s.per_clip is not None},
         "words": word_accuracies(clips),
     }
 

@@ -15,7 +15,11 @@ from flc.errors import Interrupted, PluginError
 from flc.evaluate import suite
 from flc.evaluate.clips import Clips
 from flc.evaluate.sampling import Row
+from flc.recipe import resolve
 from flc.registry import Provided, discover
+from flc.run.compress import completed
+from flc.run.console import Console
+from flc.run.job import Job
 
 
 class Raising(Metric):
@@ -46,6 +50,20 @@ class Numpy(Metric):
         return Score(clips.video.mean() + np.float32(0.25))
 
 
+class Counted(Metric):
+    """One number too few."""
+
+    def score(self, clips, reference):
+        return Score(0.5, np.full(len(clips) - 1, 0.5))
+
+
+class Some(Metric):
+    """Applies to the first clip only."""
+
+    def score(self, clips, reference):
+        return Score(1 / 3, [1 / 3, *[math.nan] * (len(clips) - 1)])
+
+
 class Needy(Metric):
     class Options(Base):
         weights: str
@@ -60,7 +78,10 @@ class Registry:
     """The needed metrics at .5, one that does not load, and those that go wrong in their own ways."""
 
     broken = "aesthetic"
-    wrong = {"raising": Raising, "number": Returning, "infinite": Infinite, "needy": Needy, "numpy": Numpy}  # noqa: RUF012
+    wrong = {  # noqa: RUF012
+        "raising": Raising, "number": Returning, "infinite": Infinite, "needy": Needy, "numpy": Numpy,
+        "counted": Counted, "some": Some,
+    }  # fmt: skip
 
     def names(self, kind):
         return sorted([*suite.NEEDED, "aesthetic", *self.wrong])
@@ -94,6 +115,8 @@ def test_it_is_na_with_its_cause_and_the_rest_is_scored(registry):
     assert "returned inf, which is not in [0, 1]" in row["notes"]["infinite"] and row["scores"]["infinite"] is None
     assert "weights" in row["notes"]["needy"] and row["scores"]["needy"] is None
     assert row["scores"]["numpy"] == 0.25 and "numpy" not in row["notes"]
+    assert "per_clip of shape (1,), not one number for each of 2 clips" in row["notes"]["counted"]
+    assert row["per_clip"] == {"some": [0.33333, None]}, "to five digits, and none for what has no score clip by clip"
     json.dumps(row, allow_nan=False)
     assert {m["name"]: m["summary"] for m in suite.described()}["raising"] == "what raising is", "it has no docstring"
     assert row["average"] == 0.5 and all(row["scores"][name] == 0.5 for name in suite.NEEDED)
@@ -114,11 +137,6 @@ def test_a_signal_while_a_metric_scores_is_no_fault_of_the_metric(registry):
 
 
 def test_a_run_is_warned_before_its_first_stage_and_one_without_a_table_is_not(registry, tmp_path, capsys):
-    from flc.recipe import resolve
-    from flc.run.compress import completed
-    from flc.run.console import Console
-    from flc.run.job import Job
-
     job = Job(completed(resolve({}, {}, {})), tmp_path / "out", Console())
     job.check(["evaluate"])
     assert "aesthetic will be n/a" in capsys.readouterr().err
