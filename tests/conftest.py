@@ -37,16 +37,25 @@ def awake():
 
 
 @pytest.fixture
-def wan(awake):
-    """A stock Wan transformer of 5 blocks with distinct random weights, prepared for the embedded adapter."""
+def make_wan(awake):
+    """`make_wan(blocks)`: a stock Wan transformer with distinct random weights, of the embedded adapter's shapes."""
     from diffusers import WanTransformer3DModel
 
-    torch.manual_seed(0)
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
-        text_dim=64, freq_dim=16, ffn_dim=32, num_layers=5, rope_max_seq_len=32,
-    )  # fmt: skip
-    return awake(model)
+    def make(blocks: int = 5) -> Any:
+        torch.manual_seed(0)
+        model = WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
+            text_dim=64, freq_dim=16, ffn_dim=32, num_layers=blocks, rope_max_seq_len=32,
+        )  # fmt: skip
+        return awake(model)
+
+    return make
+
+
+@pytest.fixture
+def wan(make_wan):
+    """Of 5 blocks."""
+    return make_wan()
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
 """How roles are stepped: the protocol both engines follow, and the plain one.
 
 One optimizer per trainable role, one role updated per phase; every other parameter has `requires_grad` off
-(with two engines, one's backward would otherwise leak into the other). A skipped block has a zero gradient,
-never None and never a stale one, in every engine: AdamW would pass over None (no decay, no momentum) where
-ZeRO treats it as zero, and ZeRO-3 would apply the block's last gradient again.
+(with two engines, one's backward would otherwise leak into the other). A skipped block has a zero gradient under
+AdamW, never None and never a stale one, in every engine: AdamW would pass over None (no decay, no momentum) where
+ZeRO treats it as zero, and ZeRO-3 would apply the block's last gradient again. Muon, which the plain engine alone has,
+normalises its momentum: there a skipped block rests (`flc.train.muon`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from flc.api import Role
 from flc.errors import NonFinite, UserError
 from flc.models.folder import read_tensors
+from flc.train.muon import Muon
 from flc.train.nets import trainable
 
 
@@ -107,8 +109,12 @@ class PlainEngine:
 
     rank, world = 0, 1
 
-    def __init__(self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role], parts: int = 1) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], roles: Mapping[str, Role], parts: int = 1, stacks: Iterable[str] = ()
+    ) -> None:
+        """`stacks`: the names of the family's lists of blocks, whose matrices Muon may move."""
         self.modules, self.roles, self.parts = modules, roles, parts
+        self.blocks = tuple(f"{stack}." for stack in stacks)
         self.loss = torch.zeros(())
         self.parameters = {n: trainable(modules[n], r) for n, r in roles.items() if r.optim}
         self.masters = {n: {k: master(p) for k, p in ps.items()} for n, ps in self.parameters.items()}
@@ -118,11 +124,11 @@ class PlainEngine:
             self.averages |= {f: Averaged(self.masters[name], roles[f].ema) for f in followers(name, roles)}
 
     def _optimizers(self, name: str) -> list[tuple[torch.optim.Optimizer, list[str]]]:
-        """AdamW, and Muon for the blocks' matrices (not an adapter's, too thin) where the role asks for it; each with
-        its parameters' names."""
+        """AdamW, and Muon for the matrices of a full role's blocks where the role asks for it (an adapter's are too
+        thin); each with its parameters' names."""
         o, masters = self.roles[name].optim, self.masters[name]
         assert o is not None
-        matrices = [n for n, p in masters.items() if o.matrices and p.ndim == 2 and "blocks." in n and "lora_" not in n]
+        matrices = [n for n, p in masters.items() if o.matrices and p.ndim == 2 and self._of_block(name, n)]
         others = [n for n in masters if n not in set(matrices)]
         out: list[tuple[torch.optim.Optimizer, list[str]]] = []
         if others:
@@ -130,11 +136,14 @@ class PlainEngine:
             out.append((torch.optim.AdamW(values, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay), others))
         if matrices:
             values = [masters[n] for n in matrices]
-            out.append((torch.optim.Muon(values, lr=o.matrices, weight_decay=o.weight_decay), matrices))
+            out.append((Muon(values, lr=o.matrices, weight_decay=o.weight_decay), matrices))
         for optimizer, _ in out:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
         return out
+
+    def _of_block(self, role: str, name: str) -> bool:
+        return self.roles[role].train == "full" and name.startswith(self.blocks)
 
     def call(self, role: str) -> nn.Module:
         return self.modules[role]
@@ -152,8 +161,12 @@ class PlainEngine:
     def step(self, role: str, lr_factor: float = 1.0) -> float:
         o, masters = self.roles[role].optim, self.masters[role]
         assert o is not None
+        rests = {n for optimizer, names in self.optimizers[role] if isinstance(optimizer, Muon) for n in names}
         for name, p in self.parameters[role].items():
-            masters[name].grad = torch.zeros_like(masters[name]) if p.grad is None else p.grad.float()
+            if p.grad is not None:
+                masters[name].grad = p.grad.float()
+            elif name not in rests:
+                masters[name].grad = torch.zeros_like(masters[name])
         norm = torch.nn.utils.clip_grad_norm_(masters.values(), o.clip)
         loss, self.loss = self.loss, torch.zeros(())
         finite(loss, norm, role)

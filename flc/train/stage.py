@@ -22,7 +22,7 @@ from flc.train.nets import TEACHER, UNPRUNED, RoleNet, build, connect
 
 def make_engine(job: Any, modules: dict[str, nn.Module], roles: Any, local_batch: int, parts: int) -> Engine:
     if job.recipe.engine == "plain":
-        return PlainEngine(modules, roles, parts)
+        return PlainEngine(modules, roles, parts, job.adapter.stacks)
     from flc.train.deepspeed import DeepSpeedEngine
 
     return DeepSpeedEngine(modules, roles, job.zero, local_batch, job.recipe.offload, parts)
