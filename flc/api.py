@@ -383,7 +383,8 @@ class Objective(Configured, ABC):
     @abstractmethod
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
         """The scalar that the role `phase` descends in iteration `step`. One that is not finite ends the run before
-        the optimizer moves (`flc.errors.NonFinite`)."""
+        the optimizer moves (`flc.errors.NonFinite`). `rng` is one object in all phases of an iteration, with this batch
+        or this part of one, and another in the next."""
 
 
 class RecoveryTrainer(Objective):

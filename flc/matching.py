@@ -132,6 +132,11 @@ class DistributionMatching(StepDistiller):
             exits = rng.shared_integer(schedule.steps)
         return rollout(nets["student"], noise, batch.cond, schedule.sigmas, exits, schedule.sampler, rng)
 
+    @torch.no_grad()
+    def sample(self, nets: Nets, batch: Batch, rng: Draws) -> Tensor:
+        """`generate` for networks that learn from the generator's clips and send it nothing back."""
+        return self.generate(nets, batch, rng)
+
     def times(self, x: Tensor, rng: Draws) -> Tensor:
         o = self.options
         return shifted(rng.uniform(len(x)), o.time_shift).clamp(o.time_min, o.time_max).to(x.device)
@@ -151,8 +156,7 @@ class DistributionMatching(StepDistiller):
         return Loss(value, {"grad": float(size.mean()), "latent_std": float(spread.mean().sqrt())})
 
     def fake_loss(self, nets: Nets, batch: Batch, rng: Draws) -> Loss:
-        with torch.no_grad():
-            x = self.generate(nets, batch, rng)
+        x = self.sample(nets, batch, rng)
         t, cond, free = self.times(x, rng), batch.cond, batch.cond.free(x)
         x1 = rng.normal(x)
         x_t = cond.clamp(noised(x, x1, t))

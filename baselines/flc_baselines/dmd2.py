@@ -7,10 +7,11 @@
 D is a small head on hidden states of the frozen teacher (FastGen's placing; the paper's sits on the fake network), a
 spatial and a temporal one at each depth (ours).
 Fake and head move every iteration, the generator every `ratio`-th; its inputs are its own rollouts (the paper's
-backward simulation). With `regression` the loss of the first DMD (arXiv:2311.18828) is added: the generator's
-one-step output against the teacher's ODE solution from the same noise, in latent space where the paper has LPIPS.
-Without a pruner this is the method of the paper (`--keep 1 --recovery none --teacher cfg`). With `gan` = 0 there is no
-head.
+backward simulation). Fake and head of an iteration learn from the same clips, as in the authors' code: the generator
+moves before both and not between them.
+With `regression` the loss of the first DMD (arXiv:2311.18828) is added: the generator's one-step output against the
+teacher's ODE solution from the same noise, in latent space where the paper has LPIPS. Without a pruner this is the
+method of the paper (`--keep 1 --recovery none --teacher cfg`). With `gan` = 0 there is no head.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
+from typing import Any
+from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
 from flc.api import Batch, Draws, Loss, Nets, Role, option
@@ -42,6 +44,11 @@ class Dmd2Distiller(DistributionMatching):
             head, steps = ("gan_lr", "depths") * (not self.gan), ("regression_steps",) * (not self.regression)
             return (*super().unused(), *head, *steps)
 
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        #: Clips that the fake's phase made for the head's, by the draws of the iteration, or of a part of its batch.
+        self.made: WeakKeyDictionary[Draws, Tensor] = WeakKeyDictionary()
+
     def roles(self) -> Mapping[str, Role]:
         o, roles = self.options, dict(super().roles())
         if o.gan:
@@ -56,6 +63,12 @@ class Dmd2Distiller(DistributionMatching):
 
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
         return self.head_loss(nets, batch, rng) if phase == "head" else super().loss(phase, nets, batch, step, rng)
+
+    def sample(self, nets: Nets, batch: Batch, rng: Draws) -> Tensor:
+        x = super().sample(nets, batch, rng)
+        if self.options.gan:
+            self.made[rng] = x
+        return x
 
     def logits(self, x: Tensor, noise: Tensor, t: Tensor, nets: Nets, batch: Batch) -> Tensor:
         x_t = batch.cond.clamp(noised(x, noise, t))
@@ -75,8 +88,7 @@ class Dmd2Distiller(DistributionMatching):
         return Loss(value, metrics)
 
     def head_loss(self, nets: Nets, batch: Batch, rng: Draws) -> Loss:
-        with torch.no_grad():
-            x = self.generate(nets, batch, rng)
+        x = self.made.pop(rng) if rng in self.made else super().sample(nets, batch, rng)
         t = self.times(x, rng)
         real = self.logits(batch.x0, rng.normal(x), t, nets, batch)
         fake = self.logits(x, rng.normal(x), t, nets, batch)

@@ -7,7 +7,8 @@
 x_n is a real clip noised at t_n of a grid of N times under the deployed shift (ours), v_teacher the teacher under
 guidance (`--teacher cfg` for the paper's augmented solver), the target a moving average of the student or the student
 itself without gradient. f meets its boundary condition by itself under flow matching. The student moves by
-x0-then-renoise.
+x0-then-renoise. N is a multiple of the student's steps k (ours): the sigmas at which the student is sampled are N/k,
+2N/k, ... N of the grid, so it is trained at every one of them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class LcmDistiller(StepDistiller):
         matrices: float = option(
             0.0, "Muon's rate for the blocks' weight matrices, in AdamW's place; 0: AdamW for all", "ours", ge=0
         )
-        grid: int = option(50, "times N of the solver's grid", "ours, FastVideo's", ge=2)
+        grid: int = option(
+            50, "times N of the solver's grid, rounded up to a multiple of the steps", "ours, FastVideo's", ge=2
+        )
         target: Literal["ema", "stop-gradient"] = option("ema", "what the student is compared with", "LCM")
         target_decay: float = option(
             0.95, "decay of the target's moving average, at most n / (n + 10) after n updates", "LCM; the ramp is ours",
@@ -53,6 +56,12 @@ class LcmDistiller(StepDistiller):
     def shift(self) -> float | None:
         return self.options.shift
 
+    @property
+    def times(self) -> int:
+        """N."""
+        steps = self.setting.steps
+        return -(-self.options.grid // steps) * steps
+
     def roles(self) -> Mapping[str, Role]:
         o = self.options
         optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup, o.matrices)
@@ -64,9 +73,9 @@ class LcmDistiller(StepDistiller):
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
         o, x0, cond = self.options, batch.x0, batch.cond
         free = cond.free(x0)
-        n = (rng.uniform(len(x0)) * o.grid).floor() + 1  # 1 to N
+        n = (rng.uniform(len(x0)) * self.times).floor() + 1  # 1 to N
         k = self.setting.schedule.shift
-        t, before = (shifted(m / o.grid, k).to(x0.device) for m in (n, n - 1))
+        t, before = (shifted(m / self.times, k).to(x0.device) for m in (n, n - 1))
         x_n = cond.clamp(noised(x0, rng.normal(x0), t))
         with torch.no_grad():
             x_before = x_n + per_sample(before - t, x_n) * nets.teacher(x_n, t, cond)

@@ -52,9 +52,12 @@ class MagicTeacher(TeacherComposer):
         return Query(o.network, "text", o.weak), Query(o.network, "null", o.weak)
 
     def needs(self) -> Sequence[Query]:
-        return self.queries()
+        o = self.options
+        # v(0) has the weight 1 - s: at a fixed s = 1 it is not worth an evaluation
+        return self.queries()[:1] if (o.scale, o.spread) == (1, 0) else self.queries()
 
     def compose(self, v: Mapping[Query, Tensor], rng: Draws) -> Tensor:
         o = self.options
         text, null = self.queries()
-        return guided(v[text], v[null], rng.shared_uniform(o.scale - o.spread, o.scale + o.spread))
+        scale = rng.shared_uniform(o.scale - o.spread, o.scale + o.spread)
+        return guided(v[text], v.get(null, v[text]), scale)

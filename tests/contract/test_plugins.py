@@ -18,6 +18,7 @@ from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.evaluate.clips import Clips
 from flc.options import checked
+from flc.recipe import preset_values
 from flc.registry import INTERFACES, create, registry
 
 from .common import B, C, F, H, W, of_kind
@@ -90,10 +91,12 @@ def test_a_teacher_leaves_a_velocity_that_all_agree_on(kind, name, step):
     torch.testing.assert_close(composed, agreed, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("preset", [None, "quick", "full"])
 @pytest.mark.parametrize(("kind", "name"), TEACHERS)
-def test_a_teacher_uses_what_it_asks_for(kind, name):
-    """A velocity that is asked for costs a forward of the whole network. At the default options each must matter."""
-    composer = create(kind, name)
+def test_a_teacher_uses_what_it_asks_for(kind, name, preset):
+    """A velocity that is asked for costs a forward of the whole network. At the default options, and at those with
+    which the embedded model is compressed, each must matter."""
+    composer = create(kind, name, preset_values(True, preset)["algorithms"]["teacher"].get(name) if preset else None)
     v = velocities(composer)
     whole = composer.compose(v, StepDraws(0, "distill", 0))
     for query in v:

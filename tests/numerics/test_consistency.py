@@ -63,6 +63,34 @@ def test_the_end_is_constant_along_the_exact_path():
     assert torch.allclose(torch.stack(ends), (MEAN + STD * z).expand(5, *z.shape), atol=1e-12)
 
 
+def times_of(lcm, samples: int, steps: int = 40) -> set[float]:
+    """The times at which the student is trained, noted over `steps` iterations."""
+    seen: set[float] = set()
+
+    def student(x: Tensor, t: Tensor) -> Tensor:
+        seen.update(t.tolist())
+        return consistent(x, t)
+
+    nets = Fields(velocity, student=student, target=consistent)
+    for step in range(steps):
+        lcm.loss("student", nets, batch_of(clips(samples)), step, StepDraws(0, "t", step))
+    return seen
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("options", [{}, {"grid": 9}], ids=["default", "given"])
+def test_every_sigma_at_which_the_student_is_sampled_is_a_time_at_which_it_is_trained(adapter, steps, options):
+    """Those of the scheduler that goes into the student's folder. 2e-3: its table begins at the sigma_min of 1000
+    training times (tests/numerics/test_schedule.py). Of just 50 times none is nearer to .9 than .005 and none nearer to
+    .5 than .013, two of the sigmas of four steps."""
+    lcm = bound("lcm", options, shift=3.0, steps=steps)
+    trained = times_of(lcm, 64)  # stratified: all of them within a few iterations
+    asked = lcm.options.grid
+    assert asked <= len(trained) < asked + steps and len(trained) % steps == 0
+    deployed = adapter.schedule(steps, 3.0, "sde").sigmas[:-1]
+    assert max(min(abs(t - s) for t in trained) for s in deployed) < 2e-3
+
+
 def test_at_time_0_f_is_x_whatever_the_network_says():
     lcm, batch, draws = bound("lcm", {"grid": 8}), batch_of(clips(4)), lambda: Lowest(0, "t", 0)
     fields = [Fields(velocity, student=consistent, target=lambda x, t, c=c: torch.full_like(x, c)) for c in (0, 1e6)]
@@ -96,7 +124,7 @@ def test_the_error_of_the_solver_is_of_order_1():
     batch, nets = batch_of(clips(4096)), Fields(velocity, student=consistent, target=consistent)
     total = [
         n * float(bound("lcm", {"grid": n, "c": 1e-9}).loss("student", nets, batch, 0, StepDraws(0, "t", 0)).value)
-        for n in (50, 100, 200)
+        for n in (52, 104, 208)
     ]
     assert total[0] / total[1] == pytest.approx(2, rel=0.05) and total[1] / total[2] == pytest.approx(2, rel=0.05)
 

@@ -122,6 +122,69 @@ def test_the_gan_term_follows_the_head_and_the_heads_loss_moves_the_head_alone()
     assert student is None and fake is None and head
 
 
+class Rolled:
+    """DMD2 with every rollout noted: the clips, and whether they carry a gradient. With `clips` they are those."""
+
+    def __init__(self, options: dict | None = None, clips: Tensor | None = None) -> None:
+        self.objective, self.rollouts = bound("dmd2", options or {}), list[Tensor]()
+        self.weights, generate = Weights(), self.objective.generate
+
+        def noted(*given):
+            self.rollouts.append(generate(*given) if clips is None else clips)
+            return self.rollouts[-1]
+
+        self.objective.generate = noted
+
+    def gradients(self, phase: str, draws: StepDraws) -> list[Tensor | None]:
+        w = self.weights
+        loss = self.objective.loss(phase, w.fields(), batch_of(clips()), 0, draws).value
+        return list(torch.autograd.grad(loss, [w.student, w.fake, w.head], allow_unused=True))
+
+
+@pytest.mark.parametrize("exits", ["batch", "sample"])
+def test_fake_and_head_of_an_iteration_learn_from_one_rollout(exits):
+    """And their gradients are, bit for bit, those that two rollouts to the same clips would give them."""
+    shared, draws = Rolled({"exits": exits}), StepDraws(0, "t", 3)
+    gradients = [shared.gradients(phase, draws) for phase in ("fake", "head")]
+    (made,) = shared.rollouts
+    assert not made.requires_grad
+    again = StepDraws(0, "t", 3)
+    apart = Rolled({"exits": exits}).gradients("fake", again)
+    assert gradients == [apart, Rolled({"exits": exits}, made).gradients("head", again)]
+    assert gradients[0][1] and gradients[1][2] and not shared.objective.made, "what both have used is let go"
+
+
+def test_clips_are_shared_by_one_iteration_and_one_part_of_its_batch_alone():
+    """The loop takes a phase's parts in turn, and the head's phase takes the clips of its own part."""
+    m, parts = Rolled(), [StepDraws(0, "t", 3, part, 2) for part in range(2)]
+    for phase in ("student", "fake"):
+        for own in parts:
+            m.gradients(phase, own)
+    student, (first, second) = m.rollouts[:2], m.rollouts[2:]
+    assert all(x.requires_grad for x in student), "the generator moves afterwards: its phase shares nothing"
+    held = [m.objective.made[own] for own in parts]
+    assert held[0] is first and held[1] is second and not torch.equal(first, second)
+    m.gradients("head", parts[1])
+    assert list(m.objective.made) == parts[:1] and len(m.rollouts) == 4
+    m.gradients("head", StepDraws(0, "t", 4))
+    assert len(m.rollouts) == 5 and list(m.objective.made) == parts[:1], "another iteration rolls out anew"
+    del own
+    parts.clear()
+    assert not m.objective.made, "of an iteration that broke off nothing stays"
+
+
+def test_the_generator_never_moves_between_the_fakes_phase_and_the_heads():
+    for ratio, warmup in ((1, 0), (3, 2)):
+        dmd2 = bound("dmd2", {"ratio": ratio, "fake_warmup": warmup})
+        assert {dmd2.phases(step)[-2:] for step in range(9)} == {("fake", "head")}
+
+
+def test_without_a_head_no_clips_are_held():
+    m, draws = Rolled({"gan": 0}), StepDraws(0, "t", 3)
+    m.gradients("fake", draws)
+    assert len(m.rollouts) == 1 and not m.objective.made
+
+
 def regression(steps: int, options: dict | None = None) -> float:
     """Between the exact one-step generator of a Gaussian and `steps` Euler steps of the exact ODE."""
     nets, x0 = Fields(velocity, student=consistent), torch.zeros(64, 1, 2, 1, 1, dtype=F64)

@@ -10,7 +10,10 @@ from flc.draws import StepDraws
 from flc.registry import create
 
 PRUNED, NULL, UNPRUNED = Query("pruned"), Query("pruned", "null"), Query("unpruned")
-V = {q: torch.randn(2, 1, 1, 1, 1, dtype=torch.float64) for q in (PRUNED, NULL, UNPRUNED, Query("unpruned", "null"))}
+LEANING = Query("pruned", "text", 0.25), Query("pruned", "null", 0.25)
+"""What magic asks for by default."""
+QUERIES = (PRUNED, NULL, UNPRUNED, Query("unpruned", "null"), *LEANING)
+V = {q: torch.randn(2, 1, 1, 1, 1, dtype=torch.float64) for q in QUERIES}
 
 
 def well_guided(beta1: float, beta2: float, v=V):
@@ -31,7 +34,7 @@ def test_identities_of_eq_9(beta1, beta2, expected):
     assert torch.allclose(well_guided(beta1, beta2), expected, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["well-guided", "strong", "weak", "cfg"])
+@pytest.mark.parametrize("name", ["well-guided", "strong", "weak", "cfg", "magic"])
 def test_the_null_prompt_is_asked_for_only_where_it_has_a_weight(name):
     """At a fixed scale of 1 its weight is 0: what is composed without it equals what is composed with it."""
     key, spread = ("beta1", "spread1") if name == "well-guided" else ("scale", "spread")
