@@ -2,7 +2,8 @@
 
 Entry points of the group `flc` are loaded one by one, each in a try of its own (pluggy's own loader lets
 one broken package kill the host), and each module's hooks are called one by one. What failed is kept with
-its cause: `flc plugins` shows it, and asking for a broken plugin's algorithm names that cause.
+its cause: `flc plugins` shows it, and asking for a broken plugin's algorithm names that cause. So is any package
+whose metadata does not parse, a plugin or not: what its entry points are cannot be known.
 
 `FLC_PLUGINS=a,b` loads only these entry points; `FLC_PLUGINS_STRICT=1` raises on the first broken one.
 """
@@ -16,7 +17,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, get_args
 
 import pluggy
@@ -26,6 +27,7 @@ from flc import api, hookspecs
 from flc.api import API, Algorithm, Kind
 from flc.errors import PluginError, UserError
 from flc.family import ModelAdapter
+from flc.installed import Unreadable, installed, name_of
 
 GROUP = "flc"
 HOOKS: dict[Kind, str] = {
@@ -160,11 +162,14 @@ def _read(entry: EntryPoint, registry: Registry) -> None:
     """Load one entry point and call its hooks; all of its algorithms or, when anything fails, none."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    dist = entry.dist
-    distribution, version = (dist.name, dist.version) if dist else ("unknown", "?")
+    named = name_of(entry.dist) if entry.dist else ("unknown", "?")
+    unread = named if isinstance(named, Unreadable) else None
+    distribution, version = named if not isinstance(named, Unreadable) else (named.distribution, named.version)
     found: list[Provided] = []
     names: list[str] = []
     try:
+        if unread:
+            raise PluginError(unread.cause)
         manager.register(entry.load(), name=entry.name)
         manager.check_pending()
         for kind, hook in HOOKS.items():
@@ -183,7 +188,12 @@ def _read(entry: EntryPoint, registry: Registry) -> None:
 
 def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     """Read the installed entry points (or the given ones) into a registry."""
-    found = sorted(entry_points(group=GROUP) if entries is None else entries, key=lambda e: e.name)
+    registry = Registry()
+    if entries is None:
+        points, unread = installed()
+        entries = [point for point in points if point.group == GROUP]
+        registry.broken += [Broken(u.file, u.file, u.distribution, u.version, u.cause) for u in unread]
+    found = sorted(entries, key=lambda e: e.name)
     allowed = os.environ.get("FLC_PLUGINS")
     if allowed is not None:
         names = {n.strip() for n in allowed.split(",") if n.strip()} | {GROUP}
@@ -192,7 +202,6 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
             there = ", ".join(e.name for e in found if e.name != GROUP) or "none"
             raise PluginError(f"FLC_PLUGINS names {', '.join(unknown)}, which is not installed; there are: {there}")
         found = [e for e in found if e.name in names]
-    registry = Registry()
     for entry in found:
         _read(entry, registry)
     return registry

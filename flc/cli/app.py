@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flc.cli import flags as f
+from flc.installed import forgive
 
 app = typer.Typer(
     name="flc",
@@ -21,6 +22,7 @@ app = typer.Typer(
 @app.callback()
 def root(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Fewer steps, fewer blocks: compress video diffusion transformers."""
+    forgive()
 
 
 @app.command()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,3 +188,44 @@ def test_a_broken_model_family_does_not_stand_in_the_way_of_another(install):
     install("broken_adapter")
     assert registry().names("model")[0] == "a-family", "it is asked first"
     assert type(adapter_for(EMBEDDED)).__name__ == "WanAdapter"
+
+
+TOOL = b"Metadata-Version: 2.1\nName: some-tool\nVersion: 1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("points", "metadata", "file"),
+    [
+        (b"[console_scripts]\nsome-tool\n", TOOL, "entry_points.txt"),
+        ("[console_scripts]\nsome-tool = x:y\n".encode("utf-16"), TOOL, "entry_points.txt"),
+        (b"[flc]\ngood = flc_good\n", TOOL + b"Summary: \xf6\n", "METADATA"),
+    ],
+    ids=["no value", "no UTF-8", "no UTF-8 in METADATA"],
+)
+def test_a_package_whose_metadata_does_not_parse_is_named_and_harms_no_other(
+    install, monkeypatch, tmp_path, points, metadata, file
+):
+    before = [(p.kind, p.algorithm.name) for p in discover().provided]
+    folder = tmp_path / "some_tool-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_bytes(metadata)
+    (folder / "entry_points.txt").write_bytes(points)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install()
+    assert [(p.kind, p.algorithm.name) for p in registry().provided] == before
+    [broken] = registry().broken
+    assert (broken.distribution, broken.version) == ("some-tool", "1.0")
+    assert f"{folder / file} does not parse" in broken.cause
+
+
+def test_flc_starts_beside_a_package_whose_entry_points_do_not_parse(tmp_path):
+    """torch, triton and pydantic cannot be imported beside it: each asks for the entry points of all packages."""
+    folder = tmp_path / "some_tool-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_bytes(TOOL)
+    (folder / "entry_points.txt").write_bytes(b"[console_scripts]\nsome-tool\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "flc", "compress", "--dry-run", "--ranks", "1", "--out", str(tmp_path / "out")],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
