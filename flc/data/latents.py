@@ -24,6 +24,7 @@ from flc.api import Batch, Sample
 from flc.data.source import Clip
 from flc.draws import StepDraws
 from flc.errors import UserError
+from flc.files import whole
 from flc.flow import shifted
 from flc.models.folder import read_tensors
 
@@ -96,9 +97,8 @@ def encode(adapter: Any, clips: Sequence[Clip], folder: Path, batch: int = 8) ->
 
 def write_part(path: Path, encoded: dict[str, Tensor], captions: list[str]) -> None:
     """Whole or not at all."""
-    half = path.with_name(f".{path.stem}.new")
-    save_file(encoded, half, {"captions": json.dumps(captions)})
-    half.rename(path)
+    with whole(path) as half:
+        save_file(encoded, half, {"captions": json.dumps(captions)})
 
 
 def read_captions(part: Path) -> list[str]:

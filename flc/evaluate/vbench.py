@@ -24,6 +24,7 @@ from flc.errors import UserError
 from flc.evaluate.manifest import Asked, Shot, read_image
 from flc.evaluate.sampling import Row, condition, generate, prompts_of
 from flc.evaluate.vbench_layout import DIMENSIONS, SUMMARIES, file_name, info_of, normalised
+from flc.files import whole, write_text
 
 DRIVER = Path(__file__).with_name("vbench_driver.py")
 VIDEOS, INFO, SEEDS_OF, ROW, RESULTS = "videos", "full_info.json", "seeds.json", "row.json", "results"
@@ -76,7 +77,7 @@ def write_videos(
     folder, each with shots of its own; the times that are kept are the first one's."""
     before = json.loads((folder / ROW).read_text()) if (folder / ROW).exists() else {"seconds": 0.0, "timed": 0}
     seconds, timed = before["seconds"] * before["timed"], before["timed"]
-    pending, partial = missing(folder, shots), folder / f".new-{rank}.mp4"
+    pending = missing(folder, shots)
     if rank == 0 and not (folder / ROW).exists():
         pending = pending or list(shots[:1])  # others made all of them: one more, for the time
     for begin in range(0, len(pending), batch):
@@ -85,13 +86,14 @@ def write_videos(
         cond = condition(adapter, prompts, negative, size[0])
         made, each = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), batch, on_step)
         for shot, video in zip(part, made.video, strict=True):
-            write_video(partial, video, fps, 4 if size[1] < 128 else 1, CRF)
-            os.replace(partial, folder / VIDEOS / file_name(shot.prompt, shot.number))  # whole or not at all
+            # a prompt may be as long as a file's name can be
+            with whole(folder / VIDEOS / file_name(shot.prompt, shot.number), f".new-{rank}.mp4") as partial:
+                write_video(partial, video, fps, 4 if size[1] < 128 else 1, CRF)
         seconds, timed = seconds + each * len(part), timed + len(part)
         facts = {"name": row.name, "title": row.title, "steps": row.steps, "guidance": row.guidance}
         facts |= {"parameters": row.parameters, "seconds": seconds / timed, "timed": timed}
         if rank == 0:
-            (folder / ROW).write_text(json.dumps(facts))
+            write_text(folder / ROW, json.dumps(facts))
 
 
 def command(python: Path, suite: str, folder: Path, device: str, dimensions: Sequence[str]) -> list[str]:

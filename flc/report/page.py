@@ -7,12 +7,12 @@ every request. A folder with parts missing still makes a page; each section says
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from flc.files import write_text
 from flc.report import result
 from flc.report.axis import Around, Axis, label
 from flc.report.load import STAGES, Run, number, read_run
@@ -48,10 +48,8 @@ def write_report(out: Path) -> Path:
     )
     top = join(el("h1", "Compression report"), el("p", out.resolve().name, cls="soft"))
     page = el("html", head, el("body", el("main", top, *body)), lang="en")
-    path, partial = out / REPORT, out / f".{REPORT}"
-    partial.write_text(f"<!doctype html>\n{page}\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    write_text(out / REPORT, f"<!doctype html>\n{page}\n")
+    return out / REPORT
 
 
 def missing(text: str) -> Html:

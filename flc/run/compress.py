@@ -15,6 +15,7 @@ from rich.table import Table
 
 from flc.errors import Interrupted, UserError
 from flc.export.pipeline import check_schedule
+from flc.files import write_text
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check, read_json
 from flc.models.notes import read_notes, read_student
 from flc.options import parse_set
@@ -22,7 +23,7 @@ from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Choice, Recipe, lock_text, pla
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import check_out, check_resumed, held, nearest_existing, require, write_whole
+from flc.run.folders import check_out, check_resumed, held, nearest_existing, require
 from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
 from flc.run.objectives import check_objectives
@@ -187,7 +188,7 @@ def begun(job: Job, resume: bool) -> Iterator[None]:
             make_folder(job.out)
             stack.enter_context(held(job.out))
             # absolute, so that a run goes on, and its lock file repeats it, from another folder
-            write_whole(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
+            write_text(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
         job.ranks.barrier()
         yield
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.evaluate.vbench import lacks
 from flc.export.card import model_card
 from flc.export.pipeline import write_pipeline
+from flc.files import write_text
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, NOTES, adapter_for, read_json
 from flc.models.notes import read_student
 from flc.models.view import blocks_of
@@ -154,7 +154,7 @@ def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Pat
             job.console.warn(f"{reason}. Measured with the shapes suite instead")
         if reason or suite == "shapes":
             measure_shapes(job, table_of, inputs)
-        shutil.copy(out / "metrics.json", job.out / "metrics.json")
+        write_text(job.out / "metrics.json", (out / "metrics.json").read_text())
     job.ranks.barrier()
     return out
 
@@ -288,7 +288,7 @@ def report(job: Job) -> Path:
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:  # a file that was edited
         text = f"{measured} or {notes} is not as `flc evaluate` and `flc export` write it ({error!r}): run them again"
         raise UserError(text) from error
-    (job.out / "pipeline" / "README.md").write_text(card)
+    write_text(job.out / "pipeline" / "README.md", card)
     return write_report(job.out)
 
 

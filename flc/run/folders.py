@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from flc.data.source import LIST, read_manifest
 from flc.errors import UserError, out_of_space
+from flc.files import sync, sync_tree, write_text
 from flc.train.launch import Ranks
 from flc.train.loop import CHECKPOINTS, checkpoint_path
 
@@ -64,17 +65,6 @@ def fingerprint(options: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[
     return {"options": as_json(options), "inputs": folders}
 
 
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
-
-
 def read_mark(path: Path) -> dict[str, Any] | None:
     """The options and inputs that a stage was made with: of its `done.json`, or of `fingerprint.json` while it is being
     made; None when the file is missing, was cut off, or holds anything else."""
@@ -98,15 +88,6 @@ def is_done_anywhere(folder: Path, mark: dict[str, Any]) -> bool:
 
 def without_places(mark: dict[str, Any]) -> dict[str, Any]:
     return mark | {"options": {k: v for k, v in mark["options"].items() if k not in PLACES}}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A small file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text)
-    sync(temporary)
-    temporary.rename(path)
-    sync(path.parent)
 
 
 ALONE = Ranks()
@@ -140,11 +121,11 @@ def run_stage(
         if leader and read_mark(partial / FINGERPRINT) != mark:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            write_whole(partial / FINGERPRINT, json.dumps(mark))
+            write_text(partial / FINGERPRINT, json.dumps(mark))
         facts = work(partial) or {}
         if leader:
             sync_tree(partial)
-            write_whole(partial / DONE, json.dumps({"fingerprint": mark, **facts}, indent=1))
+            write_text(partial / DONE, json.dumps({"fingerprint": mark, **facts}, indent=1))
             settle(partial, final)
     except (OSError, SafetensorError) as error:
         if out_of_space(error):

@@ -12,6 +12,7 @@ import torch
 
 from flc.data.source import fitted, write_video
 from flc.errors import UserError
+from flc.files import whole
 from flc.models.folder import adapter_for, by_name, check
 from flc.models.notes import read_notes
 from flc.models.quiet import hush
@@ -77,12 +78,8 @@ def generate(
             video = pipe(**settings, generator=own, callback_on_step_end=on_step, output_type="np").frames[0]
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
-    partial = out.with_name(f".partial-{out.name}")  # a clip is there whole or not at all
-    try:
+    with whole(out) as partial:
         write_video(partial, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_out(out: Path) -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flc.api import Batch, Net
+from flc.files import whole, write_text
 from flc.models.folder import read_tensors
 from flc.sample import generators_for, noise_for, sample
 from flc.schedule import FewStepSchedule
@@ -87,11 +88,10 @@ class Health:
         """Note a check; `state` are its weights when it was the best. Repeating a step changes nothing."""
         record = self.record() | {"last": found}
         if state is not None:
-            save_file({n: v.contiguous() for n, v in state.items()}, self.folder / f".{BEST}")
-            (self.folder / f".{BEST}").rename(self.folder / BEST)
+            with whole(self.folder / BEST) as best:
+                save_file({n: v.contiguous() for n, v in state.items()}, best)
             record |= {"step": step, "deviation": deviation(found)}
-        (self.folder / f".{RECORD}").write_text(json.dumps(record))
-        (self.folder / f".{RECORD}").rename(self.folder / RECORD)
+        write_text(self.folder / RECORD, json.dumps(record))
 
     def rescue(self) -> tuple[int, dict[str, Tensor]] | None:
         """The best weights and their step, when the last check says the run collapsed and an earlier one did not."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from flc.api import Batch, Loss, Objective
 from flc.draws import StepDraws
 from flc.errors import Interrupted, PluginError, UserError
+from flc.files import sync, sync_tree, write_text
 from flc.train.engine import Engine
 from flc.train.nets import RoleNets
 
@@ -56,12 +56,6 @@ def checkpoint_path(folder: Path) -> Path | None:
     return path
 
 
-def fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def save_checkpoint(folder: Path, engine: Engine, step: int, seconds: float) -> None:
     """Written under a temporary name, synced, renamed; the pointer last; then older ones are removed.
 
@@ -82,17 +76,14 @@ def save_checkpoint(folder: Path, engine: Engine, step: int, seconds: float) -> 
 
 def publish(folder: Path, temporary: Path, step: int, seconds: float) -> None:
     name = f"step-{step:07d}"
-    (temporary / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            fsync(file)
+    write_text(temporary / "state.json", json.dumps({"step": step, "seconds": seconds}))
+    sync_tree(temporary)
+    if (folder / LOG).exists():  # its lines up to this step are not written again
+        sync(folder / LOG)
     shutil.rmtree(folder / name, ignore_errors=True)
     temporary.rename(folder / name)
-    pointer = folder / f".{LATEST}"
-    pointer.write_text(name)
-    fsync(pointer)
-    pointer.rename(folder / LATEST)
-    fsync(folder)
+    sync(folder)
+    write_text(folder / LATEST, name)
     for old in folder.glob("step-*"):
         if old.name != name:
             shutil.rmtree(old)
@@ -106,12 +97,18 @@ def restore(folder: Path, engine: Engine) -> tuple[int, float]:
         engine.load(path)
         state = json.loads((path / "state.json").read_text())
         step, seconds = int(state["step"]), float(state["seconds"])
-    log = folder / LOG
-    if engine.rank == 0 and log.exists():
-        lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        log.write_text("".join(f"{line}\n" for line in kept))
+    if engine.rank == 0 and (folder / LOG).exists():
+        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        write_text(folder / LOG, "".join(f"{line}\n" for line in lines if 0 < step_of(line) <= step))
     return step, seconds
+
+
+def step_of(line: str) -> int:
+    """The iteration that a line of the log is of; 0 of one that was cut off."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 def lr_factor(step: int, total: int, warmup: int, decay: bool) -> float:

@@ -149,7 +149,7 @@ def test_an_out_in_which_nothing_may_be_written(refused, monkeypatch):
 
     monkeypatch.setattr("flc.run.compress.make_folder", lambda out: None)
     monkeypatch.setattr("flc.run.compress.held", contextlib.nullcontext)
-    monkeypatch.setattr("flc.run.compress.write_whole", denied)
+    monkeypatch.setattr("flc.run.compress.write_text", denied)
     assert "run/recipe.lock.yaml: Permission denied: give another path" in refused("compress", "--out", "run")
 
 
@@ -199,7 +199,7 @@ def test_a_disk_that_fills_up_during_a_stage(flc, place, monkeypatch):
     assert not (place / "run" / "data").exists()
 
 
-@pytest.mark.parametrize("place_of", ["flc.run.compress.write_whole", "flc.run.generate.write_video"])
+@pytest.mark.parametrize("place_of", ["flc.run.compress.write_text", "flc.run.generate.write_video"])
 def test_a_disk_that_is_full_outside_the_stages(flc, monkeypatch, place_of):
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

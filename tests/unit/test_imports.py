@@ -23,7 +23,7 @@ LAYERS = (
     ("train", "export", "evaluate", "report", "data", "sample"),
     ("models",),
     ("flow", "losses", "rollout", "matching", "schedule", "draws", "recipe", "options", "registry", "hookspecs",
-     "installed", "builtin", "api", "family", "errors", "__init__"),
+     "installed", "builtin", "api", "family", "errors", "files", "__init__"),
 )  # fmt: skip
 #: Functions of tensors only; they know no model, no file and no option.
 PURE = ("flow", "losses", "rollout", "matching")
