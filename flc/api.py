@@ -182,6 +182,17 @@ class Budget:
         """Whether no more than `keep` stays."""
         return self.share(kept, channels) <= self.keep * (1 + 1e-9)
 
+    def at_random(self, rng: Draws, removable: Kept) -> dict[str, tuple[int, ...]]:
+        """The blocks that stay when some of the `removable` ones go, drawn one at a time until the rest fits; one of
+        each stack stays."""
+        kept: dict[str, tuple[int, ...]] = {s: tuple(range(len(w))) for s, w in self.weights.items()}
+        left = [(stack, i) for stack, blocks in removable.items() for i in blocks]
+        while left and not self.fits(kept):
+            stack, i = left.pop(rng.shared_integer(len(left)))
+            if len(kept[stack]) > 1:
+                kept[stack] = tuple(j for j in kept[stack] if j != i)
+        return kept
+
     def select(
         self, scores: Mapping[str, Sequence[float]], channels: Channels | None = None
     ) -> dict[str, tuple[int, ...]]:
@@ -223,6 +234,11 @@ class PrunableModel(Protocol):
     @property
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         """Parameters of each block, per stack."""
+
+    @property
+    def sigmas(self) -> Sequence[float]:
+        """The times at which the few-step student will be asked, falling, from 1; for a pruner that
+        `reads_schedule`, else none."""
 
     def velocity(self, sample: Sample, view: View | None = None) -> Tensor:
         """v (B, C, F, H, W) in float32, without gradient, through the whole network or a view of it."""
@@ -273,6 +289,21 @@ class Pruner(Configured, ABC):
     @abstractmethod
     def plan(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> PrunePlan:
         """`batches(n)` yields n noised real clips in batches, the same ones at every call."""
+
+    def after(self) -> int:
+        """How many iterations of stage II come before `plan`, which is then given the network that they leave. In each
+        of them random blocks of `removable` are away, as many as the budget asks for. They count as stage II's own,
+        which goes on from there and is shorter by as many."""
+        return 0
+
+    def removable(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> Kept:
+        """Of the network before those iterations: which blocks may be away in them; the budget must be met without all
+        of these."""
+        return {stack: tuple(range(len(w))) for stack, w in model.weights.items()}
+
+    def reads_schedule(self) -> bool:
+        """Whether `plan` reads `model.sigmas`; a plan is made again with another schedule then."""
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -339,6 +370,9 @@ class Setting:
     """`flc.schedule.FewStepSchedule` that training and deployment share; None in recovery."""
     given_share: float = 0.5
     """Share of training samples with a given first frame, where the family has one."""
+    draw: Callable[[Draws], View] | None = None
+    """In the iterations of stage II before the blocks are chosen: the sub-network of an iteration. `pruned` is then no
+    more than the removal that looked cheapest before them."""
 
 
 @dataclass(frozen=True)
@@ -393,6 +427,8 @@ class RecoveryTrainer(Objective):
 
     trains: ClassVar[bool] = True
     """False for a control that hands the incoming weights on untouched."""
+    draws: ClassVar[bool] = False
+    """Whether it trains the sub-networks of `setting.draw` where there is one, which a pruner with `after` asks for."""
 
 
 class StepDistiller(Objective):

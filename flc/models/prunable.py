@@ -23,13 +23,20 @@ def grad(gated: Gated) -> Tensor:
 
 
 class Prunable:
-    """The original network of an adapter. `evaluations` counts block forwards of a batch, for the record."""
+    """A network of an adapter, the original or a trained one. `evaluations` counts block forwards of a batch, for the
+    record."""
 
     def __init__(
-        self, adapter: Any, transformer: Any, checkpointing: bool = False, spread: Spread | None = None
+        self,
+        adapter: Any,
+        transformer: Any,
+        checkpointing: bool = False,
+        spread: Spread | None = None,
+        sigmas: Sequence[float] = (),
     ) -> None:
         """`checkpointing`: blocks are computed again in a backward, which a large network's activations ask for;
-        `spread`: ranks that share the clips of each batch."""
+        `spread`: ranks that share the clips of each batch; `sigmas`: the few-step student's times."""
+        self.sigmas = sigmas
         self.adapter, self.transformer, self.evaluations = adapter, transformer, 0
         self.checkpointing, self.spread = checkpointing, spread or Spread()
 

@@ -27,6 +27,8 @@ from flc.run.folders import check_out, check_resumed, held, nearest_existing, re
 from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
 from flc.run.objectives import check_objectives
+from flc.run.plan import read_plan
+from flc.run.weights import check_shape
 from flc.train.launch import Ranks, from_environment
 from flc.train.loop import STOP
 
@@ -343,10 +345,10 @@ def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]
     check_chain(job, inputs, given)
     if name == "report" or not inputs:
         return
-    plan = stages.read_plan(job, inputs[0])
+    plan = read_plan(job, inputs[0])
     needs = {"distill": [False], "export": [True], "evaluate": [True, False, True]}
     for folder, pruned in zip(inputs[1:], needs.get(name, []), strict=True):
-        stages.check_shape(job, plan, folder, pruned)
+        check_shape(job, plan, folder, pruned)
     if name in ("export", "evaluate"):
         declared = read_student(inputs[-1] / stages.STUDENT)
         schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])

@@ -25,10 +25,11 @@ from flc.data.latents import LatentClips
 from flc.evaluate.sampling import blank, now
 from flc.models.channels import narrowed
 from flc.run import stages
-from flc.run.job import Job
+from flc.run.job import Job, student_schedule
 from flc.run.marks import student_guidance
 from flc.run.memory import bytes_of_encoders, bytes_of_stage
-from flc.run.objectives import student_schedule
+from flc.run.plan import iterations_before, read_plan
+from flc.run.weights import load_transformer
 from flc.train.stage import train_stage
 
 SPAN = 3
@@ -93,10 +94,12 @@ def dry_run(job: Job, scratch: Path) -> None:
     device, began = job.adapter.device, time.perf_counter()
     data = stages.prepare(trial)
     encoded = now(device)
-    plan = stages.read_plan(trial, stages.score(trial, data))
+    plan = read_plan(trial, stages.score(trial, data, trial=True))
     before = {"encode": encoded - began, "score": now(device) - encoded}
     weights, pruned, channels = job.budget.weights, View(plan["kept"]), plan["channels"]
     show(f"plan ({job.recipe.pruner.name}): {plan['share']:.0%} of block parameters stay")
+    if before_plan := iterations_before(job):
+        show(f"  (of the model as it is: the run chooses them after the first {before_plan} iterations of stage II)")
     for stack, blocks in plan["kept"].items():
         gone = [i for i in range(len(weights[stack])) if i not in blocks]
         show(f"  {stack}: keep {list(blocks)}, remove {gone}")
@@ -146,7 +149,7 @@ def seconds_of_stage(
     for number, (phases, count) in enumerate(occurring.items()):
         only = copy.copy(objective)
         only.phases = lambda step, phases=phases: phases  # type: ignore[method-assign, misc]
-        whole = stages.load_transformer(job, job.model_folder)
+        whole = load_transformer(job, job.model_folder)
         source, unpruned = narrowed(job.adapter, whole, plan["channels"]), whole if plan["channels"] else None
         stamps: list[float] = []
         train_stage(

@@ -30,7 +30,9 @@ from flc.registry import registry
 from flc.run import vbench
 from flc.run.folders import run_stage
 from flc.run.job import Job
-from flc.run.stages import STUDENT, clips, load_transformer, parked, read_plan
+from flc.run.plan import read_plan
+from flc.run.stages import STUDENT, clips, parked
+from flc.run.weights import load_transformer
 from flc.train.nets import RoleNet
 
 

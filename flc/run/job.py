@@ -31,6 +31,7 @@ from flc.recipe import ALGORITHMS, Recipe, RowName
 from flc.registry import create
 from flc.run.console import Console
 from flc.run.folders import nearest_existing
+from flc.schedule import FewStepSchedule
 from flc.train.launch import Ranks
 
 STAGES = ("score", "prune", "recover", "distill", "export", "evaluate")
@@ -128,9 +129,13 @@ class Job:
         choice = getattr(self.recipe, kind)
         return create(kind, choice.name, choice.options)
 
+    def trained_in(self, stages: Collection[str]) -> set[str]:
+        """The stages of which there is training in these: a pruner may ask for some of stage II's before it scores."""
+        return {*stages, *(["recover"] if "score" in stages and self.algorithm("pruner").after() else [])}
+
     def check_training(self, stages: Collection[str]) -> None:
         for name, kind in (("recover", "recovery"), ("distill", "distiller")):
-            if name not in stages or not getattr(self.algorithm(kind), "trains", True):
+            if name not in self.trained_in(stages) or not getattr(self.algorithm(kind), "trains", True):
                 continue
             if self.recipe.dtype == "float16":
                 raise UserError("--dtype float16 cannot train (gradients underflow): use bfloat16 or float32")
@@ -233,6 +238,11 @@ class Job:
         if self.recipe.evaluate.lpips and min(self.size[1:]) < SMALLEST:
             raise UserError(f"evaluate.lpips needs clips of {SMALLEST} pixels a side: --height and --width")
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video, self.adapter.needs_first_frame)
+
+
+def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
+    shift = objective.shift()
+    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
 
 
 class Outline(Job):

@@ -24,6 +24,7 @@ from flc.run.folders import (
     stopped,
 )
 from flc.run.job import Job
+from flc.run.plan import iterations_before, sigmas_of
 
 #: How a training is saved and shown, not what comes out of it.
 QUIET = {"save_every", "log_every"}
@@ -48,7 +49,12 @@ def of_data(job: Job) -> dict[str, Any]:
 def of_score(job: Job) -> dict[str, Any]:
     r = job.recipe
     options = {"pruner": r.pruner.model_dump(), "keep": r.keep, "seed": r.seed, **r.score.model_dump()}
-    return options | {"dtype": r.dtype, "negative_prompt": r.negative_prompt}
+    options |= {"dtype": r.dtype, "negative_prompt": r.negative_prompt, "sigmas": sigmas_of(job)}
+    before = iterations_before(job)
+    if not before:
+        return options
+    options |= {"after": before, "recovery": r.recovery.model_dump(), "recover": training(r.recover)}
+    return options | engine_of(job)
 
 
 def of_prune(job: Job) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def check_goes_on(job: Job, planned: Collection[str]) -> None:
     """Refuse, before anything is written, what would throw a stopped training away: other options of its own, or of
     a stage that it rests on."""
     redone = {name: field for name, field in changed(job) if name != "prune"}  # no training reads that one's folder
-    for name in (name for name in ("recover", "distill") if name in planned):
+    for name in (name for name in ("score", "recover", "distill") if name in planned):
         partial = job.out / (PARTIAL + name)
         check_stopped(partial, {"options": as_json(OPTIONS[name](job))})
         for earlier, field in redone.items():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from flc.api import Objective, Role, Setting, View
 from flc.errors import PluginError, UserError
 from flc.models.view import blocks_at
 from flc.registry import Kind, registry
-from flc.run.job import Job
-from flc.schedule import FewStepSchedule
+from flc.run.job import Job, student_schedule
+from flc.run.plan import iterations_before
 from flc.train.nets import check_teacher
 
 
@@ -23,20 +22,17 @@ def failed(said: str, error: Exception) -> str:
     return f"{said} failed: {type(error).__name__}: {lines[0]} (--debug shows where)"
 
 
-def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
-    shift = objective.shift()
-    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
-
-
 def check_objectives(job: Job, planned: Collection[str]) -> None:
     """What a trainable stage would refuse at its start, before the first stage; the plan is not known yet, so that
     half of each stack stands for it."""
     r, full = job.recipe, View(job.prunable.full)
     pruned = View({stack: blocks[: max(1, len(blocks) // 2)] for stack, blocks in job.prunable.full.items()})
+    for text in said_before(job) if "score" in planned else ():
+        job.console.warn(text)
     kinds: tuple[tuple[str, Kind, View], ...] = (("recover", "recovery", full), ("distill", "distiller", pruned))
     for name, kind, handed_on in kinds:
         objective, options = job.algorithm(kind), getattr(r, name)
-        if name not in planned or not objective.trains:
+        if name not in job.trained_in(planned) or not objective.trains:
             continue
         schedule = student_schedule(job, objective) if kind == "distiller" else None
         objective.bind(Setting(pruned, full, r.steps, options.iterations, schedule, options.given_share))
@@ -47,6 +43,17 @@ def check_objectives(job: Job, planned: Collection[str]) -> None:
             check_teacher(job.algorithm("teacher"), roles)
         if r.engine == "deepspeed":
             check_deepspeed(job, kind, objective, roles)
+
+
+def said_before(job: Job) -> list[str]:
+    """What a pruner asks of stage II before it scores, and does not get."""
+    r, asked, given = job.recipe, int(job.algorithm("pruner").after()), iterations_before(job)
+    if given == asked:
+        return []
+    asks = f"--pruner {r.pruner.name} asks for {asked} iterations of stage II before it scores"
+    if given:
+        return [f"{asks} and is given {given}, half of recover.iterations={r.recover.iterations}"]
+    return [f"{asks}: --recovery {r.recovery.name} has none to give, and the model is scored as it is"]
 
 
 def checked_roles(said: str, objective: Objective, iterations: int, handed_on: View, full: View) -> Mapping[str, Role]:

@@ -33,6 +33,10 @@ class LoopOptions:
     """Linear decay of every learning rate to zero over the last half."""
     parts: int = 1
     """How many parts this rank's share of a batch is taken in."""
+    before: int = 0
+    """Iterations that the same training had before these, in another stage."""
+    after: int = 0
+    """Iterations that the same training has after these."""
 
 
 class Stopper:
@@ -111,9 +115,11 @@ def step_of(line: str) -> int:
         return 0
 
 
-def lr_factor(step: int, total: int, warmup: int, decay: bool) -> float:
+def lr_factor(step: int, options: LoopOptions, warmup: int) -> float:
+    """Moments begin anew with each stage, and so does the warm-up; the decay is that of the whole training."""
     factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return factor * min(1.0, 2 * (total - step) / total) if decay else factor
+    total = options.before + options.iterations + options.after
+    return factor * min(1.0, 2 * (total - options.before - step) / total) if options.decay else factor
 
 
 def write_log(folder: Path, step: int, window: dict[str, list[float]]) -> None:
@@ -174,7 +180,7 @@ def train(
                 nets.rng = own
                 losses.append(loss_of(objective, phase, nets, batch, step, own))
                 engine.backward(phase, losses[-1].value)
-            factor = lr_factor(step, options.iterations, optim.warmup, options.decay)
+            factor = lr_factor(step, options, optim.warmup)
             metrics[f"{phase}/grad_norm"] = engine.step(phase, factor)
             metrics |= {f"{phase}/{k}": v for k, v in mean_of(losses).items()}
         step += 1

@@ -39,11 +39,14 @@ def train_stage(
     teacher: tuple[TeacherComposer, View] | None,
     unpruned: nn.Module | None = None,
     trial: Callable[[], None] | None = None,
+    before: int = 0,
+    after: int = 0,
 ) -> dict[str, Any]:
     """Train `objective` from `source`; writes `transformer/` and `log.jsonl` into `folder`. Returns facts.
 
-    `unpruned`: the network that `source` was narrowed from, where it was. `trial` is called after each iteration of one
-    that is made for its time, of which no weights are written.
+    `unpruned`: the original network, where `source` is not that itself (narrowed, or trained before). `trial` is called
+    after each iteration of one that is made for its time, of which no weights are written. `before` and `after`:
+    iterations of the same training in other stages.
     """
     roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
     local = options.batch // (world * options.accumulate)  # `Job.check` has seen that it divides
@@ -69,8 +72,9 @@ def train_stage(
     watch = Watch(job, name, objective, data, options, checkpoints, nets["student"], engine)
     every = 0 if trial else options.save_every
     loop = LoopOptions(
-        name, options.iterations, job.recipe.seed, every, options.log_every, options.decay, options.accumulate
-    )
+        name, options.iterations, job.recipe.seed, every, options.log_every, options.decay, options.accumulate,
+        before, after,
+    )  # fmt: skip
     with job.console.bar(f"{name} ({type(objective).__name__})", options.iterations) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.models.loaded import check_finite
 from flc.models.view import removed
-from flc.run.stages import load_transformer
+from flc.run.weights import load_transformer
 
 pytestmark = pytest.mark.usefixtures("place")
 

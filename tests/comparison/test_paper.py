@@ -112,7 +112,7 @@ def test_what_table_2_says_of_its_rows_is_so():
         ours = options(full["fastlightgen"], "teacher", "wan-14b")["beta1"]
         assert options(full[name], "teacher", "wan-14b")["scale"] == ours
     own = options(rows["fastlightgen"], "teacher")
-    assert (own["beta1"], own["beta2"]) == (1.0, 1.0) and options(rows["fastlightgen"], "pruner")["greedy"]
+    assert (own["beta1"], own["beta2"]) == (1.0, 1.0) and options(rows["fastlightgen"], "pruner")["search"] == "greedy"
     assert options(rows["icmd"], "recovery")["adversarial"] == 0.01
     said = table2.table("wan-14b").notes
     assert "benchmarks.search" in notes and "benchmarks.search" not in said and "none was searched" in said

@@ -81,7 +81,7 @@ def test_plan_keeps_the_highest_scores(model, batches):
 
 def test_greedy_removes_the_same_first_block_and_re_scores(model, batches):
     one = create("pruner", "elbo", {"samples": 8}).plan(model, batches, Budget(0.8, model.weights))
-    greedy = create("pruner", "elbo", {"samples": 8, "greedy": True})
+    greedy = create("pruner", "elbo", {"samples": 8, "search": "greedy"})
     assert greedy.plan(model, batches, Budget(0.8, model.weights)).kept == one.kept
     two = greedy.plan(model, batches, Budget(0.6, model.weights))
     assert set(two.kept["blocks"]) < set(one.kept["blocks"])

@@ -30,7 +30,7 @@ PURE = ("flow", "losses", "rollout", "matching")
 #: Room, imported room: pairs of one row that import each other although a row should not.
 CYCLES: set[tuple[str, str]] = set()
 #: What an algorithm may import of flc.
-FOR_PLUGINS = {"flc", "flc.api", "flc.family", *(f"flc.{room}" for room in PURE)}
+FOR_PLUGINS = {"flc", "flc.api", "flc.family", "flc.errors", *(f"flc.{room}" for room in PURE)}
 DEEPSPEED = "flc/train/deepspeed.py"
 
 

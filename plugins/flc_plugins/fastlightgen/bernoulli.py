@@ -26,6 +26,8 @@ from flc.losses import flow_matching, masked_mean, velocity_matching
 class BernoulliRecovery(RecoveryTrainer):
     """Stage II, Eq 5-7: one network that works with and without its unimportant blocks."""
 
+    draws = True
+
     class Options(Base):
         alpha: float = option(1.0, "weight of distillation; 1 - alpha weighs the data", "paper, Table 4", ge=0, le=1)
         p: float = option(0.5, "probability that an unimportant block is skipped", "paper", ge=0, le=1)
@@ -81,6 +83,8 @@ class BernoulliRecovery(RecoveryTrainer):
 
     def _drawn(self, rng: Draws) -> View:
         """The unpruned network without the blocks drawn to be skipped; the same on every rank."""
+        if self.setting.draw is not None:
+            return self.setting.draw(rng)
         o, full = self.options, self.setting.full.kept
         pruned = self.setting.pruned.kept
         assert full is not None and pruned is not None

@@ -5,28 +5,45 @@
 One block skipped at a time, on real clips; blocks are sorted by E^i and the top N_short stay. All variants
 see the same clips, noise and times, so that E^i - E^baseline is a paired difference: its standard error,
 over clips, gives the confidence interval. Isolated errors do not add (the core measures the removal of the whole set):
-`greedy` (ours) re-scores after each removal. What the paper does not say of the clips is ours, and the same for every
-pruner: times uniform, through the model's own shift, within [.02, .98]; half of the clips with their first frame given
-where the family takes one.
+`search` (ours) scores again after each removal, or every set of blocks.
+
+What an absence costs an untrained network says little about what training leaves of it. With `after` (ours) Eq 4 is of
+a network that has been trained for some iterations with random blocks away, as many as the budget asks for; those
+without which x0 is estimated worse than by the mean latent are never away: such a network has nothing to go on from.
+`times` (ours) asks where the few-step student will, not along the whole path.
+
+What the paper does not say of the clips is ours, and the same for every pruner: times uniform, through the model's own
+shift, within [.02, .98]; half of the clips with their first frame given where the family takes one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from itertools import combinations, product
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from flc.api import Budget, PrunableModel, PrunePlan, Pruner, Sample, option
+from flc.api import Budget, PrunableModel, PrunePlan, Pruner, Sample, View, option
 from flc.api import Options as Base
+from flc.errors import UserError
 from flc.flow import noised
-from flc.losses import tweedie_error
+from flc.losses import masked_mean, tweedie_error
 
 Kept = dict[str, tuple[int, ...]]
+Block = tuple[str, int]
 Data = Callable[[], Iterator[Sample]]
-Errors = Mapping[tuple[str, int] | None, Tensor]
+Errors = Mapping[Block | None, Tensor]
+RANKING = {
+    "ranking": "one-shot",
+    "greedy": "scored again after each removal (greedy)",
+    "sets": "every set of blocks",
+}
+#: Most sets that are scored one by one; 120 of three blocks of ten, 5.6 billion of twelve of forty.
+MOST_SETS = 1000
 
 
 class ElboPruner(Pruner):
@@ -34,29 +51,73 @@ class ElboPruner(Pruner):
 
     class Options(Base):
         samples: int = option(256, "noised clips that every variant is measured on", "ours", "clips", ge=2)
-        greedy: bool = option(False, "re-score after each removal instead of ranking once", "ours; paper ranks once")
+        search: Literal["ranking", "greedy", "sets"] = option(
+            "ranking", "rank blocks once, re-score after each removal, or score every set", "paper ranks; ours"
+        )
+        after: int = option(0, "iterations of stage II, random blocks away, before blocks are scored", "ours", ge=0)
+        times: Literal["path", "student"] = option(
+            "path", "clips noised along the whole path, or at the few-step student's times", "ours"
+        )
+
+    def after(self) -> int:
+        return int(self.options.after)
+
+    def reads_schedule(self) -> bool:
+        return bool(self.options.times == "student")
+
+    def removable(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> Kept:
+        """Blocks without which x0 is still estimated better than by its mean, 0; the cheapest next ones, too, where
+        the budget asks for more."""
+        errors = {key: float(e.mean()) for key, e in self.errors(model, self.data(model, batches)).items() if key}
+        nothing = torch.cat([masked_mean(s.x0.square(), s.cond.free(s.x0)) for s in self.data(model, batches)()])
+        chosen: list[Block] = []
+        for block in sorted(errors, key=lambda block: errors[block]):
+            if errors[block] < float(nothing.double().mean()) or not budget.fits(without(budget, chosen)):
+                chosen.append(block)
+        return {stack: tuple(sorted(i for s, i in chosen if s == stack)) for stack in budget.weights}
 
     def plan(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> PrunePlan:
-        def data() -> Iterator[Sample]:
-            return batches(self.options.samples)  # the same clips, noise and times at every call
-
+        data, search = self.data(model, batches), self.options.search
         errors = self.errors(model, data)
         baseline = errors[None]
         scores = {s: [float(errors[s, i].mean()) for i in range(len(w))] for s, w in model.weights.items()}
-        kept = self._greedy(model, data, budget, errors) if self.options.greedy else budget.select(scores)
         details: dict[str, Any] = {
             "baseline": float(baseline.mean()),
             "interval": {
                 s: [interval(errors[s, i] - baseline) for i in range(len(w))] for s, w in model.weights.items()
             },
             "samples": self.options.samples,
-            "ranking": "scored again after each removal (greedy)" if self.options.greedy else "one-shot",
+            "ranking": RANKING[search],
+            "after": self.options.after,
+            "times": list(model.sigmas) if self.reads_schedule() else "path",
         }
+        if search == "ranking":
+            kept = budget.select(scores)
+        elif search == "greedy":
+            kept = self._greedy(model, data, budget, errors)
+        else:
+            ranked = self._sets(model, data, budget, errors)
+            kept = ranked[0][1]
+            details["sets"] = [{"error": error, "kept": blocks} for error, blocks in ranked[:10]]
         return PrunePlan(kept, scores, details)
+
+    def data(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]]) -> Data:
+        """The same clips, noise and times at every call."""
+
+        def samples() -> Iterator[Sample]:
+            seen = 0
+            for s in batches(self.options.samples):
+                if self.reads_schedule():  # each time in turn, so that every one has as many clips
+                    turns = [model.sigmas[(seen + k) % len(model.sigmas)] for k in range(len(s.t))]
+                    s = replace(s, t=s.t.new_tensor(turns))
+                seen += len(s.t)
+                yield s
+
+        return samples
 
     def errors(self, model: PrunableModel, data: Data, kept: Kept | None = None) -> Errors:
         """Per-clip E (clips,) of the whole network (key None) and of each skip-one variant."""
-        parts: dict[tuple[str, int] | None, list[Tensor]] = {}
+        parts: dict[Block | None, list[Tensor]] = {}
         for s in data():
             x_t = noised(s.x0, s.x1, s.t)
             for skipped, v in model.skip_each(s, kept):
@@ -74,6 +135,66 @@ class ElboPruner(Pruner):
             if not budget.fits(kept):
                 errors = self.errors(model, data, kept)
         return kept
+
+    def _sets(self, model: PrunableModel, data: Data, budget: Budget, errors: Errors) -> list[tuple[float, Kept]]:
+        """(E, kept) of every smallest removal that fits, the least error first."""
+        sets = removals(budget)
+        sums = [0.0] * len(sets)
+        count = 0
+        for s in data():
+            x_t, free = noised(s.x0, s.x1, s.t), s.cond.free(s.x0)
+            for i, kept in enumerate(sets):
+                sums[i] += float(tweedie_error(x_t, model.velocity(s, View(kept)), s.t, s.x0, free).double().sum())
+            count += len(s.t)
+        return sorted(zip((total / count for total in sums), sets, strict=True), key=lambda pair: pair[0])
+
+
+def without(budget: Budget, gone: list[Block]) -> Kept:
+    """All blocks but those; the first one of a stack that would be empty stays."""
+    left = {s: tuple(i for i in range(len(w)) if (s, i) not in gone) for s, w in budget.weights.items()}
+    return {s: blocks or (0,) for s, blocks in left.items()}
+
+
+def removals(budget: Budget) -> list[Kept]:
+    """What stays of every set of blocks of which none could come back: with it the rest fits, with one block less away
+    it would not. `UserError` where there are too many to score one by one."""
+    depths = {s: len(w) for s, w in budget.weights.items()}
+    every = product(*(range(n) for n in depths.values()))
+    counts = [each for each in every if may_fit(budget, dict(zip(depths, each, strict=True)))]
+    ways = sum(math.prod(math.comb(n, c) for n, c in zip(depths.values(), each, strict=True)) for each in counts)
+    if ways > 100 * MOST_SETS:
+        raise too_many(ways)
+    out: list[Kept] = []
+    for each in counts:
+        choices = [combinations(range(n), n - c) for n, c in zip(depths.values(), each, strict=True)]
+        for stays in product(*choices):
+            kept = dict(zip(depths, stays, strict=True))
+            if budget.fits(kept) and smallest(budget, kept):
+                out.append(kept)
+    if len(out) > MOST_SETS:
+        raise too_many(len(out))
+    return out
+
+
+def may_fit(budget: Budget, gone: Mapping[str, int]) -> bool:
+    """Whether removals of so many blocks of each stack can fit, and be needed."""
+    heavy = {s: tuple(sorted(range(len(w)), key=lambda i: w[i])) for s, w in budget.weights.items()}
+    most = {s: tuple(sorted(order[: len(order) - gone[s]])) for s, order in heavy.items()}  # the heaviest go
+    return budget.fits(most)
+
+
+def smallest(budget: Budget, kept: Kept) -> bool:
+    """Whether no block could come back."""
+    for stack, weights in budget.weights.items():
+        for i in range(len(weights)):
+            if i not in kept[stack] and budget.fits(kept | {stack: tuple(sorted((*kept[stack], i)))}):
+                return False
+    return True
+
+
+def too_many(ways: int) -> UserError:
+    return UserError(f"pruner.search=sets would score {ways} sets of blocks, {MOST_SETS} at most: use "
+                     "--set pruner.search=greedy")  # fmt: skip
 
 
 def interval(difference: Tensor) -> tuple[float, float]:
