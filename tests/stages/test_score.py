@@ -123,3 +123,85 @@ def test_budget_weighs_blocks_of_two_stacks_by_their_parameters():
 def test_one_block_of_each_stack_stays():
     budget = Budget(0.01, {"double": (30, 30), "single": (10, 10)})
     assert budget.select({"double": [9.0, 8.0], "single": [1.0, 2.0]}) == {"double": (0,), "single": (1,)}
+
+
+class Fixed:
+    """Shared draws as given, one after the other."""
+
+    def __init__(self, *numbers):
+        self.numbers = list(numbers)
+
+    def shared_integer(self, stop):
+        return self.numbers.pop(0) % stop
+
+
+def test_random_removals_fit_leave_others_alone_and_reach_every_set():
+    """All pairs of four removable blocks in 200 draws: one of the six is missing with probability 6 (5/6)^200."""
+    from flc.draws import StepDraws
+
+    budget = Budget(0.8, {"blocks": (7,) * 10})
+    removable = {"blocks": (1, 3, 5, 7)}
+    drawn = {budget.at_random(StepDraws(0, "score", step), removable)["blocks"] for step in range(200)}
+    gone = {tuple(sorted(set(range(10)) - set(kept))) for kept in drawn}
+    assert gone == {(1, 3), (1, 5), (1, 7), (3, 5), (3, 7), (5, 7)}
+    ranks = [budget.at_random(StepDraws(0, "score", 4, rank, 2), removable) for rank in (0, 1)]
+    assert ranks[0] == ranks[1], "every rank runs the same blocks"
+    deep = Budget(0.7, {"blocks": (7,) * 40})
+    kept = deep.at_random(StepDraws(0, "score", 0), {"blocks": tuple(range(1, 40))})["blocks"]
+    assert len(kept) == 28 and 0 in kept
+
+
+def test_one_block_of_each_stack_stays_of_random_removals():
+    budget = Budget(0.3, {"double": (30, 30), "single": (10, 10)})
+    kept = budget.at_random(Fixed(0, 0, 0, 0), {"double": (0, 1), "single": (0, 1)})
+    assert kept == {"double": (1,), "single": (1,)}
+
+
+def test_every_set_is_scored_and_the_best_one_stays(model, batches):
+    """Against the errors of all ten pairs by `x0_error`; means of float32 clip errors in another order."""
+    from itertools import combinations
+
+    plan = create("pruner", "elbo", {"samples": 8, "search": "sets"}).plan(model, batches, Budget(0.6, model.weights))
+    errors = {kept: model.x0_error(batches(8), View({"blocks": kept})) for kept in combinations(range(5), 3)}
+    assert plan.kept["blocks"] == min(errors, key=errors.get)
+    ranked = sorted(errors.values())
+    assert [row["error"] for row in plan.details["sets"]] == pytest.approx(ranked, rel=1e-6)
+
+
+def test_sets_of_unequal_blocks_are_those_that_no_block_could_come_back_to():
+    from flc_plugins.fastlightgen.elbo import removals
+
+    budget = Budget(0.7, {"double": (30, 30), "single": (10, 10, 10, 10)})
+    found = removals(budget)
+    assert {"double": (0,), "single": (0, 1, 2, 3)} in found and {"double": (0, 1), "single": (2,)} in found
+    assert {"double": (0,), "single": (0, 1, 2)} not in found, "a single block could come back"
+    assert all(budget.fits(kept) for kept in found) and len(found) == 2 + 4
+
+
+def test_too_many_sets_are_refused_in_one_line_with_the_way_out(model, batches):
+    from flc.errors import UserError
+    from flc_plugins.fastlightgen.elbo import removals
+
+    with pytest.raises(
+        UserError, match=r"would score \d+ sets of blocks, 1000 at most: use --set pruner.search=greedy"
+    ):
+        removals(Budget(0.7, {"blocks": (7,) * 40}))
+
+
+def test_blocks_beyond_repair_are_never_away_unless_the_budget_asks_for_them(model, batches):
+    """Without block 2 the velocity is a hundred times what it is: x0 is estimated far worse than by 0."""
+    pruner = create("pruner", "elbo", {"samples": 8})
+    errors = {("blocks", i): 0.5 + 0.01 * i for i in range(5)} | {("blocks", 2): 3.0, None: 0.4}
+    pruner.errors = lambda *_: {key: torch.full((8,), value).double() for key, value in errors.items()}
+    assert pruner.removable(model, batches, Budget(0.6, model.weights)) == {"blocks": (0, 1, 3, 4)}
+    errors |= {("blocks", i): 2.0 + i for i in range(5)}
+    cheapest = pruner.removable(model, batches, Budget(0.6, model.weights))
+    assert cheapest == {"blocks": (0, 1)}, "two have to go: the cheapest two"
+
+
+def test_the_students_times_come_in_turn(model, batches):
+    model.sigmas = (1.0, 0.9, 0.75)
+    pruner = create("pruner", "elbo", {"samples": 8, "times": "student"})
+    times = torch.cat([s.t for s in pruner.data(model, batches)()])
+    assert times.tolist() == torch.tensor([1.0, 0.9, 0.75, 1.0, 0.9, 0.75, 1.0, 0.9]).tolist()
+    assert pruner.reads_schedule() and not create("pruner", "elbo").reads_schedule()
