@@ -93,11 +93,10 @@ def test_only_the_leader_speaks(ranks):
     assert done.stderr.count("encode clips") == 1, "a bar prints one line where there is no terminal"
 
 
-def test_a_dry_run_of_ranks_plans_once_and_leaves_nothing(alone, tmp_path):
+def test_a_dry_run_of_ranks_plans_once_and_leaves_nothing(tmp_path):
     before = set(os.listdir("/tmp"))
     done = run(launched(command(tmp_path / "out", *TABLE, *RANKS, "--dry-run")))
-    kept = json.loads((alone / "score" / "plan.json").read_text())["kept"]["blocks"]
-    assert done.stdout.count(f"keep {kept}") == 1
+    assert done.stdout.count("blocks: keep [") == 1
     assert (
         list(tmp_path.iterdir()) == [] and {n for n in set(os.listdir("/tmp")) - before if n.startswith("tmp")} == set()
     )
