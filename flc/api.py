@@ -328,8 +328,9 @@ class Role:
     """One network of an objective.
 
     view   which blocks of the incoming weights it holds; blocks outside it are removed for good.
-    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen: those weights, or, where
-           a plan narrowed them, the network they were narrowed from; head: a trained
+    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen: those weights, or, with
+           all blocks, the unpruned network where that is one of its own (a plan narrowed the incoming weights, or
+           stage III's teacher is asked of the original); head: a trained
            module of the algorithm's own, which `head(width)` makes for hidden states of that width (zeros and
            draws of torch's global generator only: the core seeds it); follow: the moving average of the full role
            `of`.
@@ -429,6 +430,11 @@ class RecoveryTrainer(Objective):
     """False for a control that hands the incoming weights on untouched."""
     draws: ClassVar[bool] = False
     """Whether it trains the sub-networks of `setting.draw` where there is one, which a pruner with `after` asks for."""
+
+    def real(self) -> Literal["original", "recovered"]:
+        """What stage III's teacher takes for the unpruned network where `distill.real` does not say, by the options
+        alone: the model's own network, or the one that this stage hands on, with all its blocks."""
+        return "original"
 
 
 class StepDistiller(Objective):

@@ -65,6 +65,10 @@ class DistillStage(TrainStage):
     )
     check_every: int = option(50, "iterations between looks at samples; 0 never", "ours", ge=0)
     check_clips: int = option(8, "clips generated at such a look", "ours", ge=2)
+    real: Literal["original", "recovered"] | None = option(
+        None, "the teacher's unpruned network: the model's own, or the one that stage II hands on, all blocks in (the "
+        "paper's); default what stage II is anchored to", "ours",
+    )  # fmt: skip
 
 
 RowName = Literal["teacher-many", "teacher-few-guided", "teacher-few", "pruned", "recovered", "student"]

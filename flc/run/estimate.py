@@ -28,6 +28,7 @@ from flc.run import stages
 from flc.run.job import Job, student_schedule
 from flc.run.marks import student_guidance
 from flc.run.memory import bytes_of_encoders, bytes_of_stage
+from flc.run.objectives import beside
 from flc.run.plan import iterations_before, read_plan
 from flc.run.weights import load_transformer
 from flc.train.stage import train_stage
@@ -151,6 +152,10 @@ def seconds_of_stage(
         only.phases = lambda step, phases=phases: phases  # type: ignore[method-assign, misc]
         whole = load_transformer(job, job.model_folder)
         source, unpruned = narrowed(job.adapter, whole, plan["channels"]), whole if plan["channels"] else None
+        if teacher and not beside(job, objective.roles(), plan["channels"] is not None):
+            unpruned = None
+        elif teacher and unpruned is None:
+            unpruned = load_transformer(job, job.model_folder)
         stamps: list[float] = []
         train_stage(
             job, name, only, source, latents, short, job.out / f"{name}-{number}", teacher, unpruned,

@@ -25,6 +25,7 @@ from flc.run.folders import (
 )
 from flc.run.job import Job
 from flc.run.plan import iterations_before, sigmas_of
+from flc.train.nets import leans_on_unpruned
 
 #: How a training is saved and shown, not what comes out of it.
 QUIET = {"save_every", "log_every"}
@@ -71,13 +72,24 @@ def of_distill(job: Job) -> dict[str, Any]:
     r = job.recipe
     options = {"distiller": r.distiller.model_dump(), "teacher": r.teacher.model_dump(), "steps": r.steps}
     options |= {"seed": r.seed, "negative_prompt": r.negative_prompt, **training(r.distill)}
-    return options | engine_of(job) | {"guidance": student_guidance(job)}
+    return options | engine_of(job) | {"guidance": student_guidance(job), "real": real_of(job)}
 
 
 def student_guidance(job: Job) -> float:
     """Standard-form scale at which the student is sampled."""
     own: float | None = job.algorithm("distiller").guidance()
     return job.guidance if own is None else own
+
+
+def real_of(job: Job, narrowed: bool = False) -> str:
+    """What stage III's teacher takes for the unpruned network, `original` or `recovered`. Where `distill.real` does not
+    say it is the original under a plan that narrowed, of which the incoming weights hold no unpruned view; and what
+    stage II says, if it trains and no low-rank branch is asked for, which lies on the incoming weights."""
+    recovery, given = job.algorithm("recovery"), job.recipe.distill.real
+    if given or narrowed:
+        return given or "original"
+    own = recovery.trains and not leans_on_unpruned(job.algorithm("teacher"))
+    return str(recovery.real()) if own else "recovered"
 
 
 OPTIONS: dict[str, Callable[[Job], dict[str, Any]]] = {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from flc.api import Budget, Channels, Objective, Role, View
+from flc.api import Budget, Channels, Kept, Objective, Role, View
 from flc.run.job import Job
-from flc.train.nets import lora_layers
+from flc.run.objectives import beside
+from flc.run.plan import iterations_before
+from flc.train.nets import is_unpruned, lora_layers
 
 
 @dataclass(frozen=True)
@@ -61,31 +63,36 @@ def narrower(budget: Budget, channels: Channels | None) -> Mapping[str, tuple[in
 
 
 def frozen_networks(
-    objective: Objective, counts: tuple[int, int], narrowed: bool, taught: bool
+    roles: Collection[Role], full: Kept, counts: tuple[int, int], apart: bool, taught: bool
 ) -> list[tuple[int, bool]]:
     """Parameters of the networks that a stage holds beside its trained copies, and whether ZeRO-3 shards them: those
-    that a role or the teacher evaluates, unless gradients pass through them. `counts`: of the original, and of what
-    was narrowed from it."""
-    roles = objective.roles().values()
-    passes, frozen = any(r.passes for r in roles), any(r.train == "frozen" for r in roles)
-    lora = any(r.train == "lora" for r in roles)
-    if not narrowed:
-        return [(counts[0], (taught or frozen or lora) and not passes)]
-    return [(counts[0], (taught or frozen) and not passes), (counts[1], taught or lora)]
+    that a role or the teacher evaluates, unless gradients pass through them. `counts`: of the original, which is there
+    where it is `apart`, and of the incoming weights."""
+
+    def sharded(held: list[Role]) -> bool:
+        return bool(taught or held) and not any(role.passes for role in held)
+
+    held = [role for role in roles if role.train in ("frozen", "lora")]
+    if not apart:
+        return [(counts[1], sharded(held))]
+    unpruned = [role for role in held if is_unpruned(role, full)]
+    return [(counts[0], sharded(unpruned)), (counts[1], sharded([role for role in held if role not in unpruned]))]
 
 
 def bytes_of_stage(job: Job, objective: Objective, channels: Channels | None, taught: bool) -> int:
-    """On one rank: frozen networks, and every role's own. (A GPU holds nothing else: the model's own transformer is
-    parked while another one is distilled.)"""
+    """On one rank: frozen networks, and every role's own. (A GPU holds nothing else: in stage III, which is `taught`,
+    the model's own transformer is parked unless it is evaluated.)"""
     zero = job.zero if job.recipe.engine == "deepspeed" else 0
     sharing = Sharing(zero, job.ranks.world, job.recipe.offload)
     weights, width = narrower(job.budget, channels), job.adapter.dtype.itemsize
     whole = sum(p.numel() for p in job.adapter.transformer.parameters())
     rest = whole - kept_parameters(job.budget.weights, View())
     counts = (whole, rest + kept_parameters(weights, View()))
-    networks = frozen_networks(objective, counts, channels is not None, taught)
+    roles, narrowed = objective.roles(), channels is not None
+    # some of stage II's iterations before the blocks were chosen leave other weights than the original's, too
+    apart = beside(job, roles, narrowed) if taught else narrowed or iterations_before(job) > 0
+    networks = frozen_networks(list(roles.values()), job.prunable.full, counts, apart, taught)
     memory = sum(width * count // (sharing.ranks(3) if sharded else 1) for count, sharded in networks)
-    roles = objective.roles()
     for role in roles.values():
         if role.train == "head":
             count = head_parameters(job, role)

@@ -9,8 +9,9 @@ from flc.errors import PluginError, UserError
 from flc.models.view import blocks_at
 from flc.registry import Kind, registry
 from flc.run.job import Job, student_schedule
+from flc.run.marks import real_of
 from flc.run.plan import iterations_before
-from flc.train.nets import check_teacher
+from flc.train.nets import asks_for_unpruned, check_apart, check_teacher, is_unpruned
 
 
 def named(kind: Kind, name: str) -> str:
@@ -41,6 +42,7 @@ def check_objectives(job: Job, planned: Collection[str]) -> None:
             blocks_at(role.depths, sum(map(len, job.prunable.full.values())))
         if kind == "distiller":
             check_teacher(job.algorithm("teacher"), roles)
+            check_real(job, roles)
         if r.engine == "deepspeed":
             check_deepspeed(job, kind, objective, roles)
 
@@ -54,6 +56,27 @@ def said_before(job: Job) -> list[str]:
     if given:
         return [f"{asks} and is given {given}, half of recover.iterations={r.recover.iterations}"]
     return [f"{asks}: --recovery {r.recovery.name} has none to give, and the model is scored as it is"]
+
+
+def beside(job: Job, roles: Mapping[str, Role], narrowed: bool) -> bool:
+    """Whether stage III holds the model's own network beside the weights that it begins with: it is the unpruned one,
+    and the teacher or a role evaluates that."""
+    return real_of(job, narrowed) == "original" and evaluates_unpruned(job, roles)
+
+
+def evaluates_unpruned(job: Job, roles: Mapping[str, Role]) -> bool:
+    frozen = any(is_unpruned(role, job.prunable.full) for role in roles.values())
+    return frozen or asks_for_unpruned(job.algorithm("teacher"))
+
+
+def check_real(job: Job, roles: Mapping[str, Role]) -> None:
+    """The option `distill.real`, as far as the plan has no say."""
+    real = job.recipe.distill.real
+    if real and not evaluates_unpruned(job, roles):
+        name = job.recipe.teacher.name
+        job.console.warn(f"distill.real={real} has no effect: --teacher {name} asks for no unpruned network")
+    elif real == "original":
+        check_apart(job.algorithm("teacher"))
 
 
 def checked_roles(said: str, objective: Objective, iterations: int, handed_on: View, full: View) -> Mapping[str, Role]:

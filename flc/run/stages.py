@@ -17,7 +17,8 @@ from flc.models.stock import at_once
 from flc.models.view import removed
 from flc.run.folders import DONE, read_mark, run_stage
 from flc.run.job import Job, student_schedule
-from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, student_guidance
+from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, real_of, student_guidance
+from flc.run.objectives import beside
 from flc.run.plan import PLAN, original, read_plan
 from flc.run.scoring import make_plan
 from flc.run.weights import load_transformer
@@ -82,10 +83,11 @@ def score(job: Job, data: Path, trial: bool = False) -> Path:
 
 def check_plan(job: Job, scored: Path) -> None:
     """What stage III would refuse of this plan, before stage II."""
-    from flc.train.nets import check_narrowed
+    from flc.train.nets import check_apart
 
-    if job.algorithm("distiller").trains and read_plan(job, scored)["channels"] is not None:
-        check_narrowed(job.algorithm("teacher"))
+    narrow = read_plan(job, scored)["channels"] is not None
+    if job.algorithm("distiller").trains and narrow and real_of(job, narrow) == "original":
+        check_apart(job.algorithm("teacher"))
 
 
 def prune(job: Job, scored: Path) -> Path:
@@ -170,8 +172,10 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         plan, schedule = read_plan(job, scored), student_schedule(job, objective)
         pruned, full = View(plan["kept"]), View(job.prunable.full)
         objective.bind(Setting(pruned, full, r.steps, r.distill.iterations, schedule, r.distill.given_share))
-        unpruned, facts = None if plan["channels"] is None else job.adapter.transformer, {}
+        facts: dict[str, Any] = {}
         if objective.trains:
+            apart = beside(job, objective.roles(), plan["channels"] is not None)
+            unpruned = job.adapter.transformer if apart else None
             with parked(job, unpruned is None):  # before the other one and the texts' encoder need the device
                 latents, source = LatentClips(data, job.adapter, r.negative_prompt), load_transformer(job, recovered)
                 real = (composer, pruned)

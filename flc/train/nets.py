@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flc.api import Draws, Query, Role, TeacherComposer, View
+from flc.api import Draws, Kept, Query, Role, TeacherComposer, View
 from flc.errors import UserError
 from flc.models.condition import Condition, join
 from flc.models.view import (
@@ -29,7 +29,7 @@ from flc.models.view import (
 ADAPTER = "flc"
 #: What engines call the incoming weights as the teacher evaluates them: no role's name.
 TEACHER = "(teacher)"
-#: The unpruned network where the incoming weights are narrower than it: no view of them then.
+#: The unpruned network where it is no view of the incoming weights: they are narrower, or no longer the original's.
 UNPRUNED = "(unpruned)"
 
 
@@ -38,9 +38,10 @@ def build(
 ) -> dict[str, nn.Module]:
     """One module per role. `full` roles get a copy holding only their view's blocks, a `follow` role the copy of
     the role it follows, a `head` role its own module; `frozen` and `lora` roles share the incoming module itself,
-    but where the incoming weights were narrowed `frozen` roles hold the network they came from, `unpruned`.
+    but `frozen` ones of all blocks hold the network that is given as `unpruned`.
     Every parameter comes out with `requires_grad=False`."""
     source.requires_grad_(False)
+    full = {stack: tuple(range(len(blocks_of(source, stack)))) for stack in adapter.stacks}
     modules: dict[str, nn.Module] = {}
     for name, role in roles.items():
         copied = roles[role.of] if role.train == "follow" else role
@@ -52,8 +53,13 @@ def build(
     for name, role in roles.items():
         if role.train == "lora":
             add_lora(source, [name for name, _ in lora_layers(adapter, source)], role.rank, seed)
-        modules.setdefault(name, unpruned if role.train == "frozen" and unpruned is not None else source)
+        modules.setdefault(name, unpruned if unpruned is not None and is_unpruned(role, full) else source)
     return modules
+
+
+def is_unpruned(role: Role, full: Kept) -> bool:
+    """Whether a role is the frozen network with all its blocks."""
+    return role.train == "frozen" and (role.view.kept is None or dict(role.view.kept) == dict(full))
 
 
 def make_head(role: Role, width: int, seed: int) -> nn.Module:
@@ -266,11 +272,20 @@ def check_teacher(teacher: TeacherComposer, roles: Mapping[str, Role]) -> None:
                         "choose another --teacher, or a distiller with a LoRA fake")  # fmt: skip
 
 
-def check_narrowed(teacher: TeacherComposer) -> None:
-    """That this teacher can be composed where the plan narrows: the unpruned network is one of its own then."""
-    if any(query.adapter for query in teacher.needs() if query.view == "unpruned"):
-        raise UserError("this teacher leans on a low-rank branch of the unpruned network, which a pruner of channels "
-                        "makes a network of its own: choose another --teacher or --pruner")  # fmt: skip
+def asks_for_unpruned(teacher: TeacherComposer) -> bool:
+    return any(query.view == "unpruned" for query in teacher.needs())
+
+
+def leans_on_unpruned(teacher: TeacherComposer) -> bool:
+    return any(query.adapter for query in teacher.needs() if query.view == "unpruned")
+
+
+def check_apart(teacher: TeacherComposer) -> None:
+    """That this teacher can be composed where the unpruned network is one of its own: low-rank branches lie on the
+    incoming weights."""
+    if leans_on_unpruned(teacher):
+        raise UserError("this teacher leans on a low-rank branch of the unpruned network, which is the model's own "
+                        "here and has none: choose another --teacher, or --set distill.real=recovered")  # fmt: skip
 
 
 def connect(
@@ -298,6 +313,6 @@ def connect(
     real = RoleNet(adapter, modules[TEACHER], call(TEACHER), View())
     whole = None
     if UNPRUNED in modules:
-        check_narrowed(teacher[0])
+        check_apart(teacher[0])
         whole = RoleNet(adapter, modules[UNPRUNED], call(UNPRUNED), View())
     return RoleNets(nets, Teacher(real, *teacher, whole), heads)

@@ -17,7 +17,7 @@ from flc.recipe import DistillStage, RecoverStage, TrainStage
 from flc.train.engine import Engine, PlainEngine
 from flc.train.health import Health, warning
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
-from flc.train.nets import TEACHER, UNPRUNED, RoleNet, build, connect
+from flc.train.nets import TEACHER, UNPRUNED, RoleNet, asks_for_unpruned, build, connect
 
 
 def make_engine(job: Any, modules: dict[str, nn.Module], roles: Any, local_batch: int, parts: int) -> Engine:
@@ -60,7 +60,7 @@ def train_stage(
         for module in {id(m): m for m in networks.values()}.values():
             module.enable_gradient_checkpointing()  # type: ignore[operator]
     everything = modules | ({TEACHER: source} if teacher else {})
-    if teacher and unpruned is not None:
+    if teacher and unpruned is not None and asks_for_unpruned(teacher[0]):
         everything[UNPRUNED] = unpruned
     engine = make_engine(job, everything, roles, local, options.accumulate)
     nets = connect(adapter, everything, roles, engine.call, teacher)

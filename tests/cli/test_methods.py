@@ -126,7 +126,7 @@ def test_a_teacher_that_a_narrowing_plan_cannot_have_is_refused_before_stage_two
     given = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     code, _, err = flc("compress", *flags, tmp_path / "out", *given)
     last = err.strip().splitlines()[-1]
-    assert code == 2 and "which a pruner of channels makes a network of its own" in last, last
+    assert code == 2 and "which is the model's own here and has none" in last, last
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["data", "score"]
 
 

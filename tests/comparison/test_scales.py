@@ -178,9 +178,11 @@ def test_a_full_size_is_counted_for_its_sixteen_gpus_without_weights_clips_or_a_
     assert all(f"{stack}: {kept} of {count} blocks stay" in words for stack, (count, kept) in stacks.items())
     assert "counted for 16 ranks" in words
     found = estimated(said)
-    recovered, distilled = (2 + 20) * whole / 16e9, (2 * whole + (20 + 16) * pruned) / 16e9
+    recovered, distilled = (2 + 20) * whole / 16e9, (2 * 2 * whole + (20 + 16) * pruned) / 16e9
     assert found["recover"] == ["4000", "4000", "1", f"{recovered:.2f}"], "the original, and the student"
-    assert found["distill"] == ["5000", "1000", "1", f"{distilled:.2f}"], "the teacher, student and fake network"
+    assert found["distill"] == ["5000", "1000", "1", f"{distilled:.2f}"], (
+        "the original, the recovered, student and fake network"
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -201,8 +203,8 @@ def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
         main(["compress", *recipe, "--dry-run", "--ranks", "8"])
     said = capsys.readouterr().out
     found = estimated(said)
-    recovered, distilled = (2 + 8) * whole / 8e9, (2 * whole + (8 + 4) * pruned) / 8e9
-    assert ended.value.code == 0 and distilled < 19
+    recovered, distilled = (2 + 8) * whole / 8e9, (2 * 2 * whole + (8 + 4) * pruned) / 8e9
+    assert ended.value.code == 0 and round(distilled) == 23, "the recipe's head says it"
     assert found == {"recover": ["4000", "4000", "2", f"{recovered:.2f}"],
                      "distill": ["5000", "1000", "2", f"{distilled:.2f}"]}  # fmt: skip
 

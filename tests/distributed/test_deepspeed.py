@@ -6,6 +6,7 @@ scenario and writes what it found into a folder.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -79,6 +80,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     # feed-forward layers of 17 of 33 channels: the unpruned network is one of its own
     "bernoulli-narrow": ("recovery", "bernoulli", {"lr": 1e-3, "warmup": 2, "drift_every": 2}),
     "dmd-narrow": ("distiller", "dmd", DMD | {"exits": "sample"}),
+    # the weights of stage II are others than the original's, and so is the unpruned network
+    "dmd-original": ("distiller", "dmd", DMD),
     "sft": ("recovery", "sft", {"lr": 1e-3, "warmup": 2}),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 3}),
     "dmd2": ("distiller", "dmd2", DMD | {"gan": 0.5}),
@@ -149,6 +152,8 @@ class Miniature:
         if case.endswith("narrow"):
             unpruned = source
             source = narrowed(adapter, source, {"blocks": [tuple(range(0, 33, 2))] * 3})
+        if case.endswith("original"):
+            source, unpruned = awake(copy.deepcopy(source)), source
         self.objective: Any = create(kind, name, options) if name else Scripted()  # type: ignore[arg-type]
         schedule = adapter.schedule(2, 5.0, "sde")
         self.objective.bind(Setting(pruned, full, 2, STEPS, schedule))
@@ -160,6 +165,8 @@ class Miniature:
             from flc.train.deepspeed import DeepSpeedEngine
 
             self.engine = DeepSpeedEngine(everything, roles, zero, self.local, offload, parts)
+            for p in unpruned.parameters() if unpruned is not None else ():
+                assert hasattr(p, "ds_tensor") == (zero == 3), "a network of its own is in shards, too"
         self.followers = [n for n, r in roles.items() if r.train == "follow"]
         self.nets = connect(adapter, everything, roles, self.engine.call, (create("teacher", "well-guided"), pruned))
 

@@ -47,6 +47,16 @@ def test_the_null_prompt_is_asked_for_only_where_it_has_a_weight(name):
         assert torch.allclose(*got, atol=1e-14)
 
 
+def test_the_unpruned_network_is_asked_for_only_where_it_has_a_weight():
+    """At a fixed beta2 of 0 its weight is 0: what is composed without it equals what is composed with it."""
+    for beta2, width, wanted in ((0.0, 0.0, False), (0.0, 0.1, True), (0.25, 0.0, True)):
+        teacher = create("teacher", "well-guided", {"beta1": 2.0, "beta2": beta2, "spread2": width})
+        needs = teacher.needs()
+        assert (UNPRUNED in needs) == wanted and {PRUNED, NULL} <= set(needs)
+        got = [teacher.compose(v, StepDraws(0, "t", 0)) for v in ({q: V[q] for q in needs}, V)]
+        assert torch.allclose(*got, atol=1e-14)
+
+
 def test_no_pruning_makes_eq_9_plain_guidance_whatever_beta2():
     v = dict(V) | {UNPRUNED: V[PRUNED]}
     plain = V[NULL] + 2.5 * (V[PRUNED] - V[NULL])

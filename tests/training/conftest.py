@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flc.models.condition import Condition
 from flc.registry import create
 from flc.train.engine import PlainEngine
 from flc.train.loop import LoopOptions, train
-from flc.train.nets import TEACHER, build, connect
+from flc.train.nets import TEACHER, UNPRUNED, build, connect
 
 PRUNED = View({"blocks": (0, 2, 4)})
 FULL = View({"blocks": (0, 1, 2, 3, 4)})
@@ -28,6 +29,7 @@ class Miniature:
     def __init__(
         self, adapter: Any, source: torch.nn.Module, kind: str, name: str, options: dict[str, Any],
         teacher: tuple[str, dict[str, Any]] = ("well-guided", {}), pruned: View = PRUNED, parts: int = 1,
+        unpruned: torch.nn.Module | None = None,
     ):  # fmt: skip
         full = View({"blocks": tuple(range(len(source.blocks)))})
         self.adapter, self.source, self.parts, self.batch = adapter, adapter.prepare(source), parts, 4 // parts
@@ -35,8 +37,8 @@ class Miniature:
         schedule = adapter.schedule(4, 5.0, "sde") if kind == "distiller" else None
         self.objective.bind(Setting(pruned, full, 4, 100, schedule))
         self.roles = self.objective.roles()
-        self.modules = build(adapter, self.source, self.roles)
-        everything = self.modules | {TEACHER: self.source}
+        self.modules = build(adapter, self.source, self.roles, 0, unpruned)
+        everything = self.modules | {TEACHER: self.source} | ({UNPRUNED: unpruned} if unpruned is not None else {})
         self.engine = PlainEngine(everything, self.roles, parts, adapter.stacks)
         composed = (create("teacher", *teacher), pruned) if kind == "distiller" else None
         self.nets = connect(adapter, everything, self.roles, self.engine.call, composed)
@@ -77,6 +79,7 @@ CASES = {
     "dmd": ("distiller", "dmd", DMD),
     "dmd-muon": ("distiller", "dmd", DMD | {"matrices": 0.01, "fake_matrices": 0.02}),
     "dmd-lora": ("distiller", "dmd", DMD | {"fake": "lora", "rank": 4}),
+    "dmd-original": ("distiller", "dmd", DMD),
     "dmd-unpruned-fake": ("distiller", "dmd", DMD | {"fake_init": "unpruned", "normalise": False}),
     "dmd2": ("distiller", "dmd2", DMD | {"regression": 0.25, "regression_steps": 2}),
     "lcm": ("distiller", "lcm", {"lr": 1e-3, "warmup": 2, "grid": 8}),
@@ -87,6 +90,15 @@ CASES = {
 }
 
 
+def recovered(original: torch.nn.Module) -> torch.nn.Module:
+    """What a stage II may have made of a network."""
+    module, g = copy.deepcopy(original), torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=g))
+    return module
+
+
 @pytest.fixture
 def miniature(adapter, make_wan):
     def make(
@@ -95,8 +107,10 @@ def miniature(adapter, make_wan):
     ) -> Miniature:  # fmt: skip
         kind, name, options = CASES[case]
         chosen = pruned or (PRUNED if blocks == 5 else DEEP)
-        source = make_wan(blocks).to(dtype)
-        return Miniature(adapter, source, kind, name, options | more, teacher, chosen, parts)
+        source, unpruned = make_wan(blocks).to(dtype), None
+        if case.endswith("original"):
+            unpruned, source = adapter.prepare(source), recovered(source)
+        return Miniature(adapter, source, kind, name, options | more, teacher, chosen, parts, unpruned)
 
     return make
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flc.api import Optim, Role
+from flc.api import Optim, Role, View
 from flc.models.folder import EMBEDDED
 from flc.recipe import Recipe, resolve
 from flc.run.console import Console
-from flc.run.estimate import calls_of_table
+from flc.run.estimate import bound, calls_of_table
 from flc.run.job import Job
-from flc.run.memory import Sharing, bytes_of_role, frozen_networks, head_parameters
+from flc.run.memory import Sharing, bytes_of_role, bytes_of_stage, frozen_networks, head_parameters
 from flc.train.launch import Ranks
 
 TRAINED = Optim(1e-3)
@@ -63,24 +63,57 @@ def test_disk_holds_the_stages_and_two_checkpoints(tmp_path):
 
 
 FULL, FROZEN, PASSED, LORA = Role("full", optim=TRAINED), Role("frozen"), Role("frozen", passes=True), Role("lora")
+PART = Role("frozen", View({"blocks": (0,)}), passes=True)
 
 
 @pytest.mark.parametrize(
-    ("roles", "narrowed", "taught", "expected"),
+    ("roles", "apart", "taught", "expected"),
     [
-        ([FULL, FROZEN], False, False, [(100, True)]),  # recovery against the original
-        ([FULL], False, False, [(100, False)]),  # plain recovery: the original stands by, whole
-        ([FULL], False, True, [(100, True)]),  # the teacher
-        ([FULL, PASSED], False, True, [(100, False)]),  # a GAN on its features
+        ([FULL, FROZEN], False, False, [(60, True)]),  # recovery against the original
+        ([FULL], False, False, [(60, False)]),  # plain recovery: the original stands by, whole
+        ([FULL], False, True, [(60, True)]),  # the teacher
+        ([FULL, PASSED], False, True, [(60, False)]),  # a GAN on its features
         ([FULL, FROZEN], True, False, [(100, True), (60, False)]),  # what was narrowed is copied, and stands by
         ([FULL], True, True, [(100, True), (60, True)]),  # both sides of the teacher
         ([FULL, PASSED], True, True, [(100, False), (60, True)]),
+        ([FULL, PART], True, True, [(100, True), (60, False)]),  # features of fewer blocks: the incoming weights'
         ([FULL, LORA], True, False, [(100, False), (60, True)]),
     ],
 )
-def test_which_frozen_networks_a_stage_holds_and_which_are_sharded(roles, narrowed, taught, expected):
-    objective: Any = SimpleNamespace(roles=lambda: dict(enumerate(roles)))
-    assert frozen_networks(objective, (100, 60), narrowed, taught) == expected
+def test_which_frozen_networks_a_stage_holds_and_which_are_sharded(roles, apart, taught, expected):
+    assert frozen_networks(roles, {"blocks": (0, 1)}, (100, 60), apart, taught) == expected
+
+
+WHOLE = sum(v.numel() for v in load_file(EMBEDDED / "transformer" / "diffusion_pytorch_model.safetensors").values())
+
+
+def stage_three(tmp_path, **sections: Any) -> int:
+    """Bytes that stage III of the embedded model holds."""
+    job = Job(resolve(sections, {}, {}), tmp_path, Console(quiet=True), Ranks())
+    objective, _ = bound(job, "distill", "distiller", View({"blocks": (0, 1, 2, 3, 4, 5, 6)}))
+    return bytes_of_stage(job, objective, None, True)
+
+
+@pytest.mark.parametrize(
+    ("sections", "networks"),
+    [
+        ({}, 1),
+        ({"distill": {"real": "recovered"}}, 0),
+        ({"recovery": {"anchor": "shared"}}, 0),
+        ({"recovery": {"anchor": "shared"}, "distill": {"real": "original"}}, 1),
+        ({"recovery": "none"}, 0),  # the recovered network is the original
+        ({"teacher": {"beta2": 0.0, "spread2": 0.0}}, 0),
+        ({"teacher": "weak"}, 0),
+        ({"teacher": "strong"}, 1),
+        ({"distiller": "magic", "teacher": {"name": "magic", "network": "unpruned"}}, 0),  # its branch is on the other
+    ],
+)
+def test_the_original_is_counted_beside_the_recovered_network_where_stage_three_asks_for_it(
+    tmp_path, sections, networks
+):
+    """Of the embedded model, in float32, against the same run of which the teacher takes the recovered network."""
+    recovered = dict(sections) | {"distill": {"real": "recovered"}}
+    assert stage_three(tmp_path, **sections) - stage_three(tmp_path, **recovered) == networks * 4 * WHOLE
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ class BernoulliRecovery(RecoveryTrainer):
         )
         drift_every: int = option(50, "iterations between measurements of the drift", "ours", ge=1)
 
+    def real(self) -> Literal["original", "recovered"]:
+        return "original" if self.options.anchor == "frozen" else "recovered"
+
     def roles(self) -> Mapping[str, Role]:
         o = self.options
         optim = Optim(o.lr, o.betas, o.weight_decay, o.clip, o.warmup, o.matrices)

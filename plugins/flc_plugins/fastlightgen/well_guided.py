@@ -31,12 +31,13 @@ class WellGuided(TeacherComposer):
 
     def needs(self) -> Sequence[Query]:
         o = self.options
-        # v_pruned(0) has the weight 1 - b1: at a fixed b1 = 1 it is not worth an evaluation
-        return (PRUNED, UNPRUNED) if (o.beta1, o.spread1) == (1, 0) else (PRUNED, NULL, UNPRUNED)
+        # v_pruned(0) has the weight 1 - b1, v_unpruned(c) b2: where it is fixed at 0 it is not worth an evaluation
+        null, unpruned = (o.beta1, o.spread1) != (1, 0), (o.beta2, o.spread2) != (0, 0)
+        return (PRUNED, *(NULL,) * null, *(UNPRUNED,) * unpruned)
 
     def compose(self, v: "Mapping[Query, Tensor]", rng: Draws) -> "Tensor":
         o = self.options
         b1 = rng.shared_uniform(o.beta1 - o.spread1, o.beta1 + o.spread1)
         b2 = rng.shared_uniform(o.beta2 - o.spread2, o.beta2 + o.spread2)
-        null = v.get(NULL, v[PRUNED])
-        return b1 * (v[PRUNED] - null) + b2 * (v[UNPRUNED] - v[PRUNED]) + null
+        null, unpruned = v.get(NULL, v[PRUNED]), v.get(UNPRUNED, v[PRUNED])
+        return b1 * (v[PRUNED] - null) + b2 * (unpruned - v[PRUNED]) + null
