@@ -258,6 +258,11 @@ class DeepSpeedEngine:
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags)
 
+    def total(self, count: int) -> int:
+        counts = torch.tensor(count, device=self.device)
+        dist.all_reduce(counts)
+        return int(counts)
+
     def close(self) -> None:
         """Hooks keep engines alive in cycles that nothing collects, so what is large is dropped by hand: under ZeRO-3
         also the shards, after which the modules hold nothing."""

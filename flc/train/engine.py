@@ -57,6 +57,9 @@ class Engine(Protocol):
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; every rank asks at the same point."""
 
+    def total(self, count: int) -> int:
+        """The sum of every rank's number; every rank asks at the same point."""
+
     def close(self) -> None:
         """Free the optimizer states; the engine is not used after it."""
 
@@ -256,6 +259,9 @@ class PlainEngine:
 
     def any(self, flag: bool) -> bool:
         return flag
+
+    def total(self, count: int) -> int:
+        return count
 
     def close(self) -> None:
         self.optimizers.clear()

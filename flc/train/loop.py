@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ class LoopOptions:
     """Iterations that the same training has after these."""
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a training took, over all its sittings."""
+
+    seconds: float = 0.0
+    evaluations: int = 0
+    """Block evaluations of single clips (`BlockEvaluations`), on all ranks."""
+
+
 class Stopper:
     """Set by a signal handler; the loop saves and raises at the next iteration's end."""
 
@@ -60,7 +69,7 @@ def checkpoint_path(folder: Path) -> Path | None:
     return path
 
 
-def save_checkpoint(folder: Path, engine: Engine, step: int, seconds: float) -> None:
+def save_checkpoint(folder: Path, engine: Engine, step: int, cost: Cost) -> None:
     """Written under a temporary name, synced, renamed; the pointer last; then older ones are removed.
 
     Every rank writes its part between the first two barriers. None leaves before the last one: a launcher that
@@ -74,13 +83,13 @@ def save_checkpoint(folder: Path, engine: Engine, step: int, seconds: float) -> 
     engine.save(temporary)
     engine.barrier()
     if engine.rank == 0:
-        publish(folder, temporary, step, seconds)
+        publish(folder, temporary, step, cost)
     engine.barrier()
 
 
-def publish(folder: Path, temporary: Path, step: int, seconds: float) -> None:
+def publish(folder: Path, temporary: Path, step: int, cost: Cost) -> None:
     name = f"step-{step:07d}"
-    write_text(temporary / "state.json", json.dumps({"step": step, "seconds": seconds}))
+    write_text(temporary / "state.json", json.dumps({"step": step, **asdict(cost)}))
     sync_tree(temporary)
     if (folder / LOG).exists():  # its lines up to this step are not written again
         sync(folder / LOG)
@@ -93,18 +102,19 @@ def publish(folder: Path, temporary: Path, step: int, seconds: float) -> None:
             shutil.rmtree(old)
 
 
-def restore(folder: Path, engine: Engine) -> tuple[int, float]:
-    """The step to go on from, and the seconds that took; log lines of iterations that will be repeated are dropped."""
+def restore(folder: Path, engine: Engine) -> tuple[int, Cost]:
+    """The step to go on from, and what it took to get there; log lines of iterations that will be repeated are
+    dropped."""
     path = checkpoint_path(folder)
-    step, seconds = 0, 0.0
+    step, cost = 0, Cost()
     if path is not None:
         engine.load(path)
         state = json.loads((path / "state.json").read_text())
-        step, seconds = int(state["step"]), float(state["seconds"])
+        step, cost = int(state["step"]), Cost(float(state["seconds"]), int(state["evaluations"]))
     if engine.rank == 0 and (folder / LOG).exists():
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
         write_text(folder / LOG, "".join(f"{line}\n" for line in lines if 0 < step_of(line) <= step))
-    return step, seconds
+    return step, cost
 
 
 def step_of(line: str) -> int:
@@ -154,16 +164,20 @@ def train(
     options: LoopOptions,
     folder: Path,
     on_step: Callable[[int, dict[str, float]], Any],
-) -> float:
+) -> Cost:
     """Run `options.iterations` iterations of an objective, resuming from `folder` when it holds a checkpoint.
 
     `batch_at(draws)` is this rank's batch of an iteration, or a part of it: a part draws what a rank of its own would.
-    `on_step(step, metrics)` sees every iteration. Returns the seconds that they took, over all sittings.
+    `on_step(step, metrics)` sees every iteration. What it does itself counts as no block evaluation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     roles = objective.roles()
     step, before = restore(folder, engine)
-    began = time.monotonic() - before
+    began, nets.evaluations.count = time.monotonic() - before.seconds, 0
+
+    def cost() -> Cost:
+        return Cost(time.monotonic() - began, before.evaluations + engine.total(nets.evaluations.count))
+
     window: dict[str, list[float]] = {}
     STOP.looping = True
     while step < options.iterations:
@@ -178,8 +192,9 @@ def train(
             losses = []
             for own, batch in zip(draws, batches, strict=True):
                 nets.rng = own
-                losses.append(loss_of(objective, phase, nets, batch, step, own))
-                engine.backward(phase, losses[-1].value)
+                with nets.evaluations.counting():
+                    losses.append(loss_of(objective, phase, nets, batch, step, own))
+                    engine.backward(phase, losses[-1].value)
             factor = lr_factor(step, options, optim.warmup)
             metrics[f"{phase}/grad_norm"] = engine.step(phase, factor)
             metrics |= {f"{phase}/{k}": v for k, v in mean_of(losses).items()}
@@ -193,12 +208,12 @@ def train(
         on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
         stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
         if options.save_every and (step % options.save_every == 0 or step == options.iterations or stop):
-            save_checkpoint(folder, engine, step, time.monotonic() - began)
+            save_checkpoint(folder, engine, step, cost())
         if stop:
             STOP.looping = False
             raise Interrupted(STOP.signal or signal.SIGTERM)
     STOP.looping = False
-    seconds = time.monotonic() - began
+    taken = cost()
     if engine.any(STOP.signal is not None):  # it came while the last iteration was being saved
         raise Interrupted(STOP.signal or signal.SIGTERM)
-    return seconds
+    return taken

@@ -25,6 +25,7 @@ from flc.models.view import (
     stacked,
     view,
 )  # fmt: skip
+from flc.train.evaluations import BlockEvaluations
 
 ADAPTER = "flc"
 #: What engines call the incoming weights as the teacher evaluates them: no role's name.
@@ -245,12 +246,20 @@ def first_removed(kept: tuple[int, ...], total: int | None = None) -> int:
 
 
 class RoleNets:
-    """`flc.api.Nets`: the networks of one objective, with the teacher bound to an iteration's draws."""
+    """`flc.api.Nets`: the networks of one objective, with the teacher bound to an iteration's draws.
+
+    `evaluations` can count what the blocks of all of them do.
+    """
 
     def __init__(
-        self, nets: Mapping[str, RoleNet], teacher: Teacher | None, heads: Mapping[str, Callable[..., Tensor]]
+        self,
+        nets: Mapping[str, RoleNet],
+        teacher: Teacher | None,
+        heads: Mapping[str, Callable[..., Tensor]],
+        blocks: Sequence[nn.Module] = (),
     ) -> None:
         self._nets, self._teacher, self._heads = nets, teacher, heads
+        self.evaluations = BlockEvaluations(blocks)
         self.rng: Draws | None = None
 
     def __getitem__(self, role: str) -> RoleNet:
@@ -307,12 +316,14 @@ def connect(
         if role.train != "head"
     }
     heads = {name: call(name) for name, role in roles.items() if role.train == "head"}
+    networks = [module for name, module in modules.items() if name not in heads]
+    blocks = [block for module in networks for stack in adapter.stacks for block in blocks_of(module, stack)]
     if teacher is None:
-        return RoleNets(nets, None, heads)
+        return RoleNets(nets, None, heads, blocks)
     check_teacher(teacher[0], roles)
     real = RoleNet(adapter, modules[TEACHER], call(TEACHER), View())
     whole = None
     if UNPRUNED in modules:
         check_apart(teacher[0])
         whole = RoleNet(adapter, modules[UNPRUNED], call(UNPRUNED), View())
-    return RoleNets(nets, Teacher(real, *teacher, whole), heads)
+    return RoleNets(nets, Teacher(real, *teacher, whole), heads, blocks)

@@ -88,7 +88,7 @@ def train_stage(
         def batch_at(draws: StepDraws) -> Batch:
             return data.random_batch(draws, local, options.given_share, drop_text)
 
-        seconds = train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
+        cost = train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
     for module in {id(m): m for m in networks.values()}.values():
         module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
     state = None if trial else engine.export("student")
@@ -100,8 +100,9 @@ def train_stage(
         write_weights(modules["student"], state, folder / "transformer")
     engine.close()
     return {
-        "seconds": seconds,
+        "seconds": cost.seconds,
         "iterations": options.iterations,
+        "block_evaluations": cost.evaluations / options.batch,
         "updates": objective.updates(options.iterations),
         "health": watch.health.record()["last"] if watch.health else {},
     }

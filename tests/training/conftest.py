@@ -52,13 +52,17 @@ class Miniature:
         return Batch(x0, Condition(self.text[rows], self.null, x0[:, :, :1], given))
 
     def run(
-        self, folder: Path, iterations: int, total: int | None = None, save_every: int = 2, log_every: int = 1
+        self, folder: Path, iterations: int, save_every: int = 2, log_every: int = 1, on_step: Any = None
     ) -> list[dict[str, float]]:
         log: list[dict[str, float]] = []
         options = LoopOptions("test", iterations, seed=3, save_every=save_every, log_every=log_every, parts=self.parts)
-        self.seconds = train(
-            self.objective, self.nets, self.engine, self.batch_at, options, folder, lambda s, m: log.append(m)
-        )
+
+        def note(step: int, metrics: dict[str, float]) -> None:
+            log.append(metrics)
+            if on_step is not None:
+                on_step(step, metrics)
+
+        self.cost = train(self.objective, self.nets, self.engine, self.batch_at, options, folder, note)
         return log
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -84,14 +84,14 @@ def test_a_batch_in_parts_is_the_whole_batch(miniature, case, parts, tmp_path):
 def test_the_seconds_of_a_training_are_those_of_all_sittings(miniature, tmp_path):
     first = miniature("sft")
     first.run(tmp_path, 2)
-    assert first.seconds > 0
+    assert first.cost.seconds > 0
     state = loop.checkpoint_path(tmp_path) / "state.json"
     held = json.loads(state.read_text())
-    assert held["step"] == 2 and 0 < held["seconds"] <= first.seconds
+    assert held["step"] == 2 and 0 < held["seconds"] <= first.cost.seconds
     state.write_text(json.dumps(held | {"seconds": 1000.0}))
     second = miniature("sft")
     second.run(tmp_path, 3)
-    assert 1000 < second.seconds < 1060, "one iteration of the miniature takes no minute"
+    assert 1000 < second.cost.seconds < 1060, "one iteration of the miniature takes no minute"
 
 
 def test_a_kill_between_checkpoints_repeats_from_the_last_one(miniature, tmp_path):
