@@ -82,6 +82,16 @@ def edge(row: dict[str, Any]) -> str:
     return f"| {row['title']} | " + " | ".join("n/a" if v is None else f"{v:.3f}" for v in values) + " |"
 
 
+def first_line(values: dict[str, Any]) -> str:
+    """Of both instruction sets."""
+    kinds = values["instructions"]
+    said = [
+        f"{kinds[kind]['minutes']:.1f} minutes {title}, {kinds[kind]['peak_memory_gb']:.1f} GB at most"
+        for kind, title in (("all", "with all instructions of this CPU"), ("avx2", "with AVX2 alone"))
+    ]
+    return f"{'; '.join(said)}; {values['minutes_avx2_over_all']:.2f} times as long"
+
+
 def section() -> str:
     first, stage1, teacher, edges = (read(n) for n in ("first_line", "stage1", "teacher", "edges"))
     quick = read("quality_quick")
@@ -110,7 +120,7 @@ def section() -> str:
     by_n = stage1["block_evaluations_per_batch"]
     bright = ", ".join(f"{title} {b['mean']:.3f} ± {b['spread']:.3f}" for title, b in read("drift")["rows"].items())
     lines += [
-        f"- The README's first line: {first['minutes']:.1f} minutes, {first['peak_memory_gb']:.1f} GB at most;"
+        f"- The README's first line: {first_line(first)};"
         f" `flc --help` {first['help_seconds']:.2f} s ({made_by(first)}).",
         f"- The embedded model at 50 guided steps ({teacher['rows'][0]['clips']} clips a task, every caption): "
         + "; ".join(words)

@@ -96,7 +96,7 @@ class ElboPruner(Pruner):
         elif search == "greedy":
             kept = self._greedy(model, data, budget, errors)
         else:
-            ranked = self._sets(model, data, budget, errors)
+            ranked = self.sets(model, data, budget)
             kept = ranked[0][1]
             details["sets"] = [{"error": error, "kept": blocks} for error, blocks in ranked[:10]]
         return PrunePlan(kept, scores, details)
@@ -136,7 +136,7 @@ class ElboPruner(Pruner):
                 errors = self.errors(model, data, kept)
         return kept
 
-    def _sets(self, model: PrunableModel, data: Data, budget: Budget, errors: Errors) -> list[tuple[float, Kept]]:
+    def sets(self, model: PrunableModel, data: Data, budget: Budget) -> list[tuple[float, Kept]]:
         """(E, kept) of every smallest removal that fits, the least error first."""
         sets = removals(budget)
         sums = [0.0] * len(sets)
