@@ -26,7 +26,7 @@ def root(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")
 
 
 @app.command()
-@f.with_flags(f.PRUNER, f.KEEP, f.RECOVERY, f.DISTILLER, f.TEACHER, f.STEPS, *f.RUN, f.UNTIL, f.DRY, f.RANKS)
+@f.with_flags(f.PRUNER, f.KEEP, f.RECOVERY, f.DISTILLER, f.TEACHER, f.STEPS, *f.RUN, f.UNTIL, f.STORE, f.DRY, f.RANKS)
 def compress(values: dict[str, Any]) -> None:
     """All stages: a few-step student with fewer blocks, as a stock diffusers pipeline."""
     from flc.run.compress import compress as run

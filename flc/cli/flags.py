@@ -59,6 +59,11 @@ UNTIL: Flag = (
     Annotated[str | None, Opt(help="Stop after this stage; --resume goes on. score, prune, recover, distill, export.")],
     None,
 )
+STORE: Flag = (
+    "store",
+    Annotated[Path | None, Opt(help="Folder of stages that runs have in common: taken from there, or made there.")],
+    None,
+)
 DRY: Flag = ("dry_run", Annotated[bool, Opt("--dry-run", help="Plan, blocks, memory, time; write nothing.")], False)
 
 

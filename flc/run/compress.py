@@ -23,7 +23,7 @@ from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Choice, Recipe, lock_text, pla
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
-from flc.run.folders import check_out, check_resumed, held, nearest_existing, require
+from flc.run.folders import check_out, check_resumed, check_store, held, nearest_existing, require
 from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
 from flc.run.objectives import check_objectives
@@ -34,7 +34,7 @@ from flc.train.loop import STOP
 
 LOCK = "recipe.lock.yaml"
 #: Flags that are not part of a recipe.
-OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "until", "ranks", "plan", "weights", "pipeline"}
+OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "until", "store", "ranks", "plan", "weights", "pipeline"}
 #: Of the stages that a run may stop after, the next one that is made of options.
 AFTER = {"score": "prune", "prune": "recover", "recover": "distill"}
 #: Flags for an option of a section.
@@ -114,7 +114,7 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
     else:
         check_device(recipe.device)
         ranks = from_environment(recipe.engine, recipe.device)
-        job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks)
+        job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks, values.get("store"))
     job.check(planned)
     check_objectives(job, planned)
     for text in [*idle(job, values), *untrained(job, planned), *alone_in_parts(job, planned)]:
@@ -200,11 +200,15 @@ def compress(values: dict[str, Any]) -> None:
         check_out(values["out"], values["resume"])
     if values["resume"]:
         check_resumed(values["out"], LOCK)
+    if values["store"]:
+        check_store(values["store"])
     if values["ranks"] and not values["dry_run"]:
         raise UserError("--ranks counts for so many processes and runs nothing: add --dry-run, or start with torchrun")
     planned = stages_until(values["until"])
     if values["until"] and values["dry_run"]:
         raise UserError("--until has no effect on a --dry-run, which runs no stage: leave one of them out")
+    if values["store"] and values["dry_run"]:
+        raise UserError("--store has no effect on a --dry-run, which writes nothing: leave one of them out")
     job = make_job(values, planned)
     if values["ranks"]:
         from flc.run.estimate import count

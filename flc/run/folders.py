@@ -2,7 +2,8 @@
 
 `done.json` inside holds a fingerprint of the stage's options and inputs. Running again skips a stage whose
 fingerprint is the same; a stage cut off at any moment starts again, or goes on from its last checkpoint,
-which lives in the temporary folder and is dropped when the stage is done.
+which lives in the temporary folder and is dropped when the stage is done. A store (`store.py`) holds the
+stages of several runs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from flc.data.source import LIST, read_manifest
 from flc.errors import UserError, out_of_space
 from flc.files import sync, sync_tree, write_text
+from flc.run.store import alone, link, name_in_store
 from flc.train.launch import Ranks
 from flc.train.loop import CHECKPOINTS, checkpoint_path
 
@@ -99,8 +101,9 @@ def run_stage(
     inputs: Mapping[str, Path],
     work: Callable[[Path], dict[str, Any] | None],
     ranks: Ranks = ALONE,
+    store: Path | None = None,
 ) -> bool:
-    """Run `work(temporary folder)` unless `final` holds the same stage already. Whether it ran.
+    """Run `work(temporary folder)` unless `final`, or the `store`, holds the same stage already. Whether it ran.
 
     `work` may return facts that are kept in done.json. Only the leader rank touches the folders' names, and what it
     finds there decides for all: another one may look when they are other ones already. `UserError` where this would
@@ -117,6 +120,15 @@ def run_stage(
     if leader and final.exists() and not (final / DONE).exists():
         raise UserError(f"{final} holds no finished stage of a run: move it away, or give another --out")
     check_stopped(partial, mark)
+    if store is not None and not ranks.shared("here" if stopped(partial) else ""):  # it goes on where it was begun
+        made = store / name_in_store(final.name, without_places(mark))
+        with alone(made, ranks):
+            ran = run_stage(made, options, inputs, work, ranks)
+        if leader:
+            link(made, partial)
+            settle(partial, final)
+        ranks.barrier()
+        return ran
     try:
         if leader and read_mark(partial / FINGERPRINT) != mark:
             shutil.rmtree(partial, ignore_errors=True)
@@ -205,6 +217,17 @@ def check_out(out: Path, resume: bool) -> None:
         raise UserError(f"--out {out}: {there} is a file: give a folder")
     if used and not resume:
         raise UserError(f"--out {out} is not empty: give another folder, or --resume to go on in it")
+
+
+def check_store(store: Path) -> None:
+    """Refuse a --store that no stage could be written into."""
+    try:
+        there = nearest_existing(store)
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise UserError(f"--store {store} cannot be used: {error.strerror}") from error
+    if not usable:
+        raise UserError(f"--store {store}: {there} is no folder that can be written to: give another one")
 
 
 def check_resumed(out: Path, lock: str) -> None:

@@ -45,6 +45,8 @@ class Job:
     out: Path
     console: Console
     ranks: Ranks = field(default_factory=Ranks)
+    store: Path | None = None
+    """Folder of stages that runs have in common."""
 
     @property
     def model_folder(self) -> Path:

@@ -60,7 +60,7 @@ def prepare(job: Job) -> Path:
         if job.ranks.leader:
             finish_parts(folder, count)
 
-    run_stage(out, of_data(job), inputs, work, job.ranks)
+    run_stage(out, of_data(job), inputs, work, job.ranks, job.store)
     job.ranks.barrier()
     return out
 
@@ -76,7 +76,7 @@ def score(job: Job, data: Path, trial: bool = False) -> Path:
             (folder / PLAN).write_text(json.dumps(plan, indent=1))
         return facts
 
-    run_stage(out, of_score(job), {"model": job.model_folder, "data": data}, work, job.ranks)
+    run_stage(out, of_score(job), {"model": job.model_folder, "data": data}, work, job.ranks, job.store)
     job.ranks.barrier()
     return out
 
@@ -100,7 +100,7 @@ def prune(job: Job, scored: Path) -> Path:
             small = removed(original(job, plan)[0], plan["kept"], job.adapter.stacks)
             small.save_pretrained(folder / "transformer")  # type: ignore[operator]
 
-    run_stage(out, of_prune(job), {"model": job.model_folder, "plan": scored}, work, job.ranks)
+    run_stage(out, of_prune(job), {"model": job.model_folder, "plan": scored}, work, job.ranks, job.store)
     job.ranks.barrier()
     return out
 
@@ -139,7 +139,7 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
         return facts
 
     inputs = {"model": job.model_folder, "data": data, "plan": scored}
-    run_stage(out, of_recover(job), inputs, work, job.ranks)
+    run_stage(out, of_recover(job), inputs, work, job.ranks, job.store)
     job.ranks.barrier()
     return out
 
@@ -193,6 +193,6 @@ def distill(job: Job, data: Path, scored: Path, recovered: Path) -> Path:
         return facts
 
     inputs = {"model": job.model_folder, "data": data, "plan": scored, "recovered": recovered}
-    run_stage(out, of_distill(job), inputs, work, job.ranks)
+    run_stage(out, of_distill(job), inputs, work, job.ranks, job.store)
     job.ranks.barrier()
     return out
