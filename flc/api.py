@@ -42,12 +42,14 @@ class Algorithm:
     api: int = API
 
 
-def option(default: Any, about: str, source: str, unit: str = "", **bounds: Any) -> Any:
+def option(default: Any, about: str, source: str, unit: str = "", program: bool = False, **bounds: Any) -> Any:
     """A field of `Options`: what it is, its unit, bounds (`ge`, `gt`, `le`, `lt`), and where the default is from.
 
-    `source` names a paper's equation or table, a code base, or says "ours"; `flc show` prints it.
+    `source` names a paper's equation or table, a code base, or says "ours"; `flc show` prints it. `program`: the option
+    names something that is run. It is taken from the command line alone, since recipes come from strangers too.
     """
-    return _Field(default, description=about, json_schema_extra={"source": source, "unit": unit}, **bounds)
+    extra: Any = {"source": source, "unit": unit, "program": program}
+    return _Field(default, description=about, json_schema_extra=extra, **bounds)
 
 
 def _averages(betas: tuple[float, float]) -> tuple[float, float]:

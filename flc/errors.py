@@ -44,3 +44,13 @@ def out_of_space(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "No space left" in str(error)
+
+
+def check_text(text: str) -> None:
+    """`ValueError` where a text, or a name of a file, could not be written down."""
+    if "\0" in text:
+        raise ValueError(f"{text[:40]!r} holds a NUL")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text[:40]!r} is not UTF-8") from error

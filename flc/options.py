@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,8 +10,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from flc.errors import UserError
+from flc.files import parse_json
 
 M = TypeVar("M", bound=BaseModel)
+#: Characters of a value that a message repeats.
+LONGEST = 200
+
+
+def shortened(text: str) -> str:
+    """For a message: of a long text its beginning."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def parse_set(items: list[str]) -> dict[str, dict[str, Any]]:
@@ -25,13 +32,13 @@ def parse_set(items: list[str]) -> dict[str, dict[str, Any]]:
         key, equals, raw = item.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and section and name):
-            raise UserError(f"--set {item!r} is not of the form section.option=value")
+            raise UserError(f"--set {shortened(item)!r} is not of the form section.option=value")
         value: Any = raw
         if raw[:1] in "[{" and raw:
             try:
-                value = json.loads(raw)
-            except json.JSONDecodeError as error:
-                raise UserError(f"--set {item!r}: not JSON: {error}") from error
+                value = parse_json(raw)
+            except ValueError as error:
+                raise UserError(f"--set {shortened(item)!r}: not JSON: {error}") from error
         out.setdefault(section, {})[name] = value
     return out
 
@@ -52,13 +59,14 @@ def checked(model: type[M], values: dict[str, Any], where: str) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join([where, *map(str, first["loc"])])
+        path = shortened(".".join([where, *map(str, first["loc"])]))
         if first["type"] == "extra_forbidden":
             names = list(_nested(model, first["loc"][:-1]).model_fields)
             near = difflib.get_close_matches(str(first["loc"][-1]), names, n=2, cutoff=0.5)
             way = f"did you mean {' or '.join(near)}?" if near else f"options are: {', '.join(names) or 'none'}"
             raise UserError(f"unknown option {path}: {way}") from error
-        raise UserError(f"{path}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from error
+        said = shortened(first["msg"].removeprefix("Value error, "))
+        raise UserError(f"{path}={shortened(repr(first['input']))}: {said}") from error
 
 
 @dataclass(frozen=True)

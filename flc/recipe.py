@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,13 @@ from pydantic import BaseModel, Field, field_validator
 
 from flc.api import Kind, Options, option
 from flc.errors import UserError
-from flc.options import checked
+from flc.files import parse_yaml, read_text
+from flc.options import checked, shortened
+from flc.registry import registry
 
 PRESETS = Path(__file__).parent / "assets" / "presets"
+#: Bytes of a recipe; a lock file has five thousand.
+LONGEST = 250_000
 PACKAGES = ("flc", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "deepspeed")
 
 
@@ -87,7 +91,10 @@ class EvaluateStage(Options):
         "shapes", "our metrics of drawn clips, or VBench's", "ours"
     )
     manifest: str | None = option(None, "JSON lines of prompts and images; the suite's own when absent", "ours")
-    vbench_python: str | None = option(None, "python of an environment that has the package vbench", "ours")
+    vbench_python: str | None = option(
+        None, "python of an environment that has the package vbench; $FLC_VBENCH_PYTHON when absent", "ours",
+        program=True,
+    )  # fmt: skip
     vbench_data: str | None = option(None, "folder of a VBench checkout with its prompts and images", "ours")
     fps: int | None = option(None, "frames a second of VBench's videos; the model's own when absent", "ours", ge=1)
     lpips: str | None = option(None, "folder with weights for LPIPS from teacher to student, or random", "ours")
@@ -171,8 +178,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """The options in a file; `UserError` unless they are plain values, and name no program."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = parse_yaml(read_text(path, LONGEST))
     except OSError as error:
         raise UserError(f"--recipe {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -181,10 +189,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"--recipe {path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    except ValueError as error:
+        raise UserError(f"--recipe {path} cannot be taken for options: {shortened(str(error))}") from error
     if not isinstance(values, dict):
         raise UserError(f"--recipe {path} is not a mapping of options")
+    check_programs(values, path)
     values.pop("versions", None)
     return values
+
+
+def program_options(options: type[BaseModel]) -> list[str]:
+    """Those that name something to run."""
+    marked = {name: info.json_schema_extra for name, info in options.model_fields.items()}
+    return [name for name, extra in marked.items() if isinstance(extra, dict) and extra.get("program")]
+
+
+def programs(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Of options as a file has them, those that name something to run: the section's values, its name, the option's."""
+    for section, own in values.items():
+        if not isinstance(own, dict):
+            continue
+        options: Any = STAGE_OPTIONS.get(section)
+        if section in ALGORITHMS:
+            name = own.get("name", getattr(Recipe(), section).name)
+            known = isinstance(name, str) and name in registry().names(section)
+            options = registry().load(section, name).Options if known else None  # type: ignore[attr-defined]
+        for option_name in program_options(options) if options is not None else ():
+            if own.get(option_name) is not None:
+                yield own, section, option_name
+
+
+def check_programs(values: dict[str, Any], path: Path) -> None:
+    for _, section, name in programs(values):
+        raise UserError(
+            f"{path}: {section}.{name} names a program to run, which is taken from the command line alone: take it out,"
+            f" and give --set {section}.{name}=... if you trust it"
+        )
 
 
 def preset_values(embedded: bool, name: str) -> dict[str, Any]:
@@ -242,6 +282,10 @@ def placed(recipe: Recipe, place: Callable[[str], str]) -> Recipe:
 
 
 def lock_text(recipe: Recipe) -> str:
+    """Without the programs that it ran, which no file may name."""
     head = "# The resolved recipe of this run; `flc compress --recipe recipe.lock.yaml --out DIR` repeats it.\n"
-    values = recipe.model_dump(mode="json") | {"versions": versions()}
-    return head + yaml.safe_dump(values, sort_keys=False)
+    values = recipe.model_dump(mode="json")
+    for own, section, name in list(programs(values)):
+        own[name] = None
+        head += f"# What {section}.{name} named is not written down: --set says it again.\n"
+    return head + yaml.safe_dump(values | {"versions": versions()}, sort_keys=False)

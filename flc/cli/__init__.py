@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from flc.cli.app import app
-from flc.errors import Incomplete, Interrupted, NonFinite, UserError, out_of_space, refused_path
+from flc.errors import Incomplete, Interrupted, NonFinite, UserError, check_text, out_of_space, refused_path
 
 #: What typer raises for a wrong flag: newer typer brings its own copy of click, older ones use the package, so the
 #: class is found as a parent of typer's public BadParameter.
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
+        check_arguments(arguments)
         code = app(arguments, prog_name="flc", standalone_mode=False) or 0
         if code == 130:  # what typer makes of Ctrl-C, without a word
             fail("interrupted", code, debug)
@@ -48,6 +49,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if engine := sys.modules.get("flc.train.deepspeed"):  # only where it was used: --help imports no torch
         engine.leave(code)
     sys.exit(code)
+
+
+def check_arguments(arguments: list[str]) -> None:
+    for argument in arguments:
+        try:
+            check_text(argument)
+        except ValueError as error:
+            raise UserError(f"{error}: arguments, and names of files, must be UTF-8 text") from error
 
 
 def fail(message: str, code: int, debug: bool) -> int:

@@ -24,7 +24,7 @@ from flc.api import Batch, Sample
 from flc.data.source import Clip
 from flc.draws import StepDraws
 from flc.errors import UserError
-from flc.files import whole
+from flc.files import LIST, parse_json, read_text, whole
 from flc.flow import shifted
 from flc.models.folder import read_tensors
 
@@ -110,7 +110,7 @@ def read_captions(part: Path) -> list[str]:
 def captions_of(folder: Path) -> list[str]:
     """Each clip's, of a finished folder."""
     try:
-        captions: list[str] = json.loads((folder / CAPTIONS).read_text())
+        captions: list[str] = parse_json(read_text(folder / CAPTIONS, LIST))
     except (OSError, ValueError) as error:
         text = f"{folder / CAPTIONS} is missing or damaged: remove {folder} to make it again with --resume"
         raise UserError(text) from error

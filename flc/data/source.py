@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flc import files
 from flc.data.shapes import all_captions, draw, sample_spec
 from flc.errors import UserError
 
@@ -40,16 +40,18 @@ def read_manifest(folder: Path) -> list[tuple[Path, str]]:
         raise UserError(f"--data {folder} has no captions.jsonl (one {{'file': ..., 'caption': ...}} a line)")
     rows = []
     try:
-        lines = manifest.read_text(encoding="utf-8-sig").split("\n")  # editors of Windows put a mark before it
-    except (OSError, UnicodeDecodeError) as error:
+        lines = files.read_text(manifest, files.LIST).split("\n")
+    except OSError as error:
+        raise UserError(f"{manifest} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{manifest} cannot be read as UTF-8 text ({error}): save it as UTF-8") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = files.parse_json(line)
             path, caption = folder / entry["file"], entry["caption"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{manifest} line {number} is not {{'file': ..., 'caption': ...}}") from error
         if not isinstance(caption, str):
             raise UserError(f"{manifest} line {number}: caption {caption!r} is no text: write it in quotes")

@@ -7,7 +7,6 @@ the manifest's folder; `seed` is that of the prompt's first clip, the others cou
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from flc.data.shapes import parse_caption
 from flc.data.source import fitted
 from flc.errors import UserError
+from flc.files import LIST, parse_json, read_text
 
 KEYS = ("prompt", "image", "seed")
 SHAPE = '{"prompt": ..., "image": optional, "seed": optional}'
@@ -72,7 +72,7 @@ def digest(asked: Sequence[Asked]) -> str:
 def read_manifest(path: Path) -> list[Asked]:
     """The lines of a manifest; `UserError` names the first that is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # Windows editors write a mark first
+        lines = read_text(path, LIST).split("\n")
     except OSError as error:
         raise UserError(f"--manifest {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -86,9 +86,9 @@ def read_manifest(path: Path) -> list[Asked]:
 def _line(path: Path, number: int, line: str) -> Asked:
     where = f"{path} line {number}"
     try:
-        entry: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg}): give {SHAPE}") from error
+        entry: Any = parse_json(line)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error}): give {SHAPE}") from error
     if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str) or not entry["prompt"].strip():
         raise UserError(f"{where} has no prompt: give {SHAPE}")
     try:

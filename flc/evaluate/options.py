@@ -8,7 +8,7 @@ from pathlib import Path
 from flc.errors import UserError
 from flc.evaluate import lpips
 from flc.evaluate.manifest import check_captions, read_manifest
-from flc.evaluate.vbench import INSTALL
+from flc.evaluate.vbench import INSTALL, python_of
 from flc.evaluate.vbench_layout import FOLDERS, check_names, read_info
 from flc.recipe import EvaluateStage
 
@@ -30,8 +30,9 @@ def check_options(o: EvaluateStage, warn: Callable[[str], None]) -> None:
             read_info(Path(o.vbench_data or ""), o.suite)
         elif o.vbench_data:
             warn("evaluate.vbench_data has no effect with a manifest")
-        if o.vbench_python and not Path(o.vbench_python).is_file():
-            raise UserError(f"evaluate.vbench_python={o.vbench_python} does not exist: {INSTALL}")
+        python = python_of(o)
+        if python and not python.is_file():
+            raise UserError(f"evaluate.vbench_python={python} does not exist: {INSTALL}")
     if o.lpips:
         lpips.check(o.lpips)
         absent = [row for row in lpips.ROWS if o.rows and row not in o.rows]

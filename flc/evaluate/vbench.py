@@ -24,7 +24,8 @@ from flc.errors import UserError
 from flc.evaluate.manifest import Asked, Shot, read_image
 from flc.evaluate.sampling import Row, condition, generate, prompts_of
 from flc.evaluate.vbench_layout import DIMENSIONS, SUMMARIES, file_name, info_of, normalised
-from flc.files import whole, write_text
+from flc.files import parse_json, read_text, whole, write_text
+from flc.recipe import EvaluateStage
 
 DRIVER = Path(__file__).with_name("vbench_driver.py")
 VIDEOS, INFO, SEEDS_OF, ROW, RESULTS = "videos", "full_info.json", "seeds.json", "row.json", "results"
@@ -33,6 +34,7 @@ IMAGES = "images"  # beside the rows: first frames of a manifest
 INSTALL = "python3.10 -m venv vbench-env && vbench-env/bin/pip install torch torchvision vbench"
 NO_VALUE = "no value was written, as when it finds no videos of the names that it expects"
 OPTION = "--set evaluate.vbench_python=vbench-env/bin/python"
+PYTHON = "FLC_VBENCH_PYTHON"  # of the user's environment
 
 
 def missing(folder: Path, shots: Sequence[Shot]) -> list[Shot]:
@@ -96,6 +98,12 @@ def write_videos(
             write_text(folder / ROW, json.dumps(facts))
 
 
+def python_of(o: EvaluateStage) -> Path | None:
+    """The interpreter that the command line names, or the user's own environment."""
+    named = o.vbench_python or os.environ.get(PYTHON)
+    return Path(named) if named else None
+
+
 def command(python: Path, suite: str, folder: Path, device: str, dimensions: Sequence[str]) -> list[str]:
     """Runs VBench on a row's folder. The path of an environment's python is a link that must not be resolved."""
     places = (folder / VIDEOS, folder / INFO, folder / RESULTS)
@@ -150,10 +158,10 @@ def read_results(folder: Path) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     for path in sorted(folder.glob("*_eval_results.json"), key=lambda p: (p.stat().st_mtime, p.name)):
         try:
-            contents = json.loads(path.read_text())
+            contents = parse_json(read_text(path))
             for dimension, (mean, videos) in contents.items():
                 found[dimension] = Measured(float(mean), len(videos))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a result of VBench ({error}): delete it and run again") from error
     return {dimension: measured for dimension, measured in found.items() if math.isfinite(measured.value)}
 

@@ -9,7 +9,6 @@ An image-to-video prompt names its image in `data/crop/<ratio>/`, of four ratios
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from flc.errors import UserError
 from flc.evaluate.manifest import Asked, check_image
+from flc.files import parse_json, read_text
 
 SEEDS = 5
 #: Dimensions of the table, by suite: those that need no more than the video (and its image).
@@ -89,7 +89,7 @@ def read_info(folder: Path, suite: str) -> list[dict[str, Any]]:
     """The suite's table of prompts; `UserError` when the folder has none, or another thing under its name."""
     path, hint = folder / INFO[suite], f"give --set evaluate.vbench_data={FOLDERS[suite]} of a VBench checkout"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(read_text(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {hint}, or a --manifest") from error
     except ValueError as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from flc.errors import PluginError, UserError
+from flc.files import parse_json, read_text
 from flc.registry import registry
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -26,8 +26,10 @@ def by_name(folder: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:  # ValueError: not JSON, or not text at all
+        value = parse_json(read_text(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): is the download complete?") from error
+    except ValueError as error:  # not JSON, or not text at all
         raise UserError(f"{path} cannot be read as JSON ({error}): is the download complete?") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object: is the download complete?")
@@ -46,7 +48,7 @@ def header(path: Path) -> dict[str, Any]:
         if length > min(size - 8, 100_000_000):
             raise UserError(fault)
         try:
-            described = json.loads(file.read(length))
+            described = parse_json(file.read(length).decode())
             entries = {name: entry for name, entry in described.items() if name != "__metadata__"}
             ends = [entry["data_offsets"][1] for entry in entries.values()]
             whole = all(holds(entry) for entry in entries.values()) and size == 8 + length + max(ends, default=0)

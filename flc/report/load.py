@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from flc import files
 from flc.errors import UserError
 
 Curve = list[tuple[float, float]]
@@ -54,7 +54,7 @@ def read_run(out: Path) -> Run:
 
 
 def read_text(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
+    return files.read_text(path) if path.is_file() else None
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def read_metrics(path: Path) -> dict[str, Any]:
     if text is None:
         raise UserError(f"{path} does not exist: run `flc evaluate` first")
     try:
-        metrics = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON (line {error.lineno}): run `flc evaluate` again") from error
+        metrics = files.parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): run `flc evaluate` again") from error
     if not isinstance(metrics, dict) or not isinstance(metrics.get("rows"), list):
         raise UserError(f"{path} has no rows: run `flc evaluate` again")
     return metrics
@@ -75,16 +75,16 @@ def read_plan(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        plan = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON (line {error.lineno}): run `flc score` again") from error
+        plan = files.parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): run `flc score` again") from error
     return plan if isinstance(plan, dict) and isinstance(plan.get("kept"), dict) else None
 
 
 def parse_recipe(lock: str | None) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(lock or "")
-    except yaml.YAMLError:
+        values = files.parse_yaml(lock or "")
+    except (yaml.YAMLError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -98,8 +98,8 @@ def read_log(path: Path) -> dict[str, Curve] | None:
     curves: dict[str, Curve] = {}
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
+            entry = files.parse_json(line)
+        except ValueError:
             continue
         step = number(entry.pop("step", None)) if isinstance(entry, dict) else None
         if step is None:
@@ -112,8 +112,8 @@ def read_log(path: Path) -> dict[str, Curve] | None:
 
 def read_updates(path: Path) -> float | None:
     try:
-        done = json.loads(read_text(path) or "null")
-    except json.JSONDecodeError:
+        done = files.parse_json(read_text(path) or "null")
+    except ValueError:
         return None
     return number(done.get("updates")) if isinstance(done, dict) else None
 

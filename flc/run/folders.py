@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from flc.data.source import LIST, read_manifest
 from flc.errors import UserError, out_of_space
-from flc.files import sync, sync_tree, write_text
+from flc.files import parse_json, read_text, sync, sync_tree, write_text
 from flc.run.store import alone, link, name_in_store
 from flc.train.launch import Ranks
 from flc.train.loop import CHECKPOINTS, checkpoint_path
@@ -71,7 +71,7 @@ def read_mark(path: Path) -> dict[str, Any] | None:
     """The options and inputs that a stage was made with: of its `done.json`, or of `fingerprint.json` while it is being
     made; None when the file is missing, was cut off, or holds anything else."""
     try:
-        mark = json.loads(path.read_text())
+        mark = parse_json(read_text(path))
         mark = mark["fingerprint"] if path.name == DONE else mark
         return mark if isinstance(mark["options"], dict) and isinstance(mark["inputs"], dict) else None
     except (OSError, ValueError, KeyError, TypeError):  # ValueError: not JSON, or not text at all

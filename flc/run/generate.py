@@ -107,6 +107,8 @@ def read_image(path: Path, height: int, width: int) -> Any:
     """Scaled to cover the frame and cropped at its centre, as clips are."""
     from PIL import Image
 
+    if not path.is_file():
+        raise UserError(f"--image {path} cannot be read as an image: it is no file")
     try:
         frame = fitted(Image.open(path).convert("RGB"), height, width)
         return Image.fromarray((frame * 255).round().astype(np.uint8))

@@ -88,13 +88,14 @@ def measure_row(job: Job, name: str, folder: Path) -> dict[str, str]:
     pending = lacking()
     if not pending:
         return {}
-    if not o.vbench_python:
+    python = vbench.python_of(o)
+    if python is None:
         text = f"evaluate.vbench_python is not set: {vbench.INSTALL}, then {vbench.OPTION}"
         return dict.fromkeys(pending, text)
     job.console.say(f"VBench: {len(pending)} dimensions of {name}, log in {folder / vbench.RESULTS / 'log.txt'}")
     with parked(job, True):
         torch.cuda.empty_cache()  # what torch keeps for itself VBench, a process of its own, could not take
-        wrong = vbench.run(Path(o.vbench_python), o.suite, folder, job.recipe.device, pending)
+        wrong = vbench.run(python, o.suite, folder, job.recipe.device, pending)
     return {d: wrong.get(d, vbench.NO_VALUE) for d in lacking()}
 
 

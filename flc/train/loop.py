@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -14,11 +15,13 @@ from typing import Any
 from flc.api import Batch, Loss, Objective
 from flc.draws import StepDraws
 from flc.errors import Interrupted, PluginError, UserError
-from flc.files import sync, sync_tree, write_text
+from flc.files import read_text, sync, sync_tree, write_text
 from flc.train.engine import Engine
 from flc.train.nets import RoleNets
 
 CHECKPOINTS, LATEST, LOG = "checkpoints", "latest", "log.jsonl"
+NAME = re.compile(r"step-\d+")
+"""Of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ def checkpoint_path(folder: Path) -> Path | None:
     pointer = folder / LATEST
     if not pointer.exists():
         return None
-    path = folder / pointer.read_text().strip()
-    if not (path / "state.json").exists():
-        raise UserError(f"{pointer} names {path.name}, which is missing: delete {folder} to start this stage again")
-    return path
+    name = read_text(pointer).strip()
+    if not NAME.fullmatch(name) or not (folder / name / "state.json").exists():
+        raise UserError(f"{pointer} names {name:.20}, which is missing: delete {folder} to start this stage again")
+    return folder / name
 
 
 def save_checkpoint(folder: Path, engine: Engine, step: int, cost: Cost) -> None:
