@@ -17,6 +17,7 @@ from flc.evaluate.manifest import Shot, read_image
 from flc.evaluate.sampling import now
 from flc.models.folder import NOTES, adapter_for, read_json
 from flc.models.quiet import hush
+from flc.models.safe import check_pipeline
 
 SETTINGS: dict[str, Any] = {"steps": int, "guidance": float, "frames": int, "height": int, "width": int}
 
@@ -103,7 +104,10 @@ class Stock:
         try:
             if self.adapter is not None:
                 return self.adapter.stock_pipeline(self.folder, with_image, self.dtype)
-            return DiffusionPipeline.from_pretrained(self.folder, torch_dtype=self.precision, local_files_only=True)
+            check_pipeline(self.folder)
+            return DiffusionPipeline.from_pretrained(
+                self.folder, torch_dtype=self.precision, local_files_only=True, use_safetensors=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"{self.folder} does not load: {str(error).splitlines()[0]}") from error
 

@@ -41,6 +41,8 @@ class ModelAdapter(Configured, ABC):
     guidance_argument: ClassVar[str] = "guidance_scale"
     #: Components that are in float32 whatever precision is asked for.
     exact: ClassVar[Sequence[str]] = ("vae",)
+    #: Where components of its folders may come from, as `model_index.json` names them.
+    libraries: ClassVar[Collection[str]] = ("diffusers", "transformers")
     #: Lines of Python, for a model card, that a stock pipeline `pipe` is made ready with after it is loaded.
     setup: ClassVar[Sequence[str]] = ()
     device: torch.device

@@ -11,14 +11,14 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flc.errors import check_text
+from flc.errors import UserError, check_text
 
 #: Bytes: of options, configs, plans and notes; of lists of clips or prompts, one a line.
 SMALL, LIST = 64_000_000, 256_000_000
@@ -77,10 +77,24 @@ def read_text(path: Path, limit: int = SMALL) -> str:
     return data.decode("utf-8-sig")
 
 
-def parse_json(text: str) -> Any:
-    """`ValueError` unless this is JSON of at most `DEPTH` levels, its whole numbers of 64 bits."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
     try:
-        value = json.loads(text, parse_int=whole_number)
+        value = parse_json(read_text(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): is the download complete?") from error
+    except ValueError as error:  # not JSON, or not text at all
+        raise UserError(f"{path} cannot be read as JSON ({error}): is the download complete?") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object: is the download complete?")
+    return value
+
+
+def parse_json(text: str, number: Callable[[str], int] | None = None) -> Any:
+    """`ValueError` unless this is JSON of at most `DEPTH` levels, its whole numbers of 64 bits, or what `number` makes
+    of them."""
+    try:
+        value = json.loads(text, parse_int=number or whole_number)
     except RecursionError as error:
         raise ValueError(f"it is nested more than {DEPTH} deep") from error
     if depth_of(value) > DEPTH:

@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from flc.errors import PluginError, UserError
-from flc.files import parse_json, read_text
+from flc.files import parse_json, read_json
+from flc.models.safe import (
+    PICKLES,
+    check_component_is_plain,
+    check_index,
+    check_libraries,
+    check_places,
+    check_weights_are_safe,
+    components,
+    weight_files,
+)
 from flc.registry import registry
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NOTES = "flc.json"
 """Beside model_index.json: the size and guidance a pipeline is meant for, and what a student declares."""
 EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny-wan"
@@ -21,19 +30,6 @@ EMBEDDED_NAME = "flc/tiny-wan"
 def by_name(folder: Path) -> Path:
     """The embedded model's folder for `tiny-wan`; any other as it is given."""
     return EMBEDDED if str(folder) == EMBEDDED.name else folder
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
-    try:
-        value = parse_json(read_text(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): is the download complete?") from error
-    except ValueError as error:  # not JSON, or not text at all
-        raise UserError(f"{path} cannot be read as JSON ({error}): is the download complete?") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object: is the download complete?")
-    return value
 
 
 def header(path: Path) -> dict[str, Any]:
@@ -72,17 +68,8 @@ def holds(entry: dict[str, Any]) -> bool:
 
 def check_weights(folder: Path) -> None:
     """A component's weights: safetensors, whole; every shard that its index names is there."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = [p.name for p in folder.iterdir() if p.suffix in PICKLES]
-        if pickles:
-            raise UserError(f"{folder / pickles[0]} is a pickle checkpoint, which flc refuses: convert to safetensors")
-        raise UserError(f"{folder} holds no *.safetensors weights: is this a diffusers folder?")
-    for index in folder.glob("*.safetensors.index.json"):
-        for name in sorted(set(read_json(index).get("weight_map", {}).values())):
-            if not (folder / name).exists():
-                raise UserError(f"{folder / name} is missing though {index.name} names it: download it again")
-    for file in files:
+    check_weights_are_safe(folder)
+    for file in weight_files(folder):
         header(file)
 
 
@@ -99,8 +86,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
 
 def numbers(folder: Path) -> int:
     """How many parameters the safetensors of a folder hold, by their headers."""
-    entries = [entry for file in folder.glob("*.safetensors") for name, entry in header(file).items()]
-    return sum(prod(entry["shape"]) for entry in entries if "shape" in entry)
+    return sum(prod(entry["shape"]) for file in weight_files(folder) for entry in header(file).values())
 
 
 WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
@@ -118,10 +104,12 @@ FILES = {
 def check_component(folder: Path, weights: bool) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing though model_index.json names it: download it again")
+    check_component_is_plain(folder)
     for names in FILES.get(folder.name, ()):
         if not any((folder / name).exists() for name in names):
             raise UserError(f"{folder} holds no {' or '.join(names)}: download it again")
-    if folder.name in WEIGHTED and weights:
+    weighted = folder.name in WEIGHTED or any(p.suffix in (".safetensors", *PICKLES) for p in folder.iterdir())
+    if weighted and weights:
         check_weights(folder)
 
 
@@ -135,13 +123,14 @@ def check(folder: Path, flag: str = "--model", weights: bool = True) -> tuple[di
         raise UserError(f"{flag} {folder} is {kind}: give a diffusers folder with safetensors weights")
     if not (folder / "model_index.json").exists():
         raise UserError(f"{flag} {folder} has no model_index.json: give a diffusers pipeline folder")
+    if folder.resolve() != EMBEDDED.resolve():  # of an installed package each file may be a link
+        check_places(folder)
     index = read_json(folder / "model_index.json")
+    check_index(folder, index)
     config = folder / "transformer" / "config.json"
     if not config.exists():
         raise UserError(f"{config} is missing: {index.get('_class_name', 'this pipeline')} has no transformer here")
-    # a component is named as [library, class]; [null, null] is one that the pipeline does without
-    named = [n for n, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None]
-    for component in named:
+    for component in ("transformer", *(name for name in components(index) if name != "transformer")):
         if weights or (folder / component).is_dir():
             check_component(folder / component, weights)
     return index, read_json(config)
@@ -162,6 +151,7 @@ def adapter_for(folder: Path, weights: bool = True) -> Any:
             origin = registry().find("model", name).origin
             faults.append(f" (model {name!r} from {origin} failed: {type(error).__name__}: {error})")
         else:
+            check_libraries(folder, index, cls.libraries)
             return cls()
     raise UserError(
         f"no model adapter for {index.get('_class_name')} / {config.get('_class_name')} in {folder}: "

@@ -13,10 +13,7 @@ from torch import nn
 
 from flc.errors import UserError
 from flc.models.folder import header
-
-#: The files that stock loaders read; others (variants such as `model.fp16.safetensors`) are not.
-READ = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
-
+from flc.models.safe import weight_files
 
 #: How parts of a language model that sees (Llava) begin in files, and in transformers since 4.52.
 RENAMED = (
@@ -31,8 +28,7 @@ RENAMED = (
 
 def tensors(folder: Path) -> dict[str, Path]:
     """Name of every tensor of a component, and its file."""
-    files = [f for f in sorted(folder.glob("*.safetensors")) if READ.fullmatch(f.name)]
-    return {name: file for file in files for name in header(file)}
+    return {name: file for file in weight_files(folder) for name in header(file)}
 
 
 def own_name(name: str, own: Container[str], module: Any) -> str:

@@ -113,6 +113,11 @@ class StockAdapter(ModelAdapter):
 
     def check_kind(self, folder: Path) -> None:
         index, config = (read_json(folder / name) for name in ("model_index.json", "transformer/config.json"))
+        for name in ("transformer", "vae"):
+            wanted = ["diffusers", self.classes[name].__name__]
+            if index.get(name) != wanted:
+                said = f"{name} is {index.get(name)!r:.80}, not {wanted}"
+                raise UserError(f"{folder / 'model_index.json'}: {said}: download it again")
         try:
             self.refuse(folder, index, config)
         except (TypeError, ValueError, AttributeError) as error:  # numbers that are none, and the like
@@ -121,7 +126,7 @@ class StockAdapter(ModelAdapter):
     def read(self, cls: Any, folder: Path, **options: Any) -> Any:
         """A stock pipeline of a folder, whole and finite."""
         try:
-            pipe = cls.from_pretrained(folder, local_files_only=True, **options)
+            pipe = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
         except Exception as error:  # a stranger's configs and headers may be wrong in any way
             raise UserError(self.unreadable(folder, error)) from error
         for name in self.weighted:
@@ -168,7 +173,9 @@ class StockAdapter(ModelAdapter):
             for name in self.encoders:
                 parts |= {name: None, name.replace("text_encoder", "tokenizer"): None}
             parts |= dict.fromkeys(self.optional)
-            self.pipe = self.stock_class(False).from_pretrained(folder, local_files_only=True, **parts)
+            self.pipe = self.stock_class(False).from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, **parts
+            )
         except UserError:
             raise
         except Exception as error:  # a stranger's configs may be wrong in any way

@@ -10,6 +10,7 @@ import torch
 from flc.errors import UserError
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
+from flc.models.safe import check_component_is_plain, check_places
 from flc.run.job import Job
 
 
@@ -18,6 +19,8 @@ def check_transformer(job: Job, folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give one with a transformer's config.json and *.safetensors")
     path = folder / "transformer" if (folder / "transformer").exists() else folder
+    check_places(folder)
+    check_component_is_plain(path)
     check_weights(path)
     cls: Any = type(job.adapter.transformer)
     config = read_json(path / "config.json")
@@ -50,7 +53,7 @@ def load_transformer(job: Job, folder: Path) -> Any:
     path = check_transformer(job, folder)
     cls: Any = type(job.adapter.transformer)
     try:
-        module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True)
+        module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path} does not load as a {cls.__name__}: {str(error).splitlines()[0]}") from error
     check_finite(module, path)
