@@ -42,12 +42,18 @@ class Algorithm:
     api: int = API
 
 
+MOST = 1_000_000
+
+
 def option(default: Any, about: str, source: str, unit: str = "", program: bool = False, **bounds: Any) -> Any:
     """A field of `Options`: what it is, its unit, bounds (`ge`, `gt`, `le`, `lt`), and where the default is from.
 
     `source` names a paper's equation or table, a code base, or says "ours"; `flc show` prints it. `program`: the option
-    names something that is run. It is taken from the command line alone, since recipes come from strangers too.
+    names something that is run. It is taken from the command line alone, since recipes come from strangers too. A whole
+    number that has no upper bound has `MOST`: what counts further takes memory by itself, and is a slip.
     """
+    if type(default) is int and not {"le", "lt"} & bounds.keys():
+        bounds["le"] = MOST
     extra: Any = {"source": source, "unit": unit, "program": program}
     return _Field(default, description=about, json_schema_extra=extra, **bounds)
 

@@ -13,6 +13,8 @@ from flc.errors import UserError
 from flc.files import parse_json
 
 M = TypeVar("M", bound=BaseModel)
+#: Of frames, pixels of a side and steps; more is a slip, and more than any machine has memory for.
+LARGEST = 2**16
 #: Characters of a value that a message repeats.
 LONGEST = 200
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 from flc.api import Kind, Options, option
 from flc.errors import UserError
 from flc.files import parse_yaml, read_text
-from flc.options import checked, shortened
+from flc.options import LARGEST, checked, shortened
 from flc.registry import registry
 
 PRESETS = Path(__file__).parent / "assets" / "presets"
@@ -96,7 +96,9 @@ class EvaluateStage(Options):
         program=True,
     )  # fmt: skip
     vbench_data: str | None = option(None, "folder of a VBench checkout with its prompts and images", "ours")
-    fps: int | None = option(None, "frames a second of VBench's videos; the model's own when absent", "ours", ge=1)
+    fps: int | None = option(
+        None, "frames a second of VBench's videos; the model's own when absent", "ours", ge=1, le=1000
+    )
     lpips: str | None = option(None, "folder with weights for LPIPS from teacher to student, or random", "ours")
 
     @field_validator("rows", mode="before")
@@ -126,9 +128,9 @@ class Recipe(Options):
     seed: int = Field(0, ge=0, le=2**31)
     steps: int = Field(4, ge=1, le=100, description="sampling steps of the student")
     keep: float = Field(0.7, gt=0, le=1, description="share of block parameters that stay")
-    height: int | None = Field(None, ge=1)
-    width: int | None = Field(None, ge=1)
-    frames: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1, le=LARGEST)
+    width: int | None = Field(None, ge=1, le=LARGEST)
+    frames: int | None = Field(None, ge=1, le=LARGEST)
     guidance: float | None = Field(
         None,
         ge=1,

@@ -12,7 +12,7 @@ from flc.api import Options as Base
 
 class RandomPruner(Pruner):
     class Options(Base):
-        seed: int = option(0, "seed of the lot", "ours", ge=0)
+        seed: int = option(0, "seed of the lot", "ours", ge=0, le=2**31)
 
     def plan(self, model: PrunableModel, batches: Callable[[int], Iterator[Sample]], budget: Budget) -> PrunePlan:
         rng = np.random.default_rng(self.options.seed)

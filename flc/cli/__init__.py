@@ -11,6 +11,8 @@ import typer
 from flc.cli.app import app
 from flc.errors import Incomplete, Interrupted, NonFinite, UserError, check_text, out_of_space, refused_path
 
+#: Characters of a word in a message.
+LONGEST = 300
 #: What typer raises for a wrong flag: newer typer brings its own copy of click, older ones use the package, so the
 #: class is found as a parent of typer's public BadParameter.
 USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -63,5 +65,12 @@ def fail(message: str, code: int, debug: bool) -> int:
     """Called inside main's except clauses."""
     if debug:
         traceback.print_exc()
-    typer.echo(f"flc: error: {' '.join(message.split())}", err=True)
+    typer.echo(f"flc: error: {one_line(message)}", err=True)
     return code
+
+
+def one_line(message: str) -> str:
+    """As a terminal can show it, whatever a stranger's file put into it: what is not printed is escaped, and of a word
+    that is longer than any path the middle is left out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))
+    return " ".join(w if len(w) <= LONGEST else f"{w[: LONGEST // 2]}...{w[-LONGEST // 2 :]}" for w in shown.split(" "))

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flc.errors import UserError
 from flc.models.folder import NOTES, read_json
+from flc.options import LARGEST
 
-Whole = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import diffusers
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flc.errors import UserError
 from flc.family import ModelAdapter
+from flc.models.config import check_types
 from flc.models.folder import read_json
 from flc.models.loaded import check_loaded
 from flc.models.notes import read_notes
@@ -113,18 +115,30 @@ class StockAdapter(ModelAdapter):
 
     def check_kind(self, folder: Path) -> None:
         index, config = (read_json(folder / name) for name in ("model_index.json", "transformer/config.json"))
-        for name in ("transformer", "vae"):
-            wanted = ["diffusers", self.classes[name].__name__]
-            if index.get(name) != wanted:
-                said = f"{name} is {index.get(name)!r:.80}, not {wanted}"
-                raise UserError(f"{folder / 'model_index.json'}: {said}: download it again")
         try:
             self.refuse(folder, index, config)
         except (TypeError, ValueError, AttributeError) as error:  # numbers that are none, and the like
             raise UserError(self.unreadable(folder, error)) from error
 
+    def check_classes(self, folder: Path) -> None:
+        """`UserError` unless model_index.json names the family's transformer and autoencoder as such, and their configs
+        and the scheduler's are of their constructors' types."""
+        index = read_json(folder / "model_index.json")
+        for name in ("transformer", "vae"):
+            wanted = ["diffusers", self.classes[name].__name__]
+            if index.get(name) != wanted:
+                said = f"{name} is {index.get(name)!r:.80}, not {wanted}"
+                raise UserError(f"{folder / 'model_index.json'}: {said}: download it again")
+            check_types(self.classes[name], read_json(path := folder / name / "config.json"), path)
+        scheduler = getattr(diffusers, str((index.get("scheduler") or [None])[-1]), None)
+        if scheduler is not None and (path := folder / "scheduler" / "scheduler_config.json").exists():
+            check_types(scheduler, read_json(path), path)
+        own = {name: value for name, value in index.items() if not isinstance(value, list)}  # no components
+        check_types(self.stock_class(False), own, folder / "model_index.json")
+
     def read(self, cls: Any, folder: Path, **options: Any) -> Any:
         """A stock pipeline of a folder, whole and finite."""
+        self.check_classes(folder)
         try:
             pipe = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
         except Exception as error:  # a stranger's configs and headers may be wrong in any way
@@ -138,11 +152,25 @@ class StockAdapter(ModelAdapter):
             self.ready(pipe, folder)
         except Exception as error:  # its files were read once, but perhaps not all that they say
             raise UserError(self.unreadable(folder, error)) from error
+        self.check_tokens(pipe, folder)
         for name in ("flow_shift", "shift"):
             if (value := pipe.scheduler.config.get(name)) is not None and not are_numbers([value]):
                 raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
         self.check_numbers(pipe, folder)
         return pipe
+
+    def check_tokens(self, pipe: Any, folder: Path) -> None:
+        """`UserError` where a text would not become numbers that its encoder has rows for."""
+        for name in self.encoders:
+            encoder, tokenizer = getattr(pipe, name), getattr(pipe, name.replace("text_encoder", "tokenizer"))
+            place = folder / name.replace("text_encoder", "tokenizer")
+            try:
+                tokenizer(["a text", ""], padding="max_length", max_length=16, truncation=True)
+                last, rows = max(tokenizer.get_vocab().values()), encoder.get_input_embeddings().weight.shape[0]
+            except Exception as error:  # a stranger's files may be wrong in any way
+                raise UserError(self.unreadable(place, error)) from error
+            if last >= rows:
+                raise UserError(f"{place} numbers its tokens 0 to {last}, of which {folder / name} knows {rows}")
 
     def unreadable(self, folder: Path, error: Exception) -> str:
         said = (str(error) or type(error).__name__).splitlines()[0]
@@ -164,6 +192,7 @@ class StockAdapter(ModelAdapter):
     def outline(self, folder: Path, dtype: str = "float32") -> Self:
         self.device, self._texts, self.notes = torch.device("meta"), {}, read_notes(folder)
         self.check_kind(folder)
+        self.check_classes(folder)
         try:
             with self.device:
                 parts: dict[str, Any] = {

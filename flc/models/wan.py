@@ -71,6 +71,10 @@ class WanAdapter(StockAdapter):
 
     def check_numbers(self, pipe: Any, folder: Path) -> None:
         vae = pipe.vae.config
+        made = 2 ** sum(vae.temperal_downsample), 2 ** (len(vae.dim_mult) - 1) * (vae.patch_size or 1)
+        if (said := (vae.scale_factor_temporal, vae.scale_factor_spatial)) != made:
+            place = folder / "vae" / "config.json"
+            raise UserError(f"{place}: scale factors in time and space are {said}, its layers make {made}")
         for name in ("latents_mean", "latents_std"):
             if not are_numbers(vae[name]) or len(vae[name]) != vae.z_dim:
                 place = folder / "vae" / "config.json"

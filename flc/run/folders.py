@@ -228,10 +228,21 @@ def check_store(store: Path) -> None:
         raise UserError(f"--store {store} cannot be used: {error.strerror}") from error
     if not usable:
         raise UserError(f"--store {store}: {there} is no folder that can be written to: give another one")
+    check_links(store)
+
+
+def check_links(out: Path) -> None:
+    """No link in the folder: through one a stage would write, read or be removed elsewhere. (`out` itself may be
+    one.)"""
+    for place, folders, names in os.walk(out):
+        for path in (Path(place, name) for name in (*folders, *names)):
+            if path.is_symlink():
+                raise UserError(f"{path} is a link, which no run makes or follows: put what it leads to in its place")
 
 
 def check_resumed(out: Path, lock: str) -> None:
     """A run that is to go on has a folder with its lock file, or nothing yet: a wrong name must not start it anew."""
+    check_links(out)
     if not out.exists():
         raise UserError(f"--out {out} does not exist, there is nothing to resume: mend its name, or leave --resume out")
     if not (out / lock).exists() and any(not p.name.startswith(".") for p in out.iterdir()):

@@ -16,6 +16,7 @@ from flc.files import whole
 from flc.models.folder import adapter_for, by_name, check
 from flc.models.notes import read_notes
 from flc.models.quiet import hush
+from flc.options import LARGEST
 from flc.run.console import Console
 from flc.run.job import check_device
 
@@ -78,6 +79,9 @@ def generate(
             video = pipe(**settings, generator=own, callback_on_step_end=on_step, output_type="np").frames[0]
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
+        except (TypeError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
+            # all of it is stock code on the folder's configs, of which not every number is looked at before
+            raise UserError(f"{folder} does not run: {type(error).__name__}: {error}: download it again") from error
     with whole(out) as partial:
         write_video(partial, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
 
@@ -99,8 +103,8 @@ def check_numbers(seed: int, guidance: float | None, counts: dict[str, int | Non
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed} must be from 0 to 2^63 - 1")
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value} must be 1 or more")
+        if value is not None and not 1 <= value <= LARGEST:
+            raise UserError(f"--{name} {value} must be from 1 to {LARGEST}")
 
 
 def read_image(path: Path, height: int, width: int) -> Any:

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("place")
 GENERATE = {
     "no prompt": (["tiny-wan"], ["Missing option '--prompt'"]),
     "no folder": (["nowhere", "--prompt", "a cat"], ["nowhere does not exist"]),
-    "no steps": (["tiny-wan", "--prompt", "a cat", "--steps", "0"], ["--steps 0 must be 1 or more"]),
-    "no height": (["tiny-wan", "--prompt", "a cat", "--height", "0"], ["--height 0 must be 1 or more"]),
+    "no steps": (["tiny-wan", "--prompt", "a cat", "--steps", "0"], ["--steps 0 must be from 1 to 65536"]),
+    "no height": (["tiny-wan", "--prompt", "a cat", "--height", "0"], ["--height 0 must be from 1 to 65536"]),
     "frames": (["tiny-wan", "--prompt", "a cat", "--frames", "16"], ["--frames 16 must be one more than a multiple"]),
     "beyond the table": (["tiny-wan", "--prompt", "a cat", "--height", "1040"], ["--height 1040 is beyond", "64"]),
     "too many frames": (["tiny-wan", "--prompt", "a cat", "--frames", "257"], ["--frames 257 is beyond", "64"]),

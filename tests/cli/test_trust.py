@@ -171,3 +171,15 @@ def test_an_image_that_is_no_file(flc, unloaded, place, odd):
     odd(place / "first.png")
     code, _, err = flc("generate", "tiny-wan", "--prompt", "a cat", "--image", "first.png")
     assert code == 2 and len(err.splitlines()) == 1 and "first.png cannot be read as an image" in err
+
+
+@pytest.mark.parametrize("command", ["compress", "score", "recover", "evaluate", "report"])
+def test_no_command_follows_a_link_in_its_out(refused, unloaded, place, command):
+    (place / "run").mkdir()
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere" / "done.json").write_text("precious")
+    (place / "run" / "recipe.lock.yaml").write_text(lock_text(resolve({}, {}, {})))
+    for name in ("data", "score", "prune", "recover", "distill", "evaluate", "pipeline"):
+        (place / "run" / name).symlink_to(place / "elsewhere")
+    line = refused(command, "--out", "run", *(["--resume"] if command in ("compress", "score") else []))
+    assert "is a link, which no run makes or follows" in line

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from flc.errors import UserError
-from flc.run.folders import DONE, FINGERPRINT, fingerprint, run_stage
+from flc.run.compress import LOCK
+from flc.run.folders import DONE, FINGERPRINT, check_resumed, fingerprint, run_stage
 from flc.train.launch import Ranks
 
 
@@ -163,3 +164,27 @@ def test_a_full_disk_is_one_line(stage):
 
     with pytest.raises(UserError, match="no disk space left"):
         stage(work=full_in_safetensors)
+
+
+PLACES_OF_LINKS = [
+    "data", "score/plan.json", "recipe.lock.yaml", ".partial-recover", "metrics.json", "prune/transformer",
+    ".partial-recover/checkpoints/latest", "evaluate/videos/student/0.mp4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES_OF_LINKS)
+def test_a_link_in_a_runs_folder_is_refused(tmp_path, name):
+    """Through it flc would write, read or remove elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / LOCK).touch()
+    with pytest.raises(UserError, match=f"out/{name} is a link, which no run makes or follows"):
+        check_resumed(tmp_path / "out", LOCK)
+
+
+def test_the_runs_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "large-disk").mkdir()
+    (tmp_path / "large-disk" / LOCK).touch()
+    (tmp_path / "out").symlink_to(tmp_path / "large-disk")
+    check_resumed(tmp_path / "out", LOCK)
