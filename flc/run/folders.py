@@ -228,7 +228,6 @@ def check_store(store: Path) -> None:
         raise UserError(f"--store {store} cannot be used: {error.strerror}") from error
     if not usable:
         raise UserError(f"--store {store}: {there} is no folder that can be written to: give another one")
-    check_links(store)
 
 
 def check_links(out: Path) -> None:
@@ -242,11 +241,11 @@ def check_links(out: Path) -> None:
 
 def check_resumed(out: Path, lock: str) -> None:
     """A run that is to go on has a folder with its lock file, or nothing yet: a wrong name must not start it anew."""
-    check_links(out)
     if not out.exists():
         raise UserError(f"--out {out} does not exist, there is nothing to resume: mend its name, or leave --resume out")
     if not (out / lock).exists() and any(not p.name.startswith(".") for p in out.iterdir()):
         raise UserError(f"--out {out} has no {lock}, so it holds no run to go on with: mend its name")
+    check_links(out)
 
 
 def require(folder: Path, what: str, hint: str) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 from flc.api import Batch, Loss, Objective
 from flc.draws import StepDraws
 from flc.errors import Interrupted, PluginError, UserError
-from flc.files import read_text, sync, sync_tree, write_text
+from flc.files import parse_json, read_text, sync, sync_tree, write_text
 from flc.train.engine import Engine
 from flc.train.nets import RoleNets
 
@@ -112,8 +112,12 @@ def restore(folder: Path, engine: Engine) -> tuple[int, Cost]:
     step, cost = 0, Cost()
     if path is not None:
         engine.load(path)
-        state = json.loads((path / "state.json").read_text())
-        step, cost = int(state["step"]), Cost(float(state["seconds"]), int(state["evaluations"]))
+        try:
+            state = parse_json(read_text(path / "state.json"))
+            step, cost = int(state["step"]), Cost(float(state["seconds"]), int(state["evaluations"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            text = f"{path / 'state.json'} is damaged: delete {folder} to start this stage again"
+            raise UserError(text) from error
     if engine.rank == 0 and (folder / LOG).exists():
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
         write_text(folder / LOG, "".join(f"{line}\n" for line in lines if 0 < step_of(line) <= step))

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from flc.data.latents import read_captions, write_part
+from flc.errors import UserError
 from flc.files import whole, write_text
 from flc.train import loop
 from flc.train.health import BEST, Health
@@ -51,6 +53,7 @@ def kills(folder: Path, work: Callable[[], Any]) -> Iterator[None]:
         yield
 
 
+COST = loop.Cost(1.0, 3)
 STEPS = range(1, 8)
 LINES = [json.dumps({"step": step, "loss": step / 3}) + "\n" for step in STEPS]
 
@@ -64,7 +67,7 @@ def folder(tmp_path):
 def saved(folder: Path, step: int) -> None:
     """A checkpoint, as `restore` sees it."""
     (folder / f"step-{step:07d}").mkdir()
-    (folder / f"step-{step:07d}" / "state.json").write_text(json.dumps({"step": step, "seconds": 1.0}))
+    (folder / f"step-{step:07d}" / "state.json").write_text(json.dumps({"step": step, **asdict(COST)}))
     (folder / loop.LATEST).write_text(f"step-{step:07d}")
 
 
@@ -76,8 +79,27 @@ def test_a_kill_at_any_point_of_resuming_leaves_a_log_from_which_the_next_resumi
     saved(folder, 5)
     (folder / loop.LOG).write_text("".join(LINES) + '{"step": 8, "lo')
     for _ in kills(folder, lambda: loop.restore(folder, ENGINE)):
-        assert loop.restore(folder, ENGINE) == (5, 1.0)
+        assert loop.restore(folder, ENGINE) == (5, COST)
         assert (folder / loop.LOG).read_text() == "".join(LINES[:5])
+
+
+@pytest.mark.parametrize(
+    "state", ["", "[]", '{"step": 5}', '{"step": "x", "seconds": 1, "evaluations": 1}', "[" * 5000]
+)
+def test_a_damaged_state_of_a_checkpoint_is_one_line(folder, state):
+    saved(folder, 5)
+    (folder / "step-0000005" / "state.json").write_text(state)
+    with pytest.raises(UserError, match=r"state.json is damaged: delete .* to start this stage again"):
+        loop.restore(folder, ENGINE)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "step-0000009", ""])
+def test_the_pointer_names_a_checkpoint_beside_it_or_is_refused(folder, name):
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "elsewhere" / "state.json").write_text("{}")
+    (folder / loop.LATEST).write_text(name)
+    with pytest.raises(UserError, match="which is missing: delete"):
+        loop.checkpoint_path(folder)
 
 
 @pytest.mark.parametrize("end", ["\0\0\0\0", "[5]", '{"step": null}', '{"loss": 1}', "\udc80", "5}"])
@@ -94,7 +116,7 @@ def test_a_kill_at_any_point_of_publishing_leaves_the_checkpoint_before_or_the_n
     (folder / ".step-0000004").mkdir()
     (folder / ".step-0000004" / "student.safetensors").write_bytes(b"4")
     steps = []
-    for _ in kills(folder, lambda: loop.publish(folder, folder / ".step-0000004", 4, 2.0)):
+    for _ in kills(folder, lambda: loop.publish(folder, folder / ".step-0000004", 4, COST)):
         steps.append(loop.restore(folder, ENGINE)[0])
     assert sorted(steps) == steps and set(steps) == {2, 4}
 
