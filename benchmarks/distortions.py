@@ -20,6 +20,7 @@ from flc.evaluate.metrics import average
 from flc.evaluate.suite import metrics
 from tests.evaluate.spoil import (
     blurred,
+    brightening,
     change_clips,
     collapsed,
     draw_clips,
@@ -28,10 +29,16 @@ from tests.evaluate.spoil import (
     jittered,
     pumped,
     pure_noise,
+    recoloured,
     sharpened,
+    shrinking,
     shuffled,
     softened,
     still,
+    stretched,
+    switched,
+    wild,
+    wobbling,
     wrong_colour,
 )
 
@@ -42,6 +49,7 @@ COLUMNS = {
     "motion_smoothness": "smooth",
     "temporal_flicker": "flicker",
     "sharpness": "sharp",
+    "subject_consistency": "subject",
     "first_frame_fidelity": "first frame",
     "diversity": "diversity",
     "distribution": "distribution",
@@ -69,7 +77,15 @@ def distortions() -> dict[str, Callable[[Clips], Clips]]:
         "flicker ± .05": each(pumped(0.05)),
         "jitter ± 1 px": each(jittered(1)),
         "faded by half": each(faded),
+        "outline wobbles by 5 %": each(wobbling(0.05)),
+        "outline wobbles by 10 %": each(wobbling(0.1)),
+        "stretched by 30 % by and by": each(stretched(0.3)),
+        "shrunk to 70 % by and by": each(shrinking(0.7)),
+        "another shape from half-way on": switched,
+        "another colour from half-way on": each(recoloured),
+        "brighter by .16 by and by": each(brightening(0.08)),
         "one clip for all seeds": collapsed,
+        "sizes run wild, one background": wild,
     }
 
 

@@ -10,7 +10,7 @@ from benchmarks.paper import title
 
 #: The average's parts and the guards, in the order of the columns; another suite's come after them.
 SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
-          "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
+          "subject_consistency", "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
 COLUMNS = (
     "M: millions of parameters. Minutes: of training, stages II and III, of the seed that took least. Seconds: of"
     " sampling a clip."

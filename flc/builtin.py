@@ -27,6 +27,7 @@ def flc_metrics() -> Iterator[Algorithm]:
     yield Algorithm("motion_smoothness", f"{room}.metrics:MotionSmoothness", "No more jerk than in drawn clips")
     yield Algorithm("temporal_flicker", f"{room}.metrics:TemporalFlicker", "No more flicker than in drawn clips")
     yield Algorithm("sharpness", f"{room}.metrics:Sharpness", "Edges as steep as in drawn clips, no halos")
+    yield Algorithm("subject_consistency", f"{room}.consistency:SubjectConsistency", "The object keeps its outline")
     yield Algorithm("first_frame_fidelity", f"{room}.metrics:FirstFrameFidelity", "A given first frame is kept")
     yield Algorithm("diversity", f"{room}.diversity:Diversity", "Clips of one caption differ as drawn ones do (guard)")
     yield Algorithm("distribution", f"{room}.distribution:Distribution", "Distance to the drawn clips (guard)")

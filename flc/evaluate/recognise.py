@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from flc.data.shapes import COLOURS, MOTIONS, SHAPES, TRAVEL, ClipSpec, draw
-from flc.evaluate.clips import Clips
+from flc.evaluate.clips import Clips, remembered
 from flc.evaluate.measurements import displacement, straightness
 
 NONE = "none"
@@ -66,6 +66,7 @@ def shapes(clips: Clips) -> list[str]:
     return [SHAPES[int(row.argmax())] if row.max() >= ALIKE else NONE for row in shape_correlations(clips)]
 
 
+@remembered
 def shape_correlations(clips: Clips) -> np.ndarray:
     """(N, shapes) correlation, in [-1, 1], with each of `SHAPES`; frames without an object count as 0."""
     seen = outlines(clips)
@@ -73,14 +74,19 @@ def shape_correlations(clips: Clips) -> np.ndarray:
     return correlation.mean(1)
 
 
-def outlines(clips: Clips) -> np.ndarray:
-    """(N, LOOKS, GRID²) masks, centred, scaled to unit area, with mean 0 and norm 1; 0 without object."""
+def outlines(clips: Clips, steady_size: bool = False) -> np.ndarray:
+    """(N, LOOKS, GRID²) masks, centred, scaled to unit area, with mean 0 and norm 1; 0 without object.
+
+    `steady_size`: all of a clip scaled alike, by its median area, so that an object that grows has another outline.
+    """
     n, frames, height, width = clips.foreground.mask.shape
     looks = np.linspace(0, frames - 1, min(LOOKS, frames)).round().astype(int)
     side = clips.side
     offset = np.array([(width - side) / 2, (height - side) / 2])
     centre = clips.foreground.centroid[:, looks] * side + offset - 0.5  # pixel centres at whole numbers
-    size = np.sqrt(clips.foreground.area[:, looks] * height * width)
+    area = clips.foreground.area[:, looks]
+    area = np.broadcast_to(np.median(area, axis=1, keepdims=True), area.shape) if steady_size else area
+    size = np.sqrt(area * height * width)
     reach = np.linspace(-1, 1, GRID)  # the furthest corner, of the triangle, lies .88 from its centroid
     ys, xs = np.meshgrid(reach, reach, indexing="ij")
     x = centre[..., 0, None] + size[..., None] * xs.ravel()

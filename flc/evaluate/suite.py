@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flc.recipe import versions
 from flc.registry import create, registry
 
 #: What a table cannot do without; a metric beside these may be broken, and is n/a then.
-NEEDED = (*AVERAGE, "distribution", "diversity")
+NEEDED = (*AVERAGE, "first_frame_fidelity", "distribution", "diversity")
 #: Of the scores clip by clip in metrics.json: their mean is then the row's score to half of the last one.
 DIGITS = 5
 
@@ -83,6 +84,30 @@ def listed(per_clip: np.ndarray) -> list[float | None]:
     return [round(value, DIGITS) if math.isfinite(value) else None for value in per_clip.tolist()]
 
 
+def by_source(scores: Mapping[str, Score], given: np.ndarray) -> dict[str, dict[str, float]]:
+    """`text_only` and `first_frame`: the average over the clips of each kind, and each metric that scores clip by clip.
+
+    A given frame hands its texture and its shape on to the clip, which hides what a network makes of text alone. Both
+    are empty where all clips are of one kind.
+    """
+    out: dict[str, dict[str, float]] = {}
+    for kind, chosen in (("text_only", ~given), ("first_frame", given)):
+        if not chosen.any() or chosen.all():
+            out[kind] = {}
+            continue
+        found = {name: score for name, score in scores.items() if score.per_clip is not None}
+        means = {name: mean(score.per_clip[chosen]) for name, score in found.items()}
+        whole = average({**scores} | {name: Score(value) for name, value in means.items()})
+        out[kind] = {"average": whole} | {name: value for name, value in means.items() if not math.isnan(value)}
+    return out
+
+
+def mean(per_clip: np.ndarray) -> float:
+    """Of the clips that a metric applies to; nan when there are none."""
+    some = per_clip[~np.isnan(per_clip)]
+    return float(some.mean()) if some.size else math.nan
+
+
 def score_row(row: Row, clips: Clips, reference: Clips, seconds: float) -> dict[str, Any]:
     scores = {name: scored(name, metric, clips, reference) for name, metric in metrics().items()}
     return {
@@ -96,6 +121,7 @@ def score_row(row: Row, clips: Clips, reference: Clips, seconds: float) -> dict[
         "scores": {n: None if math.isnan(s.value) else s.value for n, s in scores.items()},
         "notes": {n: s.note for n, s in scores.items() if s.note},
         "per_clip": {n: listed(s.per_clip) for n, s in scores.items() if s.per_clip is not None},
+        **by_source(scores, clips.given),
         "words": word_accuracies(clips),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flc.report.load import Run, number
@@ -38,7 +39,8 @@ def section(run: Run) -> Html:
     rows = [r for r in run.metrics["rows"] if isinstance(r, dict)]
     if not rows:
         return el("p", "metrics.json holds no rows: run `flc evaluate` again.", cls="missing")
-    return join(headline(rows, guards(run.metrics)), table(rows, run.metrics), legend(run.metrics))
+    apart = from_text(rows, run.metrics)
+    return join(headline(rows, guards(run.metrics)), table(rows, columns(run.metrics)), legend(run.metrics), apart)
 
 
 def guards(metrics: dict[str, Any]) -> tuple[str, ...]:
@@ -146,9 +148,21 @@ def described(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return [m for m in metrics.get("metrics") or [] if isinstance(m, dict) and m.get("name")]
 
 
-def table(rows: list[Row], metrics: dict[str, Any]) -> Html:
+def from_text(rows: list[Row], metrics: dict[str, Any]) -> Html:
+    """The scores of the clips without a given first frame, where there are both kinds."""
+    found = [row | {"scores": row["text_only"], "notes": {}} for row in rows if isinstance(row.get("text_only"), dict)]
+    names = [n for n in ("average", *(m["name"] for m in described(metrics))) if any(n in r["scores"] for r in found)]
+    if not names:
+        return join()
+    prompts = [p for p in metrics.get("prompts") or [] if isinstance(p, dict)]
+    count = sum(not p.get("given") for p in prompts)
+    text = f"Clips from text alone, {count} of {len(prompts)}. A given first frame hands its texture and its shape on. "
+    shown = [Column(name, partial(score, name=name)) for name in names]
+    return join(el("p", text, cls="soft"), table(found, shown))
+
+
+def table(rows: list[Row], shown: list[Column]) -> Html:
     student = teacher_and_student(rows)[1]
-    shown = columns(metrics)
     best = {c.name: best_text(c, rows) for c in shown}
     head = [el("th", c.name.replace("_", " "), scope="col", cls=c.cls) for c in shown]
     body = []

@@ -14,6 +14,8 @@ from flc.api import Options as Base
 from flc.errors import Interrupted, PluginError
 from flc.evaluate import suite
 from flc.evaluate.clips import Clips
+from flc.evaluate.intervals import clip_averages
+from flc.evaluate.metrics import AVERAGE
 from flc.evaluate.sampling import Row
 from flc.recipe import resolve
 from flc.registry import Provided, discover
@@ -120,6 +122,29 @@ def test_it_is_na_with_its_cause_and_the_rest_is_scored(registry):
     json.dumps(row, allow_nan=False)
     assert {m["name"]: m["summary"] for m in suite.described()}["raising"] == "what raising is", "it has no docstring"
     assert row["average"] == 0.5 and all(row["scores"][name] == 0.5 for name in suite.NEEDED)
+
+
+def test_clips_from_text_and_from_a_first_frame_are_told_apart():
+    by_clip = {name: np.array([0.2, 0.4, 1.0, 1.0]) for name in AVERAGE}
+    by_clip["first_frame_fidelity"] = np.array([math.nan, math.nan, 0.5, 0.7])
+    scores = {name: Score(float(np.nanmean(values)), values) for name, values in by_clip.items()}
+    scores |= {"diversity": Score(0.9), "caption_accuracy": Score(math.nan)}  # captions of another kind
+    parts = suite.by_source(scores, np.array([False, False, True, True]))
+    text, first = parts["text_only"], parts["first_frame"]
+    assert text["average"] == pytest.approx(0.3) and text["sharpness"] == pytest.approx(0.3)
+    assert first["average"] == 1.0 and first["first_frame_fidelity"] == pytest.approx(0.6)
+    assert "first_frame_fidelity" not in text and not {"diversity", "caption_accuracy"} & (text.keys() | first.keys())
+    for given in (np.zeros(4, bool), np.ones(4, bool)):
+        assert suite.by_source(scores, given) == {"text_only": {}, "first_frame": {}}
+
+
+def test_a_rows_average_is_that_of_its_clips():
+    video = np.random.default_rng(0).random((4, 5, 16, 16, 3), np.float32)
+    clips = Clips(video, ("a red circle moving left",) * 4, video[:, 0], np.arange(4) < 2)
+    row = json.loads(json.dumps(suite.score_row(Row("student", "student", None, None, 4, 1.0, 10), clips, clips, 0.1)))
+    assert clip_averages(row).mean() == pytest.approx(row["average"], abs=10**-suite.DIGITS)
+    assert row["text_only"]["average"] == pytest.approx(clip_averages(row)[2:].mean(), abs=10**-suite.DIGITS)
+    assert row["per_clip"]["first_frame_fidelity"][2:] == [None, None]
 
 
 def test_one_that_the_table_needs_is_refused(registry, monkeypatch):

@@ -281,6 +281,21 @@ def test_the_headline_compares_student_and_teacher(run: Path) -> None:
     assert "distribution 0.860 (teacher 0.890)" in tiles and "diversity 0.840 (teacher 0.870)" in tiles
 
 
+def test_the_clips_from_text_alone_have_a_table_of_their_own(run: Path) -> None:
+    metrics = fake_metrics()
+    for row in metrics["rows"]:
+        row["text_only"] = {"average": row["average"] - 0.111, "motion_smoothness": 0.4321}
+        row["first_frame"] = {"average": row["average"] + 0.1, "motion_smoothness": 0.98}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    html = write_report(run).read_text()
+    assert Page(html) and "Clips from text alone, 3 of 4." in html
+    apart = html.partition("Clips from text alone")[2].partition("</table>")[0]
+    assert re.findall(r'scope="col"[^>]*>([^<]*)<', apart) == ["average", "motion smoothness"]
+    assert re.findall(r"<td[^>]*>([^<]*)<", apart) == ["0.819", "0.432", "0.319", "0.432", "0.789", "0.432"]
+    change(run / "metrics.json", rows=[row | {"text_only": {}, "first_frame": {}} for row in metrics["rows"]])
+    assert "Clips from text alone" not in write_report(run).read_text(), "all clips are of one kind"
+
+
 def test_the_guards_stand_beside_the_average_even_when_not_measured(run: Path) -> None:
     order = r'scope="col" class="first">average</th><th scope="col">distribution</th><th scope="col">diversity</th>'
     assert re.search(order, write_report(run).read_text())
