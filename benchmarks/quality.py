@@ -63,9 +63,9 @@ def aggregate(documents: list[dict[str, Any]], taken: list[list[float]]) -> list
         ahead = spread([d["rows"][-1]["average"] - d["rows"][index]["average"] for d in documents])
         about = {k: row[k] for k in ("name", "title", "steps", "guidance", "parameters")}
         average = spread([r["average"] for r in same])
-        notes = [r["notes"].get("sharpness", "") for r in same]
+        apart = [{kind: r[kind].get("sharpness") for kind in ("text_only", "first_frame")} for r in same]
         rows.append(about | {"average": average, "student_ahead": ahead, "speed_up": speed, "scores": scores,
-                             "sharpness_by_seed": notes})  # fmt: skip
+                             "sharpness_by_seed": apart})  # fmt: skip
     return rows
 
 

@@ -13,7 +13,8 @@ from benchmarks import quality
 def row(name: str, average: float, seconds: float) -> dict:
     scores = {"caption_accuracy": average, "first_frame_fidelity": None}
     return {"name": name, "title": name, "steps": 4, "guidance": 1.0, "parameters": 7, "average": average,
-            "seconds": seconds, "scores": scores, "notes": {}}  # fmt: skip
+            "seconds": seconds, "scores": scores,
+            "text_only": {"sharpness": average / 2}, "first_frame": {}}  # fmt: skip
 
 
 def test_a_seed_is_run_once_and_again_only_for_another_recipe(tmp_path, monkeypatch):
@@ -43,6 +44,7 @@ def test_the_students_lead_is_taken_within_each_run_and_the_speed_up_within_each
     assert abs(teacher["student_ahead"]["mean"] - 0.06) < 1e-9 and abs(teacher["average"]["mean"] - 0.7) < 1e-9
     assert abs(student["speed_up"]["mean"] - 10.0) < 1e-9 and student["student_ahead"]["mean"] == 0.0
     assert "first_frame_fidelity" not in student["scores"], "no score, no mean"
+    assert student["sharpness_by_seed"][1] == {"text_only": 0.57 / 2, "first_frame": None}
 
 
 def test_a_row_is_timed_with_the_blocks_its_parameters_say(monkeypatch):

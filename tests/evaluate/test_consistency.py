@@ -39,7 +39,7 @@ def value(clips: Clips, reference: Clips) -> float:
     return SubjectConsistency().score(clips, reference).value
 
 
-def changed_in(name: str, change, drawn: Clips, reference: Clips) -> tuple[float, float]:
+def changed_in(change, drawn: Clips, reference: Clips) -> tuple[float, float]:
     """Of the two parts in the note: steady, of one of the shapes."""
     note = SubjectConsistency().score(change_clips(drawn, change), reference).note
     return tuple(map(float, re.findall(r"[.\d]+", note)))
@@ -93,7 +93,7 @@ def test_two_pixels_of_blur_cost_a_tenth_because_round_corners_are_another_shape
         (shrinking(0.9), 0.7, 0.9),
         (shrinking(0.7), 0.0, 0.14),
         (pure_noise(), 0.0, 0.01),
-        (np.zeros_like, 0.0, 0.0),
+        (np.zeros_like, 0.0, 0.01),
     ],
     ids=["wobble", "wobble twice", "stretched", "stretched thrice", "shrunk", "shrunk thrice", "noise", "nothing"],
 )
@@ -114,12 +114,12 @@ def test_wobble_loses_in_order_and_slow_changes_that_no_jerk_betrays_do_too(few,
 
 
 def test_the_parts_name_what_is_wrong(few, reference):
-    """Shrinking keeps the shape; a star's dents that are half filled, in all frames alike, keep steady."""
-    steady, true = changed_in("shrunk", shrinking(0.7), few, reference)
+    """An object that shrinks keeps its shape; one that is long in all frames alike keeps its outline."""
+    steady, true = changed_in(shrinking(0.7), few, reference)
     assert steady < 0.14 and true > 0.97
-    lobes = reshaped(lambda cover, progress: np.clip(cover + np.roll(cover, 4, axis=0), 0, 1))  # drawn twice, apart
-    steady, true = changed_in("twice", lobes, few, reference)
-    assert steady > 0.97 and true < 0.5
+    long = reshaped(lambda cover, progress: np.maximum(cover, np.roll(cover, 4, axis=0)))  # by two fifths of its radius
+    steady, true = changed_in(long, few, reference)
+    assert steady > 0.9 and true < 0.5
 
 
 def test_wobble_does_not_depend_on_how_far_the_object_moves(drawn):

@@ -254,8 +254,8 @@ def test_diversity_weighs_what_a_caption_leaves_open_alike(reference):
     """Only the size varies, which is the smallest of the five in absolute terms."""
     specs = [ClipSpec("circle", "red", "right", r, 0.34, (0.3, 0.5), 0.2) for r in np.linspace(0.18, 0.22, 6)]
     clips = Clips(np.stack([draw(spec) for spec in specs]), tuple(spec.caption for spec in specs))
-    # One of five features of like spread. Weighted by what they are in absolute terms, it would be .05.
-    assert 0.13 < Diversity().score(clips, reference).value <= 0.2
+    # One of five features of like spread; the path varies by what rounding to pixels makes of it, a twentieth.
+    assert 0.15 < Diversity().score(clips, reference).value < 0.25
 
 
 def test_diversity_leaves_image_to_video_clips_out(few_captions, reference):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from flc.api import View
-from flc.data.shapes import draw, sample_spec
+from flc.data.shapes import all_captions, draw, sample_spec
 from flc.data.source import drawn_clips, read_video
 from flc.evaluate.sampling import condition, make_prompts
 from flc.models.folder import EMBEDDED
+from flc.recipe import resolve
 from flc.sample import generators_for, noise_for, sample
 from flc.schedule import Walk
 from flc.train.nets import RoleNet
 
+TINY = Path(__file__).parents[2] / "benchmarks" / "scales" / "tiny.yaml"
 PROMPT = "a blue square moving up"
 SIZE = {"height": 48, "width": 48, "num_frames": 9}
 
@@ -82,6 +88,16 @@ def test_only_given_first_frames_are_encoded(adapter, monkeypatch):
     assert seen == [2] and cond.given.tolist() == [True, True, False, False]
     assert torch.equal(cond.first[:2], encode(prompts.first[:2, None])) and cond.first[2:].abs().max() == 0
     assert condition(adapter, make_prompts(clips, 1, 0.0, 0), "", 9).given is None and seen == [2]
+
+
+def test_a_row_of_the_comparison_is_every_caption_twice_and_half_of_it_has_a_first_frame():
+    compared = yaml.safe_load(TINY.read_text())["evaluate"]["clips"]
+    assert compared == resolve({"preset": "full"}, {}, {}).evaluate.clips == 2 * len(all_captions()) == 288
+    assert resolve({}, {}, {}).evaluate.clips == 40, "the first line takes minutes"
+    prompts = make_prompts(list(drawn_clips(144, 3, 16, 16, seed=7919)), 2, 0.5, 0)
+    assert Counter(prompts.captions) == dict.fromkeys(all_captions(), 2) and prompts.given.sum() == 144
+    by_caption = dict(zip(prompts.captions, prompts.given, strict=True))
+    assert [by_caption[c] for c in prompts.captions] == prompts.given.tolist(), "diversity needs two from text of one"
 
 
 def test_a_clip_does_not_depend_on_its_batch(adapter):
