@@ -80,14 +80,30 @@ def read_text(path: Path, limit: int = SMALL) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
+        check_pointer(path)
         value = parse_json(read_text(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): is the download complete?") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): give another path, or mend this one") from error
+    except UserError:
+        raise
     except ValueError as error:  # not JSON, or not text at all
-        raise UserError(f"{path} cannot be read as JSON ({error}): is the download complete?") from error
+        why = "it is empty" if not path.stat().st_size else str(error)
+        raise UserError(f"{path} cannot be read as JSON ({why}): mend it there") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object: is the download complete?")
+        raise UserError(f"{path} holds no JSON object but a {type(value).__name__}: it must begin with {{")
     return value
+
+
+POINTER = b"version https://git-lfs"
+
+
+def check_pointer(path: Path) -> None:
+    """`UserError` for what stands for a large file in a repository that was cloned without Git LFS."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(len(POINTER))
+        if start == POINTER:
+            raise UserError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` where it is from")
 
 
 def parse_json(text: str, number: Callable[[str], int] | None = None) -> Any:

@@ -47,4 +47,4 @@ def check_types(cls: Any, values: Mapping[str, Any], path: Path) -> None:
             continue
         if default in (None, parameter.empty) or fits(default, hint):
             wanted = getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
-            raise UserError(f"{path}: {name}={values[name]!r:.80} is no {wanted}: mend it, or download it again")
+            raise UserError(f"{path}: {name}={values[name]!r:.80} is no {wanted}: mend that entry")

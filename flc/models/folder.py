@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from flc.errors import PluginError, UserError
-from flc.files import parse_json, read_json
+from flc.files import check_pointer, parse_json, read_json
 from flc.models.safe import (
     PICKLES,
     check_component_is_plain,
@@ -32,26 +33,29 @@ def by_name(folder: Path) -> Path:
     return EMBEDDED if str(folder) == EMBEDDED.name else folder
 
 
+ANEW = "copy it anew from where it is whole"
+
+
 def header(path: Path) -> dict[str, Any]:
-    """The tensors that a safetensors file describes. The file's length must be what they add up to, which catches
-    truncated and corrupted downloads."""
-    size = path.stat().st_size
-    fault = f"{path} is truncated or corrupted: download it again"
-    if size < 8:
-        raise UserError(fault)
+    """The tensors that a safetensors file describes. Each one's place must be as long as its shape and type say, and
+    the file as long as they add up to, which catches what was cut off or corrupted."""
+    check_pointer(path)
+    size, described = path.stat().st_size, None
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, 100_000_000):
-            raise UserError(fault)
-        try:
-            described = parse_json(file.read(length).decode())
-            entries = {name: entry for name, entry in described.items() if name != "__metadata__"}
-            ends = [entry["data_offsets"][1] for entry in entries.values()]
-            whole = all(holds(entry) for entry in entries.values()) and size == 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise UserError(fault) from error
-    if not whole:
-        raise UserError(fault)
+        if size >= 8 and length <= min(size - 8, 100_000_000):
+            with suppress(ValueError):
+                described = parse_json(file.read(length).decode())
+    if not isinstance(described, dict):
+        raise UserError(f"{path} does not begin as safetensors do ({size} bytes): it was cut off, or is something else")
+    entries = {name: entry for name, entry in described.items() if name != "__metadata__"}
+    for name, entry in entries.items():
+        if not holds(entry):
+            raise UserError(f"{path} is corrupted, its header says of {name} {str(entry)[:80]}: {ANEW}")
+    whole = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if size != whole:
+        found = f"was cut off: it has {size} of {whole} bytes" if size < whole else f"has {size} bytes, not {whole}"
+        raise UserError(f"{path} {found}: {ANEW}")
     return entries
 
 
@@ -60,10 +64,13 @@ BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "
          "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 
 
-def holds(entry: dict[str, Any]) -> bool:
+def holds(entry: Any) -> bool:
     """Whether a tensor's place is as long as its shape and type say; types that are not known here pass."""
-    begin, end = entry["data_offsets"]
-    return entry["dtype"] not in BYTES or end - begin == prod(entry["shape"]) * BYTES[entry["dtype"]]
+    try:
+        begin, end = map(int.__index__, entry["data_offsets"])
+        return entry["dtype"] not in BYTES or end - begin == prod(entry["shape"]) * BYTES[entry["dtype"]]
+    except (KeyError, TypeError, ValueError):  # no such entries, or of another kind
+        return False
 
 
 def check_weights(folder: Path) -> None:
@@ -103,11 +110,13 @@ FILES = {
 
 def check_component(folder: Path, weights: bool) -> None:
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing though model_index.json names it: download it again")
+        raise UserError(f"{folder} is missing though model_index.json names it: add that folder")
+    for path in (path for path in folder.iterdir() if path.is_file()):  # tokenizers are large files, too
+        check_pointer(path)
     check_component_is_plain(folder)
     for names in FILES.get(folder.name, ()):
         if not any((folder / name).exists() for name in names):
-            raise UserError(f"{folder} holds no {' or '.join(names)}: download it again")
+            raise UserError(f"{folder} holds no {' or '.join(names)}: add that file")
     weighted = folder.name in WEIGHTED or any(p.suffix in (".safetensors", *PICKLES) for p in folder.iterdir())
     if weighted and weights:
         check_weights(folder)

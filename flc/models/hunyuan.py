@@ -86,14 +86,16 @@ class HunyuanAdapter(StockAdapter):
     def check_numbers(self, pipe: Any, folder: Path) -> None:
         scale = pipe.vae.config.scaling_factor
         if not are_numbers([scale]) or scale == 0:
-            raise UserError(f"{folder / 'vae' / 'config.json'}: scaling_factor must be a number: download it again")
+            raise UserError(f"{folder / 'vae' / 'config.json'}: scaling_factor must be a number other than 0")
         place = folder / "tokenizer"
         if pipe.tokenizer.padding_side != "right":
             raise UserError(f"{place}: padding_side must be right, which the transformer takes for granted")
         begins, cut = self.template["template"].partition("{}")[0], self.template["crop_start"]
         found = len(pipe.tokenizer(begins).input_ids)
         if found != cut:
-            raise UserError(f"{place} makes {found} tokens of the stock prompt template, not {cut}: download it again")
+            raise UserError(
+                f"{place} makes {found} tokens of the stock prompt template, not {cut}: take the model's own tokenizer"
+            )
 
     def prepare(self, transformer: nn.Module) -> nn.Module:
         """Stock as it is. Returns it."""

@@ -59,7 +59,9 @@ class HunyuanImageAdapter(FirstFrameAdapter, HunyuanAdapter):
     def refuse(self, folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         super().refuse(folder, index, config)
         if (index.get("image_processor") or [None])[-1] is None:
-            raise UserError(f"{folder / 'model_index.json'} names no image_processor: download it again")
+            raise UserError(
+                f"{folder / 'model_index.json'} names no image_processor, which the pipeline needs: name it there"
+            )
 
     def refuse_kind(self, folder: Path, config: Mapping[str, Any]) -> None:
         channels = (config.get("in_channels", 16), config.get("out_channels", 16))
@@ -72,7 +74,9 @@ class HunyuanImageAdapter(FirstFrameAdapter, HunyuanAdapter):
         super().check_numbers(pipe, folder)
         sight: Any = getattr(pipe.text_encoder.config, "vision_config", None)
         if sight is None:
-            raise UserError(f"{folder / 'text_encoder'} sees no image: download it again")
+            raise UserError(
+                f"{folder / 'text_encoder'} sees no image: its config must have a vision_config, as a Llava's has"
+            )
         rows, expected = (sight.image_size // sight.patch_size) ** 2, self.template["image_emb_len"]
         if rows != expected:
             raise UserError(f"{folder / 'text_encoder'} makes {rows} rows of an image, not the stock {expected}")

@@ -47,9 +47,9 @@ class Student(Notes):
 def read_notes(folder: Path) -> dict[str, Any]:
     """The folder's notes, without entries that are null; empty when there is no file."""
     path = folder / NOTES
-    values = checked(path, Notes, "mend it, or download it again") if path.exists() else {}
+    values = checked(path, Notes, "mend that entry, or remove it") if path.exists() else {}
     if "sigmas" in values and "steps" not in values:
-        raise UserError(f"{path}: sigmas without steps: mend it, or download it again")
+        raise UserError(f"{path}: sigmas without steps: add how many steps they are for, or remove them")
     return values
 
 

@@ -37,7 +37,7 @@ def shards(index: Path) -> list[Path]:
         if name != Path(name).name or not name.endswith(".safetensors"):
             raise UserError(f"{index} lists {name:.80}, which is no safetensors file beside it: convert to safetensors")
         if not (index.parent / name).is_file():
-            raise UserError(f"{index.parent / name} is missing though {index.name} names it: download it again")
+            raise UserError(f"{index.parent / name} is missing though {index.name} names it: add that file")
     return [index.parent / name for name in sorted(names)]
 
 
@@ -134,7 +134,7 @@ def check_config(path: Path) -> None:
     try:
         values = parse_json(read_text(path), number=int)  # a tokenizer's greatest length may be 10^30
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): is the download complete?") from error
+        raise UserError(f"{path} cannot be read as JSON ({error}): mend it there") from error
     for name, value in entries_of(values):
         if name == "auto_map" and value:
             raise UserError(f"{path} names code of its own (auto_map), which flc does not run: take the entry out")

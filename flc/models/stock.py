@@ -128,7 +128,7 @@ class StockAdapter(ModelAdapter):
             wanted = ["diffusers", self.classes[name].__name__]
             if index.get(name) != wanted:
                 said = f"{name} is {index.get(name)!r:.80}, not {wanted}"
-                raise UserError(f"{folder / 'model_index.json'}: {said}: download it again")
+                raise UserError(f"{folder / 'model_index.json'}: {said}: mend that entry")
             check_types(self.classes[name], read_json(path := folder / name / "config.json"), path)
         scheduler = getattr(diffusers, str((index.get("scheduler") or [None])[-1]), None)
         if scheduler is not None and (path := folder / "scheduler" / "scheduler_config.json").exists():
@@ -145,7 +145,9 @@ class StockAdapter(ModelAdapter):
             raise UserError(self.unreadable(folder, error)) from error
         for name in self.weighted:
             if getattr(pipe, name) is None:
-                raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
+                raise UserError(
+                    f"{folder / 'model_index.json'} names no {name}, which this pipeline needs: name it there"
+                )
         for name in self.modules(pipe):
             check_loaded(getattr(pipe, name), folder / name)
         try:

@@ -78,7 +78,7 @@ class WanAdapter(StockAdapter):
         for name in ("latents_mean", "latents_std"):
             if not are_numbers(vae[name]) or len(vae[name]) != vae.z_dim:
                 place = folder / "vae" / "config.json"
-                raise UserError(f"{place}: {name} must be {vae.z_dim} numbers: download it again")
+                raise UserError(f"{place}: {name} must be {vae.z_dim} numbers, one for each of its z_dim channels")
 
     def prepare(self, transformer: nn.Module) -> nn.Module:
         """Exchange the cross-attention processors of a stock Wan transformer. Returns it."""

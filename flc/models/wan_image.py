@@ -57,7 +57,9 @@ class WanImageAdapter(FirstFrameAdapter, WanAdapter):
             raise UserError(f"{folder}: its transformer takes {extra} channels beside the latents, not {sum(beside)}")
         for name in SEES:
             if config.get("image_dim") is not None and (index.get(name) or [None])[-1] is None:
-                raise UserError(f"{folder / 'model_index.json'} names no {name}: download it again")
+                raise UserError(
+                    f"{folder / 'model_index.json'} names no {name}, and its transformer sees an image: name it there"
+                )
 
     def ready(self, pipe: Any, folder: Path) -> None:
         """Of a processor for texts and images, as converters to diffusers name it, the part for images: transformers 5

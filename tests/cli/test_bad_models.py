@@ -50,6 +50,21 @@ def empty_file(model: Path) -> None:
     (model / WEIGHTS).write_bytes(b"")
 
 
+def lengthened(model: Path) -> None:
+    (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes() + b"\0")
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22\nsize 12345\n"
+
+
+def pointer(model: Path) -> None:
+    (model / WEIGHTS).write_text(LFS)
+
+
+def pointer_to_a_tokenizer(model: Path) -> None:
+    (model / "tokenizer" / "tokenizer.json").write_text(LFS)
+
+
 def pickle(model: Path) -> None:
     (model / WEIGHTS).rename(model / "transformer" / "diffusion_pytorch_model.bin")
 
@@ -127,16 +142,19 @@ def rewrite_header(model: Path, change: Callable[[dict], None]) -> None:
 
 
 DAMAGES = {
-    shape_of_another_length: [f"model/{WEIGHTS} is truncated or corrupted"],
-    shape_that_is_none: [f"model/{WEIGHTS} is truncated or corrupted"],
-    another_type: [f"model/{WEIGHTS} is truncated or corrupted"],
+    shape_of_another_length: [f"model/{WEIGHTS} is corrupted, its header says of", "'shape': ["],
+    shape_that_is_none: [f"model/{WEIGHTS} is corrupted, its header says of", "'shape': 'x'"],
+    another_type: [f"model/{WEIGHTS} is corrupted, its header says of", "'dtype': 'F64'"],
     without_tokenizer: ["model/tokenizer is missing though model_index.json names it"],
     without_tokenizer_json: ["model/tokenizer holds no tokenizer.json"],
     without_scheduler: ["model/scheduler holds no scheduler_config.json"],
-    truncate: [f"model/{WEIGHTS} is truncated or corrupted", "download it again"],
-    corrupt_header: [f"model/{WEIGHTS} is truncated or corrupted"],
-    corrupt_length: [f"model/{WEIGHTS} is truncated or corrupted"],
-    empty_file: [f"model/{WEIGHTS} is truncated or corrupted"],
+    truncate: [f"model/{WEIGHTS} was cut off: it has ", " bytes: copy it anew"],
+    lengthened: [f"model/{WEIGHTS} has ", " bytes, not "],
+    corrupt_header: [f"model/{WEIGHTS} does not begin as safetensors do"],
+    corrupt_length: [f"model/{WEIGHTS} does not begin as safetensors do"],
+    empty_file: [f"model/{WEIGHTS} does not begin as safetensors do (0 bytes)"],
+    pointer: [f"model/{WEIGHTS} is a pointer of Git LFS", "git lfs pull"],
+    pointer_to_a_tokenizer: ["model/tokenizer/tokenizer.json is a pointer of Git LFS", "git lfs pull"],
     pickle: ["diffusion_pytorch_model.bin is a pickle checkpoint", "convert to safetensors"],
     no_weights: ["model/transformer holds no *.safetensors weights"],
     missing_shard: ["diffusion_pytorch_model-00002-of-00002.safetensors is missing", "index.json names it"],
@@ -201,7 +219,7 @@ NOTES = [{"size": [5, 32]}, {"size": "big"}, {"size": [5, -32, 32]}, {"guidance"
 def test_notes_of_a_folder_that_say_nothing_useful(refused, model, wrong):
     (model / "flc.json").write_text(json.dumps(json.loads((model / "flc.json").read_text()) | wrong))
     line = refused("compress", "--out", "run", "--model", "model")
-    assert f"model/flc.json: {next(iter(wrong))}" in line and "download it again" in line
+    assert f"model/flc.json: {next(iter(wrong))}" in line and "mend that entry" in line
     assert line == refused("generate", "model", "--prompt", "a cat")
 
 
@@ -253,6 +271,25 @@ def test_tensors_that_are_missing_unexpected_or_not_finite(refused, model, case)
     line = refused("score", "--out", "run", "--model", "model")
     for part in expected:
         assert part in line, line
+
+
+WRAPPED = {
+    "compiled": (lambda name: "_orig_mod." + name, "a network that torch.compile wraps: save its `_orig_mod`"),
+    "ddp": (lambda name: "module." + name, "a network that DistributedDataParallel wraps: save its `module`"),
+    "lora": (lambda name: name.replace("to_q.", "to_q.base_layer."), "`merge_and_unload()`"),
+    "a block's own": (lambda name: name.replace("blocks.3.", "blocks.3._checkpoint_wrapped_module."), "checkpointing"),
+    "another layout": (lambda name: "model.diffusion_model." + name, "convert it with diffusers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_weights_that_were_saved_from_a_wrapped_network_are_told_from_damaged_ones(refused, model, case):
+    rename, says = WRAPPED[case]
+    tensors = load_file(model / WEIGHTS)
+    (model / WEIGHTS).unlink()
+    save_file({rename(name): value for name, value in tensors.items()}, model / WEIGHTS, {"format": "pt"})
+    line = refused("score", "--out", "run", "--model", "model")
+    assert "model/transformer lacks the tensor" in line and says in line
 
 
 def test_a_config_with_fewer_blocks_than_the_weights(refused, model):
@@ -370,7 +407,7 @@ def test_weights_of_another_model(refused, place):
 def test_a_header_that_is_json_and_wrong(refused, model, entry):
     text = json.dumps({"weight": {"dtype": "U7", "shape": [1], **entry}}).encode()
     (model / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
-    assert "is truncated or corrupted" in refused("compress", "--out", "run", "--model", "model")
+    assert "is corrupted, its header says of weight" in refused("compress", "--out", "run", "--model", "model")
 
 
 def test_a_schedule_that_is_not_the_students_is_refused_before_anything_is_written(refused, place):
