@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from flc.data.image import read_image
 from flc.errors import UserError
-from flc.evaluate.manifest import Shot, read_image
+from flc.evaluate.manifest import Shot
 from flc.evaluate.sampling import now
 from flc.models.folder import NOTES, adapter_for, read_json
 from flc.models.quiet import hush

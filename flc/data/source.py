@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flc import files
 from flc.data.shapes import all_captions, draw, sample_spec
+from flc.data.video import BT601, LIMITED, read_video
 from flc.errors import UserError
 
 Clip = tuple[np.ndarray, str]
@@ -63,66 +63,6 @@ def read_manifest(folder: Path) -> list[tuple[Path, str]]:
     return rows
 
 
-def fitted(image: Any, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float32 in [0, 1] of a PIL image: scaled to cover the frame and cropped at its centre."""
-    from PIL import Image
-
-    scale = max(height / image.height, width / image.width)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
-
-
-def step_of(rate: Fraction | None, fps: int | None) -> float:
-    """Every how many frames of a video one is taken, so that what moves has its own speed at the model's frame rate:
-    of a faster one some are left out, a slower one (or of an unknown rate) is taken as it is."""
-    return max(1.0, float(rate / fps)) if rate and fps else 1.0
-
-
-def read_video(path: Path, frames: int, height: int, width: int, fps: int | None = None) -> np.ndarray:
-    """The first `frames` frames at no more than `fps` a second, scaled to cover height x width and cropped at the
-    centre."""
-    import av
-
-    out: list[np.ndarray] = []
-    try:
-        with av.open(str(path)) as container:
-            step = step_of(container.streams.video[0].average_rate, fps)
-            for number, frame in enumerate(container.decode(video=0)):
-                if number == round(len(out) * step):
-                    out.append(fitted(frame.to_image(), height, width))
-                if len(out) == frames:
-                    break
-    except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: a file of sound only
-        raise UserError(f"{path} cannot be read as a video: {error}") from error
-    if len(out) < frames:
-        raise UserError(too_short(path, len(out), frames, fps, step))
-    return np.stack(out)
-
-
-def too_short(path: Path, count: int, frames: int, fps: int | None, step: float) -> str:
-    at = f" at the model's {fps} a second" if step > 1 else ""
-    return f"{path} has {count} frames{at}, {frames} are needed: give --frames {count} or fewer"
-
-
-def check_video(path: Path, frames: int, fps: int | None = None) -> None:
-    """Whether a file can be opened as a video of that many frames, by its header: nothing is decoded."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path} cannot be read as a video: it holds no pictures")
-            stream = container.streams.video[0]
-            count, step = stream.frames, step_of(stream.average_rate, fps)  # 0 frames: the header does not say
-    except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a video: {error}") from error
-    taken = sum(1 for k in range(frames) if round(k * step) < count)
-    if count > 0 and taken < frames:
-        raise UserError(too_short(path, taken, frames, fps, step))
-
-
 def folder_clips(
     folder: Path, rows: Iterable[int], frames: int, height: int, width: int, fps: int | None = None
 ) -> Iterator[Clip]:
@@ -134,14 +74,18 @@ def folder_clips(
 
 
 def write_video(path: Path, video: np.ndarray, fps: int = 8, scale: int = 1, crf: int = 16) -> None:
-    """An H.264 mp4 of (frames, height, width, 3) in [0, 1]; `scale` repeats pixels; a lower `crf` loses less."""
+    """An H.264 mp4 of (frames, height, width, 3) in [0, 1]; `scale` repeats pixels; a lower `crf` loses less.
+
+    By BT.601, and tagged so: readers that go by tags and those that know no other matrix show the same colours."""
     import av
 
     pixels = (video.clip(0, 1) * 255).round().astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = BT601, LIMITED
         stream.options = {"crf": str(crf)}
-        for frame in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for rgb in pixels:
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=BT601)))
         container.mux(stream.encode())

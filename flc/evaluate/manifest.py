@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from flc.data.image import open_image
 from flc.data.shapes import parse_caption
-from flc.data.source import fitted
 from flc.errors import UserError
 from flc.files import LIST, parse_json, read_text
 
@@ -105,32 +103,8 @@ def _line(path: Path, number: int, line: str) -> Asked:
         raise UserError(f"{where}: image {image!r} is not a path")
     place = None if image is None else path.parent / image
     if place is not None:
-        check_image(place, where)
+        open_image(place, f"{where}: ")
     return Asked(entry["prompt"], place, seed, where)
-
-
-def check_image(path: Path, where: str) -> None:
-    """`UserError` unless the file is there and is an image to its end."""
-    from PIL import Image
-
-    try:
-        if not path.is_file():
-            raise UserError(f"{where}: {path} does not exist")
-        with Image.open(path) as image:
-            image.load()  # `verify` takes a JPEG that was cut off
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: PIL's word for a broken PNG
-        raise UserError(f"{where}: {path} cannot be read as an image: {error}") from error
-
-
-def read_image(path: Path, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float32 in [0, 1], scaled to cover the frame and cropped at its centre."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return fitted(image.convert("RGB"), height, width)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}") from error
 
 
 def check_captions(asked: Sequence[Asked]) -> None:

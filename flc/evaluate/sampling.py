@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from flc.api import Net
+from flc.data.image import read_image
 from flc.data.source import Clip
 from flc.evaluate.clips import Clips
-from flc.evaluate.manifest import Shot, clip_seed, read_image
+from flc.evaluate.manifest import Shot, clip_seed
 from flc.models.condition import Condition
 from flc.sample import generators_for, noise_for, sample
 from flc.schedule import Walk

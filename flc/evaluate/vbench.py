@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flc.data.image import read_image
 from flc.data.source import write_video
 from flc.errors import UserError
-from flc.evaluate.manifest import Asked, Shot, read_image
+from flc.evaluate.manifest import Asked, Shot
 from flc.evaluate.sampling import Row, condition, generate, prompts_of
 from flc.evaluate.vbench_layout import DIMENSIONS, SUMMARIES, file_name, info_of, normalised
 from flc.files import parse_json, read_text, whole, write_text

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flc.data.image import open_image
 from flc.errors import UserError
-from flc.evaluate.manifest import Asked, check_image
+from flc.evaluate.manifest import Asked
 from flc.files import parse_json, read_text
 
 SEEDS = 5
@@ -81,7 +82,7 @@ def official_prompts(folder: Path, suite: str, height: int, width: int) -> list[
         raise UserError(f"{text}: VBench's download_data.sh fetches them, or give a --manifest")
     for a in asked.values():
         if a.image is not None:
-            check_image(a.image, a.where)
+            open_image(a.image, f"{a.where}: ")
     return list(asked.values())
 
 

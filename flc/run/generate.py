@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from flc.data.source import fitted, write_video
+from flc.data.image import read_image
+from flc.data.source import write_video
 from flc.errors import UserError
 from flc.files import whole
 from flc.models.folder import adapter_for, by_name, check
@@ -61,7 +63,8 @@ def generate(
     if negative and scale == 1:
         console.warn("--negative-prompt has no effect without guidance: give --guidance above 1")
     if image is not None:
-        settings["image"] = read_image(image, settings["height"], settings["width"])
+        frame = read_image(image, settings["height"], settings["width"], "--image ")
+        settings["image"] = Image.fromarray((frame * 255).round().astype(np.uint8))
     hush()
     # float32 is what diffusers reads without being told, and what the model card's call says then
     pipe = adapter.stock_pipeline(folder, image is not None, None if dtype == "float32" else dtype).to(device)
@@ -81,7 +84,7 @@ def generate(
             raise UserError(f"{folder} refuses this call: {error}") from error
         except (TypeError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
             # all of it is stock code on the folder's configs, of which not every number is looked at before
-            raise UserError(f"{folder} does not run: {type(error).__name__}: {error}: download it again") from error
+            raise UserError(f"{folder} does not run: {type(error).__name__}: {error}: mend its configs") from error
     with whole(out) as partial:
         write_video(partial, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
 
@@ -105,16 +108,3 @@ def check_numbers(seed: int, guidance: float | None, counts: dict[str, int | Non
     for name, value in counts.items():
         if value is not None and not 1 <= value <= LARGEST:
             raise UserError(f"--{name} {value} must be from 1 to {LARGEST}")
-
-
-def read_image(path: Path, height: int, width: int) -> Any:
-    """Scaled to cover the frame and cropped at its centre, as clips are."""
-    from PIL import Image
-
-    if not path.is_file():
-        raise UserError(f"--image {path} cannot be read as an image: it is no file")
-    try:
-        frame = fitted(Image.open(path).convert("RGB"), height, width)
-        return Image.fromarray((frame * 255).round().astype(np.uint8))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: of a broken PNG
-        raise UserError(f"--image {path} cannot be read as an image: {error}") from error

@@ -13,8 +13,8 @@ from typing import Any, get_args
 import torch
 
 from flc.api import Budget
-from flc.data.source import check_video, read_video
 from flc.data.source import read_manifest as read_captions
+from flc.data.video import check_video, read_video
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
 from flc.evaluate.lpips import SMALLEST

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flc.data.source import read_video
+from flc.data.video import read_video
 from flc.evaluate import lpips, vbench
 from flc.evaluate.manifest import digest, shots
 from flc.evaluate.suite import document

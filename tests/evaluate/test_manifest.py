@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flc.data.image import read_image
 from flc.errors import UserError
-from flc.evaluate.manifest import Asked, check_captions, check_given, digest, read_image, read_manifest, shots
+from flc.evaluate.manifest import Asked, check_captions, check_given, digest, read_manifest, shots
 
 
 @pytest.fixture
