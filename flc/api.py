@@ -439,6 +439,14 @@ class RecoveryTrainer(Objective):
     draws: ClassVar[bool] = False
     """Whether it trains the sub-networks of `setting.draw` where there is one, which a pruner with `after` asks for."""
 
+    rare: ClassVar[str] = "other options of it"
+    """What the user may change where the pruned network itself is trained too rarely."""
+
+    def pruned_iterations(self) -> float | None:
+        """In how many of `setting.iterations` the pruned network itself is trained, in the mean over draws; None of a
+        trainer that does not say. A closed form of options, blocks and iterations: no network is there yet."""
+        return None
+
     def real(self) -> Literal["original", "recovered"]:
         """What stage III's teacher takes for the unpruned network where `distill.real` does not say, by the options
         alone: the model's own network, or the one that this stage hands on, with all its blocks."""

@@ -53,6 +53,8 @@ class TrainStage(Options):
     decay: bool = option(False, "linear decay of the learning rates over the last half", "ours")
     given_share: float = option(0.5, "share of samples with a given first frame", "ours", ge=0, le=1)
     checkpointing: bool = option(False, "recompute blocks in backward: less memory, more time", "ours")
+    check_every: int = option(50, "iterations between looks at how the student does; 0 never", "ours", ge=0)
+    check_clips: int = option(8, "clips of such a look", "ours", ge=2)
 
 
 class RecoverStage(TrainStage):
@@ -67,8 +69,6 @@ class DistillStage(TrainStage):
     iterations: int = option(
         5000, "iterations of the stage", "paper's 1000 updates of the generator, one in five iterations (ours)", ge=0
     )
-    check_every: int = option(50, "iterations between looks at samples; 0 never", "ours", ge=0)
-    check_clips: int = option(8, "clips generated at such a look", "ours", ge=2)
     real: Literal["original", "recovered"] | None = option(
         None, "the teacher's unpruned network: the model's own, or the one that stage II hands on, all blocks in (the "
         "paper's); default what stage II is anchored to", "ours",

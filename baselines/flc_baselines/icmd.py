@@ -112,6 +112,9 @@ class IcmdRecovery(RecoveryTrainer):
             roles["head"] = Role("head", optim=optim, head=head, depths=o.depths)
         return roles
 
+    def pruned_iterations(self) -> float:
+        return self.setting.iterations
+
     def phases(self, step: int) -> tuple[str, ...]:
         return ("student", "head") if self.options.adversarial else ("student",)
 

@@ -38,6 +38,9 @@ class PlainRecovery(RecoveryTrainer):
             )
         }
 
+    def pruned_iterations(self) -> float:
+        return self.setting.iterations
+
     def loss(self, phase: str, nets: Nets, batch: Batch, step: int, rng: Draws) -> Loss:
         x0, cond = batch.x0, batch.cond
         x1, t = rng.normal(x0), shifted(rng.uniform(len(x0)), self.options.shift).to(x0.device)

@@ -12,6 +12,7 @@ import copy
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from flc.run import stages
 from flc.run.job import Job, student_schedule
 from flc.run.marks import student_guidance
 from flc.run.memory import bytes_of_encoders, bytes_of_stage
-from flc.run.objectives import beside
+from flc.run.objectives import beside, said_of_pruned
 from flc.run.plan import iterations_before, read_plan
 from flc.run.weights import load_transformer
 from flc.train.stage import train_stage
@@ -44,8 +45,8 @@ def bound(job: Job, name: str, kind: str, pruned: View) -> tuple[Any, Teacher | 
     """A stage's objective as it would begin, and its teacher where it has one."""
     stage, objective = getattr(job.recipe, name), job.algorithm(kind)
     schedule = student_schedule(job, objective) if kind == "distiller" else None
-    full = View(job.prunable.full)
-    objective.bind(Setting(pruned, full, job.recipe.steps, stage.iterations, schedule, stage.given_share))
+    full, before = View(job.prunable.full), iterations_before(job) if kind == "recovery" else 0
+    objective.bind(Setting(pruned, full, job.recipe.steps, stage.iterations - before, schedule, stage.given_share))
     return objective, (job.algorithm("teacher"), pruned) if kind == "distiller" else None
 
 
@@ -65,6 +66,15 @@ def counts(objective: Any, iterations: int) -> tuple[str, str]:
     return (str(iterations), str(objective.updates(iterations))) if trains(objective, iterations) else ("0", "0")
 
 
+def say_pruned(job: Job, objective: Any, show: Callable[[str], None]) -> None:
+    """How much of stage II is the pruned network's, with a warning where it is little."""
+    said, few = said_of_pruned(job, objective)
+    if said:
+        show(said)
+    if few:
+        job.console.warn(few)
+
+
 def count(job: Job) -> None:
     """Print what configs alone say: every block is as good as another, so the first ones stand for those removed."""
     show, weights = Rich().print, job.budget.weights
@@ -80,6 +90,8 @@ def count(job: Job) -> None:
         if not trains(objective, stage.iterations):
             table.add_row(name, *counts(objective, stage.iterations), "", "")
             continue
+        if kind == "recovery":
+            say_pruned(job, objective, show)
         memory = bytes_of_stage(job, objective, None, teacher is not None)
         table.add_row(name, *counts(objective, stage.iterations), str(stage.batch // ranks), f"{memory / 1e9:.2f}")
     show(table)
@@ -114,6 +126,8 @@ def dry_run(job: Job, scratch: Path) -> None:
         if not trains(objective, stage.iterations):
             table.add_row(name, *counts(objective, stage.iterations), "", "", "")
             continue
+        if kind == "recovery":
+            say_pruned(job, objective, show)
         with stages.parked(job, True):
             seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations
         memory, minutes = bytes_of_stage(job, objective, channels, teacher is not None), seconds * stage.iterations / 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from flc.api import Objective, Role, Setting, View
 from flc.errors import PluginError, UserError
@@ -12,6 +13,9 @@ from flc.run.job import Job, student_schedule
 from flc.run.marks import real_of
 from flc.run.plan import iterations_before
 from flc.train.nets import asks_for_unpruned, check_apart, check_teacher, is_unpruned
+
+#: Of a recovery's iterations those that train the pruned network itself are warned of when they are a smaller share.
+RARE = 0.1
 
 
 def named(kind: Kind, name: str) -> str:
@@ -56,6 +60,22 @@ def said_before(job: Job) -> list[str]:
     if given:
         return [f"{asks} and is given {given}, half of recover.iterations={r.recover.iterations}"]
     return [f"{asks}: --recovery {r.recovery.name} has none to give, and the model is scored as it is"]
+
+
+def said_of_pruned(job: Job, objective: Any) -> tuple[str, str]:
+    """In how many iterations of a bound recovery the pruned network itself is trained, and a warning where they are
+    few; nothing where the recovery does not say."""
+    name, total = job.recipe.recovery.name, objective.setting.iterations
+    try:
+        count = objective.pruned_iterations()
+        if count is None or not total:
+            return "", ""
+        number = f"{count:.0f}" if count >= 10 else f"{count:.2g}"
+    except Exception as error:
+        raise PluginError(failed(named("recovery", name), error)) from error
+    said = f"stage II ({name}) trains the pruned network itself in about {number} of {total} iterations"
+    few = f"{said}, and stage III starts from it: give {objective.rare} (flc show {name})"
+    return said, few if count < RARE * total else ""
 
 
 def beside(job: Job, roles: Mapping[str, Role], narrowed: bool) -> bool:

@@ -18,7 +18,7 @@ from flc.models.view import removed
 from flc.run.folders import DONE, read_mark, run_stage
 from flc.run.job import Job, student_schedule
 from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, real_of, student_guidance
-from flc.run.objectives import beside
+from flc.run.objectives import beside, said_of_pruned
 from flc.run.plan import PLAN, original, read_plan
 from flc.run.scoring import make_plan
 from flc.run.weights import load_transformer
@@ -132,6 +132,8 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
             if job.ranks.leader:
                 source.save_pretrained(folder / "transformer")
             return {}
+        if few := said_of_pruned(job, objective)[1]:
+            job.console.warn(few)
         latents = LatentClips(data, job.adapter, r.negative_prompt)
         facts = train_stage(job, "recover", objective, source, latents, left, folder, None, unpruned, before=before)
         if r.engine == "deepspeed" and job.zero == 3:

@@ -13,9 +13,9 @@ from torch import nn
 from flc.api import Batch, Objective, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.draws import StepDraws
-from flc.recipe import DistillStage, RecoverStage, TrainStage
+from flc.recipe import RecoverStage, TrainStage
 from flc.train.engine import Engine, PlainEngine
-from flc.train.health import Health, warning
+from flc.train.health import Health, Samples, Velocities, at_once
 from flc.train.loop import CHECKPOINTS, LOG, LoopOptions, checkpoint_path, train
 from flc.train.nets import TEACHER, UNPRUNED, RoleNet, asks_for_unpruned, build, connect
 
@@ -51,6 +51,9 @@ def train_stage(
     roles, adapter, world = objective.roles(), job.adapter, job.ranks.world
     local = options.batch // (world * options.accumulate)  # `Job.check` has seen that it divides
     job.ranks.barrier()  # the leader has cleared or made `folder` before another rank looks into it
+    checkpoints = folder / CHECKPOINTS
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    health = None if trial else health_of(job, objective, source, unpruned, data, options, checkpoints)
     if job.recipe.engine == "deepspeed" and job.zero == 3:  # copies are made where they are not in each other's way
         for module in filter(None, (source, unpruned)):
             module.to("cpu")
@@ -64,12 +67,10 @@ def train_stage(
         everything[UNPRUNED] = unpruned
     engine = make_engine(job, everything, roles, local, options.accumulate)
     nets = connect(adapter, everything, roles, engine.call, teacher)
-    checkpoints = folder / CHECKPOINTS
-    checkpoints.mkdir(parents=True, exist_ok=True)
     resumed = checkpoint_path(checkpoints)
     if resumed is not None:
         job.console.say(f"{name}: resuming from {resumed.name}")
-    watch = Watch(job, name, objective, data, options, checkpoints, nets["student"], engine)
+    watch = Watch(job, name, options, health, nets["student"], engine)
     every = 0 if trial else options.save_every
     loop = LoopOptions(
         name, options.iterations, job.recipe.seed, every, options.log_every, options.decay, options.accumulate,
@@ -88,6 +89,7 @@ def train_stage(
         def batch_at(draws: StepDraws) -> Batch:
             return data.random_batch(draws, local, options.given_share, drop_text)
 
+        watch.begin()
         cost = train(objective, nets, engine, batch_at, loop, checkpoints, on_step)
     for module in {id(m): m for m in networks.values()}.values():
         module.disable_gradient_checkpointing()  # type: ignore[operator]  # they may serve elsewhere in this process
@@ -104,7 +106,7 @@ def train_stage(
         "iterations": options.iterations,
         "block_evaluations": cost.evaluations / options.batch,
         "updates": objective.updates(options.iterations),
-        "health": watch.health.record()["last"] if watch.health else {},
+        "health": health.record()["last"] if health else {},
     }
 
 
@@ -117,36 +119,59 @@ def write_weights(like: Any, state: Mapping[str, torch.Tensor], folder: Path) ->
     written.save_pretrained(folder)
 
 
+def health_of(
+    job: Any, objective: Objective, source: nn.Module, unpruned: nn.Module | None, data: LatentClips,
+    options: TrainStage, folder: Path,
+) -> Health | None:  # fmt: skip
+    """What a stage is watched by, made before its networks leave the device or lie in shards; None where it is not, or
+    where there is nothing to recover."""
+    setting, adapter, clips = objective.setting, job.adapter, options.check_clips
+    if not options.check_every or not options.iterations:
+        return None
+    if setting.schedule is not None:
+        rows = torch.arange(clips) % len(data)
+        batch = data.batch(rows, torch.zeros(len(rows), dtype=torch.bool))
+        return Samples(batch, setting.schedule, adapter.decode, folder)
+    if setting.pruned.kept == setting.full.kept and unpruned is None:
+        return None
+    few = at_once(data.batch(torch.arange(1), None).x0)
+    original = source if unpruned is None else unpruned
+    samples = data.samples(clips, few, job.recipe.seed, adapter.shift)
+    return Velocities(samples, RoleNet(adapter, original, original, View()), setting.pruned, folder)
+
+
 class Watch:
-    """Looks at samples every `check_every` iterations of a distillation; says what is wrong, keeps the best."""
+    """Looks at the student every `check_every` iterations and at the end; says what is wrong, keeps the best."""
 
     def __init__(
-        self, job: Any, name: str, objective: Objective, data: LatentClips, options: TrainStage, folder: Path,
-        student: RoleNet, engine: Engine,
-    ) -> None:  # fmt: skip
-        self.job, self.name, self.student, self.engine = job, name, student, engine
-        self.every = options.check_every if isinstance(options, DistillStage) else 0
-        self.last: dict[str, float] = {}
-        self.health: Health | None = None
-        schedule = objective.setting.schedule
-        if schedule is not None and isinstance(options, DistillStage) and self.every and options.iterations:
-            rows = torch.arange(options.check_clips) % len(data)
-            batch = data.batch(rows, torch.zeros(len(rows), dtype=torch.bool))
-            self.health = Health(batch, schedule, job.adapter.decode, folder)
+        self, job: Any, name: str, options: TrainStage, health: Health | None, student: RoleNet, engine: Engine
+    ) -> None:
+        self.job, self.name, self.student, self.engine, self.health = job, name, student, engine, health
+        self.every, self.end = options.check_every, options.iterations
+
+    def begin(self) -> None:
+        """Look at the weights that the stage begins with, once, where they may be its best."""
+        if self.health is None or not self.health.from_start:
+            return
+        if self.engine.any(self.job.ranks.leader and self.health.record()["step"] < 0):
+            self.look(0)
 
     def __call__(self, step: int) -> None:
-        if self.health is None or step % self.every:
-            return
+        if self.health is not None and (step % self.every == 0 or step == self.end):
+            self.look(step)
+
+    def look(self, step: int) -> None:
+        assert self.health is not None
         leader = self.job.ranks.leader
-        self.last = self.health.check(self.student)
-        said = warning(self.last)
-        if said and leader:
+        found = self.health.check(self.student)
+        said = self.health.warning(found) if leader else None
+        if said:
             self.job.console.warn(f"{self.name} at iteration {step}: {said}")
         # every rank takes part in collecting the weights, so the leader's word decides
-        best = self.engine.any(leader and self.health.is_best(self.last))
+        best = self.engine.any(leader and self.health.is_best(found))
         state = self.engine.export("student", averaged=False) if best else None  # those that were looked at
         if leader:
-            self.health.remember(step, self.last, state)
+            self.health.remember(step, found, state)
 
     def rescued(self) -> dict[str, Any] | None:
         """The best weights when the run collapsed; on the leader, which writes them."""
@@ -154,5 +179,6 @@ class Watch:
         if found is None:
             return None
         step, state = found
-        self.job.console.warn(f"{self.name} collapsed; the weights of iteration {step}, its best, are handed on")
+        text = f"{self.name} collapsed; the weights of iteration {step}, its best, are handed on"
+        self.job.console.warn(f"{text}: lower its learning rates")
         return state

@@ -201,7 +201,14 @@ def test_the_example_recipe_is_counted_for_its_eight_gpus(tmp_path, capsys):
     recipe = ["--recipe", str(ROOT / "examples" / "wan-14b.yaml"), "--model", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main(["compress", *recipe, "--dry-run", "--ranks", "8"])
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    drawn = "stage II (bernoulli) trains the pruned network itself in about"
+    assert f"{drawn} 2000 of 4000 iterations" in " ".join(said.split()) and drawn not in " ".join(warned.split())
+    with pytest.raises(SystemExit):
+        main(["compress", *recipe, "--dry-run", "--ranks", "8", "--set", "recovery.draw=block"])
+    often, warned = capsys.readouterr()
+    assert f"{drawn} 0.98 of 4000 iterations" in " ".join(often.split())
+    assert f"warning: {drawn} 0.98 of 4000 iterations" in " ".join(warned.split())
     found = estimated(said)
     recovered, distilled = (2 + 8) * whole / 8e9, (2 * 2 * whole + (8 + 4) * pruned) / 8e9
     assert ended.value.code == 0 and round(distilled) == 23, "the recipe's head says it"

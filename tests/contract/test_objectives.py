@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -38,7 +38,9 @@ def bound(kind: str, name: str) -> Any:
 
 
 class TinyNet:
-    """`flc.api.Net`."""
+    """`flc.api.Net`. `asked`: the blocks that each call with a gradient is of."""
+
+    asked: ClassVar[list[Any]] = []
 
     def __init__(self, blocks: Blocks, kept: Any) -> None:
         self.blocks, self.kept = blocks, kept
@@ -46,6 +48,8 @@ class TinyNet:
     def __call__(self, x: Tensor, t: Tensor, cond: Condition, view: View | None = None) -> Tensor:
         assert x.shape[1:] == (C, F, H, W) and t.shape == (len(x),), "the interface of flc.api.Net"
         assert ((t >= 0) & (t <= 1)).all()
+        if torch.is_grad_enabled():
+            self.asked.append(self.kept if view is None else view.kept)
         return self.blocks(cond.clamp(x), t, cond.text, self.kept if view is None else view.kept) * cond.free(x)
 
     def features(
@@ -179,6 +183,23 @@ def test_a_loss_is_a_function_of_its_draws(kind, name):
             values.append(objective.loss(phase, nets, make_batch(True), step, StepDraws(0, "test", drawn)).value.item())
         assert values[0] == values[1], "the same draws"
         assert values[0] != values[2], "other draws: the loss does use them"
+
+
+@pytest.mark.parametrize("name", [name for kind, name in OBJECTIVES if kind == "recovery"])
+def test_a_recovery_that_says_how_often_it_trains_the_pruned_network_does(name):
+    """Counted over its iterations, within 4.5 standard errors of independent draws."""
+    objective = bound("recovery", name)
+    said = objective.pruned_iterations()
+    if said is None or not objective.trains:
+        return
+    nets, batch, counted = TinyNets(objective.roles()), make_batch(False), 0
+    nets.activate("student")
+    for step in range(STEPS):
+        TinyNet.asked.clear()
+        objective.loss("student", nets, batch, step, StepDraws(0, "test", step))
+        counted += PRUNED.kept in TinyNet.asked
+    share = said / STEPS
+    assert 0 <= share <= 1 and counted == pytest.approx(said, abs=4.5 * (STEPS * share * (1 - share)) ** 0.5 + 1e-6)
 
 
 @pytest.mark.parametrize(("kind", "name"), OBJECTIVES)

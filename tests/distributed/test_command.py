@@ -93,6 +93,16 @@ def test_only_the_leader_speaks(ranks):
     assert done.stderr.count("encode clips") == 1, "a bar prints one line where there is no terminal"
 
 
+def test_ranks_hand_on_what_a_collapsed_recovery_began_with(tmp_path):
+    """Under ZeRO-3 the best weights are collected from all of them."""
+    broken = ("--set", "recovery.lr=0.1", "--set", "recovery.warmup=0", "--set", "pruner.after=0", "--until", "recover")
+    done = run(launched(command(tmp_path / "out", *TABLE, *OFFLOADED, *broken)))
+    assert done.stderr.count("recover collapsed; the weights of iteration 0, its best, are handed on") == 1
+    found, own = (load_file(f / "transformer" / "diffusion_pytorch_model.safetensors")
+                  for f in (tmp_path / "out" / "recover", EMBEDDED))  # fmt: skip
+    assert found.keys() == own.keys() and all(torch.equal(found[n], own[n]) for n in own)
+
+
 def test_a_dry_run_of_ranks_plans_once_and_leaves_nothing(tmp_path):
     before = set(os.listdir("/tmp"))
     done = run(launched(command(tmp_path / "out", *TABLE, *RANKS, "--dry-run")))

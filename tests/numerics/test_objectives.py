@@ -225,7 +225,7 @@ def test_unimportant_blocks_are_skipped_with_probability_p(p, draw):
     """Two removable blocks: alone, 0 to 2 of them go; as a set, none or both. 400 draws: 4 standard errors are .09."""
     objective, sizes = bernoulli(p=p, draw=draw), []
     for step in range(400):
-        kept = objective._drawn(draws(step)).kept["blocks"]
+        kept = objective._drawn(step, draws(step)).kept["blocks"]
         assert {0, 3} <= set(kept), "important blocks stay"
         sizes.append(len(kept))
     assert sum(4 - s for s in sizes) / 2 / 400 == pytest.approx(p, abs=0.09)
@@ -234,7 +234,7 @@ def test_unimportant_blocks_are_skipped_with_probability_p(p, draw):
 
 @pytest.mark.parametrize("draw", ["block", "set"])
 def test_at_p_1_both_draws_are_the_pruned_network(draw):
-    assert bernoulli(p=1.0, draw=draw)._drawn(draws()).kept == PRUNED.kept
+    assert bernoulli(p=1.0, draw=draw)._drawn(0, draws()).kept == PRUNED.kept
 
 
 # -- teachers --------------------------------------------------------------------------------------------------

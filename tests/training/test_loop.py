@@ -38,6 +38,15 @@ def test_a_loss_reaches_its_own_role_and_no_other(miniature, case):
         assert all(p.grad is None for p in frozen), "the frozen network got a gradient"
 
 
+@pytest.mark.parametrize("draw", ["set", "block"])
+@pytest.mark.parametrize(("blocks", "dtype"), [(5, torch.float32), (40, torch.float32), (40, torch.bfloat16)], ids=str)
+def test_a_shared_target_has_a_gradient_in_every_iteration(miniature, tmp_path, blocks, dtype, draw):
+    """At alpha = 1 and p = .5, where every second draw of the set skips nothing and has no loss."""
+    options = {"anchor": "shared", "draw": draw, "warmup": 0}
+    log = miniature("bernoulli", blocks=blocks, dtype=dtype, **options).run(tmp_path, 8, save_every=0)
+    assert all(metrics["student/grad_norm"] > 0 for metrics in log) and len(log) == 8
+
+
 def test_phases_follow_the_rhythm(miniature):
     m = miniature("dmd", ratio=3, fake_warmup=2)
     moved = [step for step in range(9) if "student" in m.objective.phases(step)]

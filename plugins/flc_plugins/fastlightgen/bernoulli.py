@@ -2,12 +2,19 @@
 
     L = (1-alpha) [ || v_pr - v* ||^2 + || v_unpr - v* ||^2 ] + alpha || v_pr - sg(v_unpr) ||^2
 
-Each unimportant block is skipped with probability p; v_pr is the network with the drawn blocks skipped,
-v_unpr the one with all. The paper prints v* = x0 - x1; Eq 4 and Eq 8 hold for v* = x1 - x0, used here.
+The unimportant blocks are skipped with probability p, all of them together (`draw=set`) or each by a coin of its own
+(`block`); v_pr is the network with the drawn blocks skipped, v_unpr the one with all. p may rise over the stage, by the
+same step each iteration from `p` to `p_end`. The paper prints v* = x0 - x1; Eq 4 and Eq 8 hold for v* = x1 - x0, used
+here.
+
+Stage III starts from the network without any of the n unimportant blocks, which is drawn with probability p (`set`) or
+p^n (`block`): of n = 12 at p = .5, Wan-14B's, in every second iteration or in one of 4,096.
 
 At alpha = 1, the paper's best, no gradient reaches v_unpr although it shares its weights with v_pr, so it
 drifts unanchored: `anchor` chooses the paper's shared target or the frozen incoming network (ours), and the
-drift || v_unpr - v_original || is logged.
+drift || v_unpr - v_original || is logged. With the shared target at alpha = 1 an iteration that skips nothing would
+have no loss at all, v_pr being v_unpr: there one block, drawn evenly, is skipped after all (`block`), or the set (in
+every iteration, then: p has no effect).
 """
 
 from __future__ import annotations
@@ -27,12 +34,14 @@ class BernoulliRecovery(RecoveryTrainer):
     """Stage II, Eq 5-7: one network that works with and without its unimportant blocks."""
 
     draws = True
+    rare = "--set recovery.draw=set, or a higher recovery.p or recovery.p_end"
 
     class Options(Base):
         alpha: float = option(1.0, "weight of distillation; 1 - alpha weighs the data", "paper, Table 4", ge=0, le=1)
-        p: float = option(0.5, "probability that an unimportant block is skipped", "paper", ge=0, le=1)
+        p: float = option(0.5, "probability that unimportant blocks are skipped", "paper", ge=0, le=1)
+        p_end: float | None = option(None, "p at the stage's end, towards which it goes; default p", "ours", ge=0, le=1)
         draw: Literal["block", "set"] = option(
-            "block", "each block on its own, or all of them together", "ours: the paper leaves it open"
+            "set", "one draw for all unimportant blocks, or one for each", "paper: its pruned network has none of them"
         )
         anchor: Literal["frozen", "shared"] = option(
             "frozen", "target: the incoming network, or the trained one itself", "ours; the paper's is shared"
@@ -51,6 +60,23 @@ class BernoulliRecovery(RecoveryTrainer):
         )
         drift_every: int = option(50, "iterations between measurements of the drift", "ours", ge=1)
 
+        def unused(self) -> tuple[str, ...]:
+            return ("p", "p_end") if self.draw == "set" and self.needs_skip else ()
+
+        @property
+        def needs_skip(self) -> bool:
+            """Whether an iteration that skips nothing has no loss."""
+            return self.alpha == 1 and self.anchor == "shared"
+
+    def pruned_iterations(self) -> float:
+        o, n, probabilities = self.options, len(self._removable()), map(self._p, range(self.setting.iterations))
+        if n == 0 or "p" in o.unused():
+            return self.setting.iterations
+        if o.draw == "set":
+            return sum(probabilities)
+        alone = n == 1 and o.needs_skip  # what is skipped where nothing was drawn is then all of them
+        return sum(p**n + (1 - p) * alone for p in probabilities)
+
     def real(self) -> Literal["original", "recovered"]:
         return "original" if self.options.anchor == "frozen" else "recovered"
 
@@ -63,7 +89,7 @@ class BernoulliRecovery(RecoveryTrainer):
         o, x0, cond = self.options, batch.x0, batch.cond
         x1, t = rng.normal(x0), shifted(rng.uniform(len(x0)), o.shift).to(x0.device)
         x_t, free = noised(x0, x1, t), cond.free(x0)
-        v_pruned = nets["student"](x_t, t, cond, self._drawn(rng))
+        v_pruned = nets["student"](x_t, t, cond, self._drawn(step, rng))
         metrics: dict[str, float] = {}
         measured, frozen = step % o.drift_every == 0, o.anchor == "frozen"
         if measured or frozen:
@@ -84,18 +110,27 @@ class BernoulliRecovery(RecoveryTrainer):
             metrics["data"] = float(data.detach())
         return Loss(loss, metrics)
 
-    def _drawn(self, rng: Draws) -> View:
+    def _p(self, step: int) -> float:
+        o, last = self.options, max(1, self.setting.iterations - 1)
+        return o.p if o.p_end is None else o.p + (o.p_end - o.p) * min(1.0, step / last)
+
+    def _removable(self) -> list[tuple[str, int]]:
+        """The blocks that the pruned network does not have."""
+        full, pruned = self.setting.full.kept, self.setting.pruned.kept
+        assert full is not None and pruned is not None
+        return [(stack, i) for stack, blocks in full.items() for i in blocks if i not in pruned[stack]]
+
+    def _drawn(self, step: int, rng: Draws) -> View:
         """The unpruned network without the blocks drawn to be skipped; the same on every rank."""
         if self.setting.draw is not None:
             return self.setting.draw(rng)
-        o, full = self.options, self.setting.full.kept
-        pruned = self.setting.pruned.kept
-        assert full is not None and pruned is not None
-        whole_set = rng.shared_bernoulli(o.p, 1)[0]
-        kept: dict[str, tuple[int, ...]] = {}
-        for stack, blocks in full.items():
-            removable = [i for i in blocks if i not in pruned[stack]]
-            drawn = rng.shared_bernoulli(o.p, len(removable))
-            skip = {i for i, d in zip(removable, drawn, strict=True) if (whole_set if o.draw == "set" else d)}
-            kept[stack] = tuple(i for i in blocks if i not in skip)
-        return View(kept)
+        o, p, removable = self.options, self._p(step), self._removable()
+        if o.draw == "set":
+            skip = removable if o.needs_skip or rng.shared_bernoulli(p, 1)[0] else []
+        else:
+            drawn = rng.shared_bernoulli(p, len(removable))
+            skip = [block for block, gone in zip(removable, drawn, strict=True) if gone]
+            if o.needs_skip and removable and not skip:
+                skip = [removable[rng.shared_integer(len(removable))]]
+        assert self.setting.full.kept is not None
+        return View({s: tuple(i for i in blocks if (s, i) not in skip) for s, blocks in self.setting.full.kept.items()})
