@@ -152,13 +152,15 @@ class StockAdapter(ModelAdapter):
             check_loaded(getattr(pipe, name), folder / name)
         try:
             self.ready(pipe, folder)
+            self.check_tokens(pipe, folder)
+            self.check_numbers(pipe, folder)
+        except UserError:
+            raise
         except Exception as error:  # its files were read once, but perhaps not all that they say
             raise UserError(self.unreadable(folder, error)) from error
-        self.check_tokens(pipe, folder)
         for name in ("flow_shift", "shift"):
             if (value := pipe.scheduler.config.get(name)) is not None and not are_numbers([value]):
                 raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
-        self.check_numbers(pipe, folder)
         return pipe
 
     def check_tokens(self, pipe: Any, folder: Path) -> None:
@@ -166,11 +168,8 @@ class StockAdapter(ModelAdapter):
         for name in self.encoders:
             encoder, tokenizer = getattr(pipe, name), getattr(pipe, name.replace("text_encoder", "tokenizer"))
             place = folder / name.replace("text_encoder", "tokenizer")
-            try:
-                tokenizer(["a text", ""], padding="max_length", max_length=16, truncation=True)
-                last, rows = max(tokenizer.get_vocab().values()), encoder.get_input_embeddings().weight.shape[0]
-            except Exception as error:  # a stranger's files may be wrong in any way
-                raise UserError(self.unreadable(place, error)) from error
+            tokenizer(["a text", ""], padding="max_length", max_length=16, truncation=True)
+            last, rows = max(tokenizer.get_vocab().values()), encoder.get_input_embeddings().weight.shape[0]
             if last >= rows:
                 raise UserError(f"{place} numbers its tokens 0 to {last}, of which {folder / name} knows {rows}")
 

@@ -182,7 +182,7 @@ WRONG = [
     (
         "tokenizer/tokenizer_config.json",
         {"pad_token": None},
-        "tokenizer does not load as a Wan pipeline: Asking to pad",
+        "model does not load as a Wan pipeline: Asking to pad",
     ),
     ("tokenizer/tokenizer_config.json", {"eos_token": "<end>"}, "tokenizer numbers its tokens 0 to "),
 ]
