@@ -98,7 +98,7 @@ def check_places(folder: Path) -> None:
                 real = path.resolve()
                 if not any(real.is_relative_to(home) for home in allowed):
                     raise UserError(
-                        f"{path} is a link out of {folder}, which flc does not follow: put what it is there"
+                        f"{path} is a link out of {folder}, which flc does not follow: put the file itself there"
                     )
             if not name.startswith(".") and not path.is_file() and not path.is_dir():
                 raise UserError(f"{path} is no regular file: take it out of {folder}")

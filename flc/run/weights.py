@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from flc.errors import UserError
+from flc.models.config import check_types
 from flc.models.folder import check_weights, read_json
 from flc.models.loaded import check_finite, check_names
 from flc.models.safe import check_component_is_plain, check_places
@@ -26,9 +27,18 @@ def check_transformer(job: Job, folder: Path) -> Path:
     config = read_json(path / "config.json")
     if config.get("_class_name") != cls.__name__:
         raise UserError(f"{path} holds a {config.get('_class_name')}, not a {cls.__name__}")
-    with torch.device("meta"):
-        check_names(cls.from_config(config), path)
+    check_types(cls, config, path / "config.json")
+    try:
+        with torch.device("meta"):
+            outline = cls.from_config(config)
+    except Exception as error:  # a stranger's config may be wrong in any way
+        raise UserError(unreadable(path, cls, error)) from error
+    check_names(outline, path)
     return path
+
+
+def unreadable(path: Path, cls: Any, error: Exception) -> str:
+    return f"{path} does not load as a {cls.__name__}: {(str(error) or type(error).__name__).splitlines()[0]}"
 
 
 def check_shape(job: Job, plan: dict[str, Any], folder: Path, pruned: bool) -> None:
@@ -54,7 +64,7 @@ def load_transformer(job: Job, folder: Path) -> Any:
     cls: Any = type(job.adapter.transformer)
     try:
         module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path} does not load as a {cls.__name__}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise UserError(unreadable(path, cls, error)) from error
     check_finite(module, path)
     return job.adapter.prepare(module.requires_grad_(False).eval().to(job.adapter.device))

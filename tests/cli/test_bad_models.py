@@ -168,16 +168,16 @@ DAMAGES = {
 
 
 WRONG = [
-    ("transformer/config.json", {"num_layers": "ten"}, "num_layers='ten' is no int"),
-    ("transformer/config.json", {"patch_size": [1, 2.5, 2]}, "patch_size=[1, 2.5, 2] is no tuple[int"),
-    ("vae/config.json", {"base_dim": "eight"}, "base_dim='eight' is no int"),
-    ("vae/config.json", {"latents_std": "abc"}, "latents_std='abc' is no list[float]"),
-    ("vae/config.json", {"latents_std": [None] * 3}, "latents_std=[None, None, None] is no list[float]"),
-    ("vae/config.json", {"scale_factor_temporal": "four"}, "scale_factor_temporal='four' is no int | None"),
+    ("transformer/config.json", {"num_layers": "ten"}, "num_layers='ten' is no "),
+    ("transformer/config.json", {"patch_size": [1, 2.5, 2]}, "patch_size=[1, 2.5, 2] is no "),
+    ("vae/config.json", {"base_dim": "eight"}, "base_dim='eight' is no "),
+    ("vae/config.json", {"latents_std": "abc"}, "latents_std='abc' is no "),
+    ("vae/config.json", {"latents_std": [None] * 3}, "latents_std=[None, None, None] is no "),
+    ("vae/config.json", {"scale_factor_temporal": "four"}, "scale_factor_temporal='four' is no "),
     ("vae/config.json", {"scale_factor_temporal": 8}, "scale factors in time and space are (8, "),
-    ("scheduler/scheduler_config.json", {"shift_terminal": [7]}, "shift_terminal=[7] is no float"),
-    ("scheduler/scheduler_config.json", {"use_dynamic_shifting": 1e-320}, "use_dynamic_shifting=1e-320 is no bool"),
-    ("model_index.json", {"expand_timesteps": "yes"}, "expand_timesteps='yes' is no bool"),
+    ("scheduler/scheduler_config.json", {"shift_terminal": [7]}, "shift_terminal=[7] is no "),
+    ("scheduler/scheduler_config.json", {"use_dynamic_shifting": 1e-320}, "use_dynamic_shifting=1e-320 is no "),
+    ("model_index.json", {"expand_timesteps": "yes"}, "expand_timesteps='yes' is no "),
     ("text_encoder/config.json", {"num_heads": None}, "model does not load as a Wan pipeline"),
     (
         "tokenizer/tokenizer_config.json",
