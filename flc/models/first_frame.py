@@ -11,8 +11,13 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from flc.errors import UserError
 from flc.models.folder import read_json
+from flc.models.safe import entries_of
 from flc.models.stock import StockAdapter
+
+#: Pixels of a side that an encoder of images may be shown; today's have 224 to 512.
+LARGEST = 4096
 
 
 class FirstFrameAdapter(StockAdapter):
@@ -28,6 +33,18 @@ class FirstFrameAdapter(StockAdapter):
 
     def takes_first_frame(self, folder: Path) -> bool:
         return True
+
+    def check_sight(self, pipe: Any, folder: Path, sides: int) -> None:
+        """`UserError` unless the processor makes of an image what its encoder takes, `sides` pixels each way."""
+        names = ("preprocessor_config.json", "processor_config.json")
+        for place in (path for name in names if (path := folder / "image_processor" / name).exists()):
+            for name, value in entries_of({n: read_json(place).get(n) for n in ("size", "crop_size")}):
+                if isinstance(value, int | float) and not 0 < value <= LARGEST:
+                    raise UserError(f"{place}: {name} {value} is no size of an image")
+        pixels = pipe.image_processor(images=[Image.new("RGB", (64, 48))], return_tensors="pt").pixel_values
+        if pixels.shape != (1, 3, sides, sides) or not pixels.isfinite().all():
+            made = f"makes {tuple(pixels.shape)} of an image, its encoder takes {(1, 3, sides, sides)}"
+            raise UserError(f"{folder / 'image_processor'} {made}: take both from one model")
 
     def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
         """With the processor of images by the name that every transformers knows: where torchvision is missing it has

@@ -17,6 +17,7 @@ from flc.models.safe import (
     check_places,
     check_weights_are_safe,
     components,
+    entries_of,
     weight_files,
 )
 from flc.registry import registry
@@ -74,10 +75,17 @@ def holds(entry: Any) -> bool:
 
 
 def check_weights(folder: Path) -> None:
-    """A component's weights: safetensors, whole; every shard that its index names is there."""
+    """A component's weights: safetensors, whole; every shard that its index names is there; not fewer tensors than its
+    config has layers, of which stock loaders would make millions."""
     check_weights_are_safe(folder)
-    for file in weight_files(folder):
-        header(file)
+    tensors = sum(len(header(file)) for file in weight_files(folder))
+    path = folder / "config.json"
+    for name, value in entries_of(read_json(path)) if path.exists() else ():
+        size = len(value) if isinstance(value, list) else value if "layers" in name or "blocks" in name else 0
+        if isinstance(size, int) and size > max(tensors, 100):
+            raise UserError(
+                f"{path}: {name} is {size}, and there are {tensors} tensors: give weights and config of one model"
+            )
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:

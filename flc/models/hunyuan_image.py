@@ -80,6 +80,7 @@ class HunyuanImageAdapter(FirstFrameAdapter, HunyuanAdapter):
         rows, expected = (sight.image_size // sight.patch_size) ** 2, self.template["image_emb_len"]
         if rows != expected:
             raise UserError(f"{folder / 'text_encoder'} makes {rows} rows of an image, not the stock {expected}")
+        self.check_sight(pipe, folder, sight.image_size)
 
     def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:
         self._black = {}

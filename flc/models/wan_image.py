@@ -67,6 +67,11 @@ class WanImageAdapter(FirstFrameAdapter, WanAdapter):
         if (part := getattr(pipe.image_processor, "image_processor", None)) is not None:
             pipe.register_modules(image_processor=part)
 
+    def check_numbers(self, pipe: Any, folder: Path) -> None:
+        super().check_numbers(pipe, folder)
+        if pipe.image_encoder is not None:
+            self.check_sight(pipe, folder, pipe.image_encoder.config.image_size)
+
     # -- encoding -----------------------------------------------------------------------------------------
 
     def first_frames(self, images: np.ndarray, frames: int, prompts: Sequence[str] = ()) -> dict[str, Tensor]:

@@ -178,6 +178,9 @@ WRONG = [
     ("scheduler/scheduler_config.json", {"shift_terminal": [7]}, "shift_terminal=[7] is no "),
     ("scheduler/scheduler_config.json", {"use_dynamic_shifting": 1e-320}, "use_dynamic_shifting=1e-320 is no "),
     ("model_index.json", {"expand_timesteps": "yes"}, "expand_timesteps='yes' is no "),
+    ("text_encoder/config.json", {"num_layers": 2**40}, f"num_layers is {2**40}, and there are 22 tensors"),
+    ("transformer/config.json", {"num_layers": 2**40}, f"num_layers is {2**40}, and there are "),
+    ("vae/config.json", {"dim_mult": [1] * 100_000}, "dim_mult is 100000, and there are "),
     ("text_encoder/config.json", {"num_heads": None}, "model does not load as a Wan pipeline"),
     (
         "tokenizer/tokenizer_config.json",

@@ -272,8 +272,9 @@ def test_feed_forward_layers_are_not_narrowed(hunyuan):
         ("transformer/config.json", {"patch_size_t": 2}, "tokens of several latent frames"),
         ("model_index.json", {"_class_name": "HunyuanSkyreelsImageToVideoPipeline"}, "HunyuanSkyreels"),
         ("tokenizer/tokenizer_config.json", {"padding_side": "left"}, "padding_side must be right"),
-        ("vae/config.json", {"scaling_factor": "big"}, "scaling_factor must be a number"),
-        ("scheduler/scheduler_config.json", {"shift": True}, "shift must be a number"),
+        ("vae/config.json", {"scaling_factor": "big"}, "scaling_factor='big' is no float"),
+        ("vae/config.json", {"scaling_factor": 0}, "scaling_factor must be a number"),
+        ("scheduler/scheduler_config.json", {"shift": True}, "shift=True is no float"),
         ("text_encoder_2/config.json", {"hidden_size": "wide"}, "does not load as a HunyuanVideo pipeline"),
     ],
 )

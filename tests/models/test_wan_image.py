@@ -256,3 +256,20 @@ def test_an_outline_counts_what_the_whole_holds(folder, wan_image, tmp_path):
     assert Prunable(outline, outline.transformer).weights == Prunable(wan_image, wan_image.transformer).weights
     assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(alone) == (81, 480, 832)
     assert outline.fps_of(alone) == 16 and outline.takes_first_frame(alone) and outline.needs_first_frame
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [({"crop_size": {"height": 32, "width": 2**40}}, f"width {2**40} is no size of an image"),
+     ({"size": {"shortest_edge": -1}}, "shortest_edge -1 is no size of an image"),
+     ({"crop_size": {"height": 48, "width": 48}}, r"makes \(1, 3, 48, 48\) of an image, its encoder takes \(1, 3, "),
+     ({"image_std": [0.5, 0.5]}, "does not load as a Wan image-to-video pipeline"),
+     ({"image_mean": [0.5, 0.5, "0.5"]}, "does not load as a Wan image-to-video pipeline")],
+    ids=str,
+)  # fmt: skip
+def test_a_processor_that_makes_nothing_of_an_image_for_its_encoder_is_refused(tmp_path, entries, says):
+    folder = write_pipeline(tmp_path / "model")
+    path = folder / "image_processor" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    with pytest.raises(UserError, match=says):
+        adapter_for(folder).load(folder)
