@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.paper import title
 
-#: The average's parts and the guards, in the order of the columns; another suite's come after them.
+#: The average's parts, what stands beside it and the guards, in the order of the columns; another suite's come after.
 SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
           "subject_consistency", "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
 COLUMNS = (
