@@ -26,7 +26,7 @@ from flc.run.console import Console
 from flc.run.folders import check_out, check_resumed, check_store, held, nearest_existing, require
 from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
-from flc.run.objectives import check_objectives
+from flc.run.objectives import check_objectives, said_before
 from flc.run.plan import read_plan
 from flc.run.weights import check_shape
 from flc.train.launch import Ranks, from_environment
@@ -117,9 +117,20 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
         job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks, values.get("store"))
     job.check(planned)
     check_objectives(job, planned)
-    for text in [*idle(job, values), *untrained(job, planned), *alone_in_parts(job, planned)]:
+    for text in [
+        *idle(job, values),
+        *before(job, planned, values),
+        *untrained(job, planned),
+        *alone_in_parts(job, planned),
+    ]:
         job.console.warn(text)
     return job
+
+
+def before(job: Job, planned: Collection[str], values: dict[str, Any]) -> list[str]:
+    """Who says how many iterations come before the blocks are chosen is told where there are fewer."""
+    said = any(item.partition("=")[0] == "pruner.after" for item in values.get("set_") or [])
+    return said_before(job) if said and "score" in planned else []
 
 
 def untrained(job: Job, planned: Collection[str]) -> list[str]:

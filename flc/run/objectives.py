@@ -32,8 +32,6 @@ def check_objectives(job: Job, planned: Collection[str]) -> None:
     half of each stack stands for it."""
     r, full = job.recipe, View(job.prunable.full)
     pruned = View({stack: blocks[: max(1, len(blocks) // 2)] for stack, blocks in job.prunable.full.items()})
-    for text in said_before(job) if "score" in planned else ():
-        job.console.warn(text)
     kinds: tuple[tuple[str, Kind, View], ...] = (("recover", "recovery", full), ("distill", "distiller", pruned))
     for name, kind, handed_on in kinds:
         objective, options = job.algorithm(kind), getattr(r, name)

@@ -63,7 +63,7 @@ def test_show_prints_options_sources_and_the_citation(flc):
     assert "|| x_t - t v^{skip-i}(x_t, t) - x_0 ||^2" in out, "the module's docstring with the equation"
     lines = out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.strip().startswith("samples: int"))
-    assert "= 256 clips (>= 2)" in lines[at] and "Source: ours." in lines[at + 1]
+    assert "= 256 clips (>= 2, <= 1000000)" in lines[at] and "Source: ours." in lines[at + 1]
     assert "--set pruner.OPTION=VALUE" in out
 
 

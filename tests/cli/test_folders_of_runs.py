@@ -23,6 +23,9 @@ from flc.train.launch import Ranks
 
 pytestmark = pytest.mark.usefixtures("place")
 
+#: Blocks are chosen of the model as it is, so that a plan rests on nothing of stage II.
+QUICK = {"preset": "quick", "pruner": {"name": "elbo", "after": 0}}
+
 
 def test_out_in_use(refused, unloaded, place):
     (place / "run").mkdir()
@@ -39,7 +42,10 @@ def test_nothing_to_resume(refused, unloaded, command):
 
 def made(place: Path, **values: object) -> Path:
     """A run's folder as far as the checks of a later command look: its lock file and finished stages."""
-    run, recipe = place / "run", completed(resolve({"preset": "quick", **values}, {}, {}))
+    run, recipe = (
+        place / "run",
+        completed(resolve({**QUICK, **values}, {}, {})),
+    )
     job = Job(recipe, run, Console(quiet=True))
     inputs = {"recover": ["plan"], "distill": ["plan", "recovered"]}
     for stage in ("data", "score", "prune", "recover", "distill"):
@@ -217,10 +223,10 @@ def test_a_finished_folder_is_not_measured_in_another_run_s(refused, place):
 def test_a_run_may_go_on_elsewhere(place):
     """On another device or number of ranks: a finished training is the same there."""
     run = made(place)
-    recipe = completed(resolve({"preset": "quick"}, {}, {}))
+    recipe = completed(resolve(QUICK, {}, {}))
     elsewhere = Job(recipe, run, Console(quiet=True), Ranks(0, 2, 0))
     assert changed(elsewhere, "distill") == changed(elsewhere, "export") == changed(elsewhere) == []
-    saving = completed(resolve({"preset": "quick", "recover": {"save_every": 7, "log_every": 3}}, {}, {}))
+    saving = completed(resolve({**QUICK, "recover": {"save_every": 7, "log_every": 3}}, {}, {}))
     assert changed(Job(saving, run, Console(quiet=True))) == [], "how it is saved changes nothing of it"
 
 

@@ -10,7 +10,11 @@ from flc.train.engine import PlainEngine
 from flc.train.stage import Watch
 from tests.cli.small import SMALL
 
-SETS = [part for key, value in (SMALL | {"recovery.ema": 0.9}).items() for part in ("--set", f"{key}={value}")]
+SETS = [
+    part
+    for key, value in (SMALL | {"recovery.ema": 0.9, "pruner.after": 0}).items()
+    for part in ("--set", f"{key}={value}")
+]
 
 
 @pytest.fixture

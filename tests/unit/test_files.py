@@ -19,7 +19,7 @@ from flc.data.latents import read_captions, write_part
 from flc.errors import UserError
 from flc.files import whole, write_text
 from flc.train import loop
-from flc.train.health import BEST, Health
+from flc.train.health import BEST, Samples
 
 
 def kills(folder: Path, work: Callable[[], Any]) -> Iterator[None]:
@@ -122,7 +122,7 @@ def test_a_kill_at_any_point_of_publishing_leaves_the_checkpoint_before_or_the_n
 
 
 def test_a_kill_at_any_point_of_a_check_leaves_a_record_and_the_weights_that_it_speaks_of(folder):
-    health = Health.__new__(Health)
+    health = Samples.__new__(Samples)
     health.folder = folder
     health.remember(2, {"motion": 3.0}, {"w": torch.full((2,), 2.0)})
     steps = []
