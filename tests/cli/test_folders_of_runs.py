@@ -135,7 +135,7 @@ def test_other_clips_are_said(place, flc, monkeypatch):
     mark = json.loads((run / "data" / "done.json").read_text())
     mark["fingerprint"]["inputs"]["data"] = fingerprint({}, {"data": place / "clips"})["inputs"]["data"]
     (run / "data" / "done.json").write_text(json.dumps(mark))
-    recipe = compress.completed(resolve({"preset": "quick", "data": str(place / "clips")}, {}, {}))
+    recipe = compress.completed(resolve(QUICK | {"data": str(place / "clips")}, {}, {}))
     job = Job(recipe, run, Console(quiet=True))
     assert changed(job) == []
     (place / "clips" / "notes.txt").write_text("of mine")
