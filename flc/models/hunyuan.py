@@ -87,6 +87,10 @@ class HunyuanAdapter(StockAdapter):
         scale = pipe.vae.config.scaling_factor
         if not are_numbers([scale]) or scale == 0:
             raise UserError(f"{folder / 'vae' / 'config.json'}: scaling_factor must be a number other than 0")
+        axes, width = pipe.transformer.config.rope_axes_dim, pipe.transformer.config.attention_head_dim
+        if len(axes) != 3 or sum(axes) != width or any(size < 2 or size % 2 for size in axes):
+            place = folder / "transformer" / "config.json"
+            raise UserError(f"{place}: rope_axes_dim {list(axes)} must be three even numbers that add up to {width}")
         place = folder / "tokenizer"
         if pipe.tokenizer.padding_side != "right":
             raise UserError(f"{place}: padding_side must be right, which the transformer takes for granted")

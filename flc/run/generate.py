@@ -82,7 +82,7 @@ def generate(
             video = pipe(**settings, generator=own, callback_on_step_end=on_step, output_type="np").frames[0]
         except ValueError as error:  # the stock pipeline's own checks: sizes, prompt
             raise UserError(f"{folder} refuses this call: {error}") from error
-        except (TypeError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
+        except (TypeError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError) as error:
             # all of it is stock code on the folder's configs, of which not every number is looked at before
             raise UserError(f"{folder} does not run: {type(error).__name__}: {error}: mend its configs") from error
     with whole(out) as partial:

@@ -273,6 +273,8 @@ def test_feed_forward_layers_are_not_narrowed(hunyuan):
         ("model_index.json", {"_class_name": "HunyuanSkyreelsImageToVideoPipeline"}, "HunyuanSkyreels"),
         ("tokenizer/tokenizer_config.json", {"padding_side": "left"}, "padding_side must be right"),
         ("vae/config.json", {"scaling_factor": "big"}, "scaling_factor='big' is no float"),
+        ("transformer/config.json", {"rope_axes_dim": [4, 4, 6]}, "must be three even numbers that add up to 12"),
+        ("transformer/config.json", {"rope_axes_dim": [5, 5, 2]}, "must be three even numbers that add up to 12"),
         ("vae/config.json", {"scaling_factor": 0}, "scaling_factor must be a number"),
         ("scheduler/scheduler_config.json", {"shift": True}, "shift=True is no float"),
         ("text_encoder_2/config.json", {"hidden_size": "wide"}, "does not load as a HunyuanVideo pipeline"),
