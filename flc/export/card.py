@@ -44,7 +44,7 @@ def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], recipe: str) -> str:
-    base, sampler, suite = declared["base_model"], declared["sampler"], declared.get("suite", "shapes")
+    base, sampler, suite = declared["base_model"], declared["sampler"], declared["suite"]
     measured = "" if suite == "shapes" else f"VBench (suite `{suite}`). "
     repeat = (
         "`torch.manual_seed` alone fixes the result (the pipeline passes a `generator` to the first noise only; one of"

@@ -39,7 +39,7 @@ class Student(Notes):
     shift: Annotated[Number, Field(gt=0)]
     sigmas: list[Number]
     sampler: Literal["sde", "ode"]
-    recovery: str = "unknown"
+    recovery: str
     distiller: str
     teacher: str
 

@@ -373,7 +373,7 @@ def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]
 def print_table(job: Job) -> None:
     metrics = read_json(job.out / "metrics.json")
     title = f"{metrics['clips']} clips, seed {metrics['seed']}; all scores in [0, 1], higher is better"
-    suite = metrics.get("suite", "shapes")
+    suite = metrics["suite"]
     table = Table(title=title if suite == "shapes" else f"VBench, suite {suite}: {title}")
     columns = ["", "steps", "M parameters", "s/clip", "average"]
     if suite == "shapes":

@@ -16,6 +16,7 @@ from flc.errors import Incomplete, UserError
 from flc.evaluate import lpips
 from flc.evaluate.clips import Clips
 from flc.evaluate.manifest import digest, shots
+from flc.evaluate.metrics import AVERAGE
 from flc.evaluate.sampling import Row, condition, generate, make_prompts, prompts_of
 from flc.evaluate.suite import asked_for, described, document, score_row
 from flc.evaluate.vbench import lacks
@@ -54,7 +55,7 @@ def export(job: Job, scored: Path, distilled: Path) -> Path:
                  "base_model": public(job.recipe).model or EMBEDDED_NAME,
                  **job.adapter.declaration(),
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
-        write_pipeline(job.adapter, student, schedule, {"recovery": "unknown"} | declared | facts, folder)
+        write_pipeline(job.adapter, student, schedule, declared | facts, folder)
 
     inputs = {"model": job.model_folder, "plan": scored, "student": distilled}
     options = {
@@ -178,14 +179,10 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
     """Our metrics, on the manifest's prompts where the suite was asked for, else on captions of the data's clips."""
     r, o = job.recipe, job.recipe.evaluate
     options = {"guidance": job.guidance, "seed": r.seed, "size": job.size, "dtype": r.dtype}
-    options |= o.model_dump(exclude={"suite", "manifest", "vbench_python", "vbench_data", "fps", "lpips"})
-    options |= {"negative_prompt": r.negative_prompt, "metrics": registry().names("metric")}
-    # What is not asked for leaves no mark: a table made before there was such an option stays as it is.
+    options |= o.model_dump(exclude={"manifest", "vbench_python", "vbench_data", "fps"})
+    options |= {"negative_prompt": r.negative_prompt, "metrics": registry().names("metric"), "averaged": AVERAGE}
     asked = shots(job.asked, o.seeds, r.seed) if o.suite == "shapes" else []
-    options |= {"asked": digest(job.asked)} if asked else {}
-    options |= {"begin": r.prepare.clips} if r.data else {}
-    options |= {"lpips": o.lpips} if o.lpips else {}
-    options |= {"instead_of": o.suite} if o.suite != "shapes" else {}
+    options |= {"asked": digest(job.asked) if asked else None, "begin": r.prepare.clips if r.data else 0}
 
     def work(folder: Path) -> None:
         if asked:
@@ -282,8 +279,8 @@ def report(job: Job) -> Path:
     adapter = adapter_for(job.out / "pipeline", weights=False)
     declared |= {"guidance_argument": adapter.guidance_argument, "setup": list(adapter.setup)}
     declared |= {"needs_first_frame": adapter.needs_first_frame, "exact": list(adapter.exact)}
-    declared["suite"] = metrics.get("suite", "shapes")
     try:
+        declared["suite"] = metrics["suite"]
         declared["example"] = metrics["prompts"][0]["caption"]
         declared["call"] = adapter.call_settings(job.out / "pipeline", declared["guidance"], job.recipe.negative_prompt)
         card = model_card(declared, table_rows(metrics), table_columns(metrics), lock_text(public(job.recipe)))

@@ -39,8 +39,7 @@ def engine_of(job: Job) -> dict[str, Any]:
 
 
 def training(stage: TrainStage) -> dict[str, Any]:
-    """A batch taken in one part leaves no mark: what was trained before there were parts stays as it is."""
-    return stage.model_dump(exclude=QUIET | ({"accumulate"} if stage.accumulate == 1 else set()))
+    return stage.model_dump(exclude=QUIET)
 
 
 def of_data(job: Job) -> dict[str, Any]:

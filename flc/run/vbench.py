@@ -130,7 +130,7 @@ def write_table(job: Job, rows: dict[str, Path], wrong: dict[str, dict[str, str]
         text = json.dumps(document(o.suite, results, vbench.described(o.suite), asked, r.seed, **more), indent=1)
         (folder / "metrics.json").write_text(text)
 
-    options = {"suite": o.suite, "rows": list(rows), "videos": o.videos} | ({"lpips": o.lpips} if o.lpips else {})
+    options = {"suite": o.suite, "rows": list(rows), "videos": o.videos, "lpips": o.lpips}
     inputs = {name: place for name, place in rows.items()}
     for name, place in rows.items():
         found = sorted((place / vbench.RESULTS).glob("*_eval_results.json"))

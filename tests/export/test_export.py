@@ -17,7 +17,7 @@ DECLARED = {
     "base_model": "some/model", "kept": {"blocks": [0, 1, 4]}, "example": "a red circle moving left",
     "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0], "guidance": 1.0, "fps": 24, "dtype": "float32", "pipeline": "WanPipeline",
     "call": {"guidance_scale": 1.0}, "guidance_argument": "guidance_scale", "setup": [],
-    "needs_first_frame": False, "exact": ["vae"],
+    "needs_first_frame": False, "exact": ["vae"], "suite": "shapes",
 }  # fmt: skip
 
 
