@@ -2,8 +2,8 @@
 
     python -m benchmarks.all [--scale tiny] [--only table2] [--seeds 0 1 2] [--jobs 2] [--list] [--dry-run]
 
-What tables read of a cell is committed to git as it ends (--no-commit: not). Where weights and clips are, and how
-processes start, is said as of one table: --model, --data, --set, --launch.
+What is finished is in `results/runs.jsonl`, so that another sitting goes on from there. Where weights and clips are,
+and how processes start, is said as of one table: --model, --data, --set, --launch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.cells import Cell, Runs
+from benchmarks.cells import Cell
+from benchmarks.runner import Runs
 from benchmarks.table import Table, add_arguments, plan, runs_of
 
 TABLES = ("table2", "table4", "table5", "table6", "table9", "parts", "further")
@@ -55,7 +56,6 @@ def missing(runs: Runs, names: Sequence[str], seeds: list[int]) -> list[tuple[Ce
 def passed_on(args: argparse.Namespace) -> list[str]:
     """The arguments of each table's own command."""
     given = [f"--{name}={value}" for name in PASSED_ON if (value := getattr(args, name))]
-    given += ["--commit" if args.commit else "--no-commit"]
     return [*given, "--seeds", *map(str, args.seeds), *(["--set", *args.set] if args.set else [])]
 
 
@@ -65,7 +65,6 @@ def main() -> int:
         "--only", choices=(*EVERY, *ALSO_CALLED), nargs="+", default=[name for name in EVERY if name not in ASKED]
     )
     add_arguments(parser)
-    parser.set_defaults(commit=True)
     args = parser.parse_args()
     args.only = list(dict.fromkeys(ALSO_CALLED.get(name, name) for name in args.only))
     runs = runs_of(args)

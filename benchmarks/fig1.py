@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figure, paper
-from benchmarks.cells import Cell, Runs, summary
+from benchmarks.cells import Cell
 from benchmarks.common import spread
 from benchmarks.render import GUARDS, guarded, head, line, over, pair
+from benchmarks.runner import Runs, summary
 
 STEPS, KEEPS = (1, 2, 4), (0.3, 0.5, 0.7, 1.0)
 #: Behind a number, which is drawn inside the axes: readable on every colour.

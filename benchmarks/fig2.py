@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figure, table
-from benchmarks.cells import Cell, Runs
+from benchmarks.cells import Cell
 from benchmarks.paper import printed
 from benchmarks.render import GUARDS, guarded, head, line, lowest_shown, pair
+from benchmarks.runner import Runs
 from benchmarks.table2 import table as methods
 
 MARKERS = "osD^vP*Xd<>"

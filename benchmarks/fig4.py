@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figure
-from benchmarks.cells import Cell, Runs
+from benchmarks.cells import Cell
 from benchmarks.common import spread
 from benchmarks.render import head, line, pair
-from flc.models.folder import read_json
+from benchmarks.runner import Runs
 
 CELL = Cell("fastlightgen")
 CELLS = [CELL]
 
 
 def measure(runs: Runs, seeds: list[int]) -> dict[str, Any]:
-    plans = [read_json(path) for s in seeds if (path := runs.found(CELL, s) / "score" / "plan.json").exists()]
-    stacks = plans[0]["scores"]
-    errors = {s: [spread([p["scores"][s][i] for p in plans]) for i in range(len(stacks[s]))] for s in stacks}
-    kept = {s: [sum(i in p["kept"][s] for p in plans) for i in range(len(stacks[s]))] for s in stacks}
+    made = [record for s in seeds if (record := runs.record(CELL, s))]
+    stacks = made[0].block_scores
+    errors = {s: [spread([r.block_scores[s][i] for r in made]) for i in range(len(stacks[s]))] for s in stacks}
+    kept = {s: [sum(i in r.kept[s] for r in made) for i in range(len(stacks[s]))] for s in stacks}
     return {
-        "plans": len(plans),
+        "plans": len(made),
         "error_without": errors,
         "kept_in_seeds": kept,
-        "error_with_all": spread([p["details"]["baseline"] for p in plans]),
+        "error_with_all": spread([r.baseline for r in made if r.baseline is not None]),
     }
 
 

@@ -16,7 +16,8 @@ import av
 import numpy as np
 
 from benchmarks import figure, render
-from benchmarks.cells import Cell, Runs
+from benchmarks.cells import Cell
+from benchmarks.runner import Runs
 from benchmarks.table import TEACHER
 from benchmarks.table5 import cell, rows
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import Cell, Runs
+from benchmarks.cells import Cell
 from benchmarks.common import RESULTS, write
 from benchmarks.render import over
+from benchmarks.runner import Runs
 from benchmarks.table import arguments, plan, runs_of
 
 

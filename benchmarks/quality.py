@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.cells import MEANS, digest
 from benchmarks.common import RESULTS, spread, write
+from benchmarks.runner import cache
 from benchmarks.timing import seconds
 from flc.api import View
 from flc.cli import main as flc
@@ -90,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", choices=("quick", "full"), default="quick")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--runs", type=Path, default=cache() / "quality", help="folder of runs")
     parser.add_argument("--clips", type=int, default=192, help="a row and seed; more than the presets': less chance")
     args = parser.parse_args()
     documents = [rows_of(args.preset, s, args.clips, args.runs / f"{args.preset}-{s}") for s in args.seeds]

@@ -12,9 +12,10 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from benchmarks.cells import Cell, Runs, Scale
+from benchmarks.cells import Cell, Scale
 from benchmarks.common import write
 from benchmarks.parts import CODMD
+from benchmarks.runner import Runs
 from benchmarks.table import arguments, plan, runs_of
 from benchmarks.table2 import table
 from flc.run.compress import completed

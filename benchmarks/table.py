@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 from benchmarks import paper
-from benchmarks.cells import Cell, Runs, Scale, summary
+from benchmarks.cells import Cell, Scale
 from benchmarks.common import RESULTS, spread, worth_writing, write
+from benchmarks.records import Record
 from benchmarks.render import markdown, picture
+from benchmarks.runner import Runs, summary
 from benchmarks.timing import interleaved
 from flc.errors import UserError
 from flc.recipe import merge, resolve
@@ -68,15 +70,14 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
         label, rows = cell.label, found[cell.label]
         if ahead := differences(rows, found[table.reference]):
             results[label]["ahead"] = spread(ahead)
-        if taken := [runs.minutes(cell, s) for s, row in zip(seeds, rows, strict=True) if "average" in row]:
-            results[label]["minutes"] = min(taken)
-        errors = [e for s in seeds if table.removal and (e := runs.removal(cell, s)) is not None]
-        if len(errors) == len(seeds):
-            results[label]["removal"] = spread(errors)
+        if good := [row for row in rows if "average" in row]:
+            results[label]["minutes"] = min(sum(row["seconds"].values()) for row in good) / 60
+            if table.removal:
+                results[label]["removal"] = spread([row["removal"]["pruned"] for row in good])
         if over := paper.averages(rows, paper.dimensions(first)):
             results[label]["as_paper"] = spread(over)
-    good = {c.label: [s for s, row in zip(seeds, found[c.label], strict=True) if "average" in row] for c in cells}
-    add_times(results, {c.label: runs.found(c, (good[c.label] or seeds)[0]) for c in cells}, runs.scale)
+    made = {c.label: [record for s in seeds if (record := runs.record(c, s))] for c in cells}
+    add_times(results, {label: records[0] for label, records in made.items() if records}, runs.scale)
     theirs = {label: dict(zip(first["columns"], first["rows"][key], strict=True)) for label, key in table.paper.items()}
     about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "reference": table.reference}
     about |= {"runs_of": runs.commits(cells, seeds)}
@@ -90,11 +91,10 @@ def differences(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> lis
     return [row["average"] - other["average"] for row, other in pairs]
 
 
-def add_times(results: dict[str, Any], finished: dict[str, Path], scale: Scale) -> None:
+def add_times(results: dict[str, Any], finished: dict[str, Record], scale: Scale) -> None:
     """Seconds a clip and, round by round, the ratio to the teacher's."""
-    there = {label: path for label, path in finished.items() if "average" in results[label]}
     where = {name: scale.base()[name] for name in ("model", "device", "dtype") if name in scale.base()}
-    timed = interleaved(there, **where, **scale.read().get("timing", {}))
+    timed = interleaved(finished, **where, **scale.read().get("timing", {}))
     for label, seconds in timed.items():
         results[label]["seconds"] = spread(seconds)
         if "teacher" in timed:
@@ -111,11 +111,8 @@ def arguments(description: str | None) -> argparse.Namespace:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="tiny", help="benchmarks/scales/NAME.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--runs", type=Path, help="folder of runs; FLC_CACHE, or the user's cache, when absent")
     parser.add_argument("--jobs", type=int, help="runs at a time, one core each; the scale's own when absent")
-    parser.add_argument(
-        "--commit", action=argparse.BooleanOptionalAction, default=False, help="commit each cell's results as it ends"
-    )
     parser.add_argument("--list", action="store_true", help="print the runs that are missing, and stop")
     parser.add_argument("--dry-run", action="store_true", help="plan, memory and time of each cell, and stop")
     parser.add_argument("--model", help="folder of the scale's model")
@@ -141,7 +138,7 @@ def runs_of(args: argparse.Namespace) -> Runs:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    return Runs(args.runs, scale, args.jobs or scale.read().get("jobs", 2), committing=args.commit)
+    return Runs(args.runs, scale, args.jobs or scale.read().get("jobs", 2))
 
 
 def plan(runs: Runs, cells: list[Cell], args: argparse.Namespace) -> int:

@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.cells import SCALES, Runs, digest
+from benchmarks.cells import SCALES, digest
 from benchmarks.common import RESULTS, spread, worth_writing, write
 from benchmarks.paper import averages, dimensions, printed
 from benchmarks.pipelines import Contestant, Stock, clips, seconds
 from benchmarks.render import SCORES, as_printed, fewer, head, line, over, pair, picture
+from benchmarks.runner import Runs, cache
 from benchmarks.table import add_arguments, plan, runs_of, scale_of
 from benchmarks.table2 import OURS
 from flc.data.source import drawn_clips, write_video
@@ -100,7 +101,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
     scale = scale_of(args)
     recipe = resolve(merge(scale.base(), {"evaluate": said}), {}, {})
     check(recipe.evaluate, args.scale)
-    folder = args.runs / args.scale / "table1" / recipe.evaluate.suite
+    folder = (args.runs or cache()) / args.scale / "table1" / recipe.evaluate.suite
     return Suite(recipe, [], scale.read().get("timing", {}), folder)
 
 

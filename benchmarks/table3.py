@@ -26,10 +26,11 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ValidationError
 
 from benchmarks import figure
-from benchmarks.cells import Cell, Runs
+from benchmarks.cells import Cell
 from benchmarks.common import RESULTS, made_by, write
 from benchmarks.paper import printed
 from benchmarks.render import as_printed, head, line
+from benchmarks.runner import Runs
 from benchmarks.table import add_arguments, plan, runs_of
 from benchmarks.table2 import INTERVALS, OURS, table
 from flc.errors import UserError

@@ -2,7 +2,7 @@
 
 A machine is now faster and now slower; what is timed in turn is slowed alike, and ratios within a round stand. Time
 depends on a network's shape and not on what it has learned, so each student is the base model without the blocks and
-channels that its plan removes, at the steps and guidance it declares: the files kept of a run are enough.
+channels that its plan removes, at the steps and guidance it declares: what is kept of a run is enough.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import Record
 from flc.api import View
 from flc.errors import UserError
 from flc.evaluate.sampling import blank, now
 from flc.models.channels import narrowed
-from flc.models.folder import EMBEDDED, NOTES, adapter_for, read_json
+from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.quiet import hush
+from flc.models.view import blocks_of
 from flc.sample import generators_for, noise_for, sample
 from flc.schedule import Walk
 from flc.train.nets import RoleNet
 
 
-def turn(adapter: Any, run: Path, clips: int) -> float:
+def turn(adapter: Any, run: Record, clips: int) -> float:
     """Seconds a clip of a network of the shape of a run's student."""
-    plan, declared = read_json(run / "score" / "plan.json"), read_json(run / "pipeline" / NOTES)
-    module = narrowed(adapter, adapter.transformer, plan["channels"])
-    net, steps = RoleNet(adapter, module, module, View(plan["kept"])), declared["steps"]
-    scheduler = adapter.schedule(steps, declared["shift"], declared["sampler"]).scheduler
-    return seconds(adapter, net, scheduler, steps, declared["guidance"], declared["size"], clips)
+    depths = {stack: len(blocks_of(adapter.transformer, stack)) for stack in adapter.stacks}
+    channels = run.ffn and {stack: [list(range(left))] * depths[stack] for stack, left in run.ffn.items()}
+    module = narrowed(adapter, adapter.transformer, channels)
+    net = RoleNet(adapter, module, module, View(run.kept))
+    scheduler = adapter.schedule(run.steps, run.shift, run.sampler).scheduler
+    return seconds(adapter, net, scheduler, run.steps, run.guidance, run.size, clips)
 
 
 def seconds(
@@ -46,7 +49,7 @@ def seconds(
 
 
 def interleaved(
-    runs: Mapping[str, Path], rounds: int = 5, clips: int = 8, model: str | None = None, device: str = "cpu",
+    runs: Mapping[str, Record], rounds: int = 5, clips: int = 8, model: str | None = None, device: str = "cpu",
     dtype: str = "float32",
 ) -> dict[str, list[float]]:  # fmt: skip
     """Seconds a clip of each run's student, one number a round; one that fails is left out, and said."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import yaml
 
 from benchmarks import fig1, figure, parts, readme, render, table, table2, table4
-from benchmarks.cells import Cell, Runs, Scale
+from benchmarks.cells import Cell, Scale
 from benchmarks.common import spread
 from benchmarks.paper import PAPER, averages, dimensions, printed
+from benchmarks.runner import Runs
 from flc.evaluate.vbench_layout import DIMENSIONS
+from tests.comparison.made import finish
 
 SEVEN = dict(zip(DIMENSIONS["vbench-i2v"], (0.9, 0.8, 0.7, 0.3, 0.6, 0.5, 1.0), strict=True))
 """Of a run; the last is temporal flickering."""
@@ -54,10 +54,8 @@ def measured(tmp_path, monkeypatch):
         runs, cell = Runs(tmp_path / "runs", Scale("tiny"), 1), Cell("ours")
         for made in (table.TEACHER, cell):
             for seed in seeds:
-                row = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "scores": scores(seed)}
-                row["average"] = sum(row["scores"].values()) / len(row["scores"])
-                runs.path(made, seed).mkdir(parents=True)
-                (runs.path(made, seed) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+                found = scores(seed)
+                finish(runs, made, seed, sum(found.values()) / len(found), scores=found)
         one = table.Table(99, "One cell", (cell,), {"ours": "fastlightgen"}, papers=("table2",))
         return table.measure(one, runs, list(seeds))
 
@@ -87,9 +85,7 @@ def test_under_the_drawn_suite_no_average_of_ours_is_named_after_the_papers_dime
 def test_fig_1_is_of_the_papers_three_dimensions_where_all_points_have_them(tmp_path):
     runs = Runs(tmp_path, Scale("tiny"), 1)
     for cell in fig1.CELLS:
-        row = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.7, "scores": SEVEN}
-        runs.path(cell, 0).mkdir(parents=True)
-        (runs.path(cell, 0) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+        finish(runs, cell, 0, 0.7, scores=SEVEN)
     points = fig1.measure(runs, [0])["points"]
     assert points[0]["as_paper"]["mean"] == pytest.approx(1.4 / 3)
     assert figure.comparable(points, "fig1") == ("as_paper", "average over Fig 1's dimensions")
@@ -129,14 +125,13 @@ def test_what_table_4_says_of_stage_two_is_so():
 
 
 def test_what_the_table_of_parts_says_of_its_rows_is_so():
-    rows = {cell.label: cell for cell in parts.ROWS}
     assert parts.table("tiny").command == "python -m benchmarks.parts", "Table 10 is none of the paper's"
-    for name, samples in (("tiny", 96), ("wan-14b", 256)):
-        notes = parts.table(name).notes
-        for label in ("elbo", "elbo, ranked once", "shortgpt", "taylor", "icmd"):
-            assert options(rows[label], "pruner", name)["samples"] == samples and f"on {samples} samples" in notes
-        for label in ("f3", "width"):
-            assert options(rows[label], "pruner", name)["samples"] == 64 and "64 by f3 and width" in notes
+    for name, elbo, others in (("tiny", 288, 96), ("wan-14b", 256, 256)):
+        rows, notes = {cell.label: cell for cell in parts.rows(name)}, " ".join(parts.table(name).notes.split())
+        for label, samples in (("elbo", elbo), ("elbo, ranked once", elbo), ("shortgpt", others), ("taylor", others),
+                               ("icmd", others), ("f3", 64), ("width", 64)):  # fmt: skip
+            assert options(rows[label], "pruner", name)["samples"] == samples
+        assert f"on {elbo} samples by elbo" in notes and "64 by f3 and width" in notes
         sft, bernoulli = (options(rows[label], "recovery", name) for label in ("elbo, plain recovery", "elbo"))
         assert (sft["lr"], sft["matrices"]) == (bernoulli["lr"], bernoulli["matrices"])
         plain, alone = (rows[label].at(Scale(name), 0) for label in ("elbo", "elbo, no recovery"))
@@ -146,6 +141,14 @@ def test_what_the_table_of_parts_says_of_its_rows_is_so():
         assert {rows[label].at(Scale(name), 0).pruner for label in ("elbo, plain recovery", "elbo, no recovery")} == {
             reference.pruner
         }
+    paper = {"search": "ranking", "after": 0, "times": "path"}
+    for name in ("tiny", "wan-14b"):
+        ranked = options({cell.label: cell for cell in parts.rows(name)}["elbo, ranked once"], "pruner", name)
+        assert {key: ranked[key] for key in paper} == paper, "Eq 4 of the model as it is, along the whole path, once"
+    tiny = options(Cell("elbo", {"pruner": "elbo"}), "pruner")
+    assert (tiny["search"], tiny["after"], tiny["times"]) == ("greedy", 120, "student"), "as the notes say"
+    recover = Cell("").at(Scale("wan-14b"), 0).recover.iterations
+    assert parts.FULL_ELBO["elbo, after a short recovery"]["after"] == 0.4 * recover
 
 
 def test_the_readmes_comparison_says_na_where_a_row_has_no_time_reference_or_guard():

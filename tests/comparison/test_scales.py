@@ -19,8 +19,9 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from benchmarks.cells import Runs, Scale
+from benchmarks.cells import Scale
 from benchmarks.common import ROOT
+from benchmarks.runner import Runs
 from benchmarks.table import TEACHER
 from benchmarks.table2 import OTHERS, OURS
 from flc.cli import main

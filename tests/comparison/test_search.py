@@ -85,8 +85,8 @@ def test_a_method_of_one_stage_is_searched_and_run_with_the_iterations_of_both()
 
 def test_a_dry_run_of_the_search_plans_and_runs_nothing(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr("benchmarks.cells.Runs.dry", lambda self, cells, seed: asked.append((len(cells), seed)) or {})
-    monkeypatch.setattr("benchmarks.cells.Runs._call", lambda *_: pytest.fail("a run was started"))
+    monkeypatch.setattr("benchmarks.runner.Runs.dry", lambda self, cells, seed: asked.append((len(cells), seed)) or {})
+    monkeypatch.setattr("benchmarks.runner.Runs._call", lambda *_: pytest.fail("a run was started"))
     monkeypatch.setattr("sys.argv", ["search", "--dry-run", "--seeds", "0", "--runs", str(tmp_path)])
     assert search.main() == 0
     assert asked == [(len(search.algorithms(Scale("tiny"))) * len(search.FACTORS), search.SEED)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import table3
-from benchmarks.cells import Runs, Scale
+from benchmarks.cells import Scale
+from benchmarks.runner import Runs
 from flc.errors import UserError
+from tests.comparison.made import finish
 
 ABOUT = {"scale": "tiny", "seeds": [0, 2], "runs_of": ["abc"]}
 
@@ -158,15 +161,12 @@ def test_a_rival_that_failed_is_named_and_the_page_is_made_without_it(tmp_path, 
     monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)  # nothing is really run
     monkeypatch.setattr(table3, "RESULTS", tmp_path)
     first, second, third, *_ = table3.rivals("tiny")
-    for number, cell in enumerate([first, table3.OURS]):
+    for number, cell in enumerate([first, table3.OURS, third]):
+        finish(runs, cell, 0, 0.5)
         out = runs.path(cell, 0)
         (out / "evaluate" / "videos" / cell.row).mkdir(parents=True)
         (out / "evaluate" / "videos" / cell.row / "0.mp4").write_bytes(bytes([number]))
-        row = {"name": cell.row, "average": 0.5}
-        (out / "metrics.json").write_text(json.dumps({"prompts": [{"caption": "c"}], "rows": [row]}))
-    kept = runs.kept / runs.path(third, 0).name
-    kept.mkdir(parents=True)
-    (kept / "metrics.json").write_text(json.dumps({"rows": [{"name": third.row, "average": 0.5}]}))
+    shutil.rmtree(runs.path(third, 0))
     monkeypatch.setattr("sys.argv", ["table3", "--seeds", "0", "--runs", str(tmp_path / "runs")])
     assert table3.main() == 1
     said = capsys.readouterr().out

@@ -11,14 +11,16 @@ import pytest
 from benchmarks import all as everything
 from benchmarks import common, parts, table5, table6
 from benchmarks import table as tables
-from benchmarks.cells import SCALES, Cell, Runs, Scale, summary
+from benchmarks.cells import SCALES, Cell, Scale
+from benchmarks.runner import Runs, summary
 from benchmarks.table import TEACHER, Table
+from tests.comparison.made import finish
 
 TINY = Scale("tiny")
 
 
 def test_a_control_drawn_by_lot_is_drawn_anew_for_each_seed():
-    (random,) = (cell for cell in parts.ROWS if cell.seeded)
+    (random,) = (cell for cell in parts.OTHERS if cell.seeded)
     assert [random.at(TINY, seed).pruner.options["seed"] for seed in (0, 1, 2)] == [0, 1, 2]
 
 
@@ -75,7 +77,7 @@ def test_no_two_rows_of_a_table_are_the_same_run(name):
 
 
 def test_what_shows_clips_of_one_seed_asks_for_no_other(tmp_path):
-    runs = Runs(tmp_path, TINY, 1, tmp_path)
+    runs = Runs(tmp_path, TINY, 1)
     shown = everything.cells_of("fig7", "tiny")
     assert everything.missing(runs, ["fig7"], [3, 4]) == [(cell, 3) for cell in shown]
     both = everything.missing(runs, ["table5", "fig7"], [3, 4])
@@ -89,16 +91,14 @@ def test_nothing_to_do_by_name_is_refused(monkeypatch, capsys):
     assert ended.value.code == 2 and "--only" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("flag", "passed"), [([], "--commit"), (["--no-commit"], "--no-commit")])
-def test_everything_commits_unless_told_not_to_and_knows_the_papers_numbers(flag, passed, monkeypatch):
+def test_everything_knows_the_papers_numbers(monkeypatch):
     called = []
     monkeypatch.setattr(
         "subprocess.run", lambda command, **more: called.append(command) or SimpleNamespace(returncode=0)
     )
-    monkeypatch.setattr("sys.argv", ["all", *flag, "--only", "table8", "table7", "table5", "table10"])
+    monkeypatch.setattr("sys.argv", ["all", "--only", "table8", "table7", "table5", "table10"])
     assert everything.main() == 0
     assert [command[2] for command in called] == ["benchmarks.table5", "benchmarks.table6", "benchmarks.parts"]
-    assert all(passed in command for command in called)
 
 
 def test_a_wrong_key_over_the_recipe_is_one_line_and_no_table(monkeypatch, capsys):
@@ -115,7 +115,6 @@ def test_everything_passes_on_where_the_weights_are(tmp_path, monkeypatch, capsy
         "subprocess.run", lambda command, **more: called.append(command) or SimpleNamespace(returncode=0)
     )
     flags = [
-        "--commit",
         "--scale",
         "wan-14b",
         "--only",
@@ -131,22 +130,17 @@ def test_everything_passes_on_where_the_weights_are(tmp_path, monkeypatch, capsy
     monkeypatch.setattr("sys.argv", ["all", *flags, "--runs", str(tmp_path)])
     assert everything.main() == 0
     ((_, _, module, *passed),) = called
-    assert module == "benchmarks.table2" and "--commit" in passed
+    assert module == "benchmarks.table2"
     assert {"--scale=wan-14b", "--model=W", f"--runs={tmp_path}"} <= set(passed)
     assert passed[passed.index("--set") + 1 :] == ["frames=9", "zero=2"]
     assert passed[passed.index("--seeds") + 1] == "3" and "hours" not in capsys.readouterr().out
 
 
 def test_a_table_with_a_failing_cell_is_finished_says_why_and_exits_1(tmp_path, monkeypatch, capsys):
-    row = {
-        "name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5, "seconds": 1.0,
-        "scores": {"caption_accuracy": 0.5, "distribution": None},
-    }  # fmt: skip
     good, bad = Cell("good"), Cell("bad", {"data": str(tmp_path / "nowhere")})
     runs = Runs(tmp_path / "runs", TINY, 1)
     for cell in (TEACHER, good):
-        runs.path(cell, 0).mkdir(parents=True)
-        (runs.path(cell, 0) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+        finish(runs, cell, 0, 0.5, scores={"caption_accuracy": 0.5, "distribution": None})
     monkeypatch.setattr("sys.argv", ["table", "--seeds", "0", "--runs", str(tmp_path / "runs"), "--jobs", "1"])
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     written = {}
@@ -171,28 +165,25 @@ def test_a_cell_whose_suite_cannot_be_fails_before_it_trains_and_the_table_says_
     (tmp_path / "m.jsonl").write_text(json.dumps({"prompt": "a red circle moving left", "image": "gone.png"}) + "\n")
     if "manifest" in given["evaluate"]:
         given = {"evaluate": {"manifest": str(tmp_path / "m.jsonl")}}
-    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
-    cell, row = Cell("bad", given), {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
-    runs.path(TEACHER, 0).mkdir(parents=True)
-    (runs.path(TEACHER, 0) / "metrics.json").write_text(json.dumps({"rows": [row | {"scores": {}}]}))
+    runs, cell = Runs(tmp_path / "runs", TINY, 1), Cell("bad", given)
+    finish(runs, TEACHER, 0, 0.5)
     monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
     values = tables.measure(Table(99, "One cell", (cell,), {}), runs, [0])
     assert says in values["rows"]["bad"]["error"] and f"failed: {values['rows']['bad']['error']}" in tables.markdown(
         values
     )
-    assert not list(runs.folder.rglob("done.json")), "nothing was encoded or trained for it"
+    assert not list(runs.path(cell, 0).rglob("done.json")), "nothing was encoded or trained for it"
 
 
 def test_a_row_whose_first_seed_failed_has_the_time_of_another(tmp_path, monkeypatch):
-    row, timed = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5, "scores": {}}, {}
+    timed: dict = {}
     monkeypatch.setattr(Runs, "_call", lambda self, arguments, out: 1)
     monkeypatch.setattr(tables, "interleaved", lambda folders, **more: timed.update(folders) or {})
-    runs = Runs(tmp_path / "runs", TINY, 1, tmp_path / "kept")
+    runs = Runs(tmp_path / "runs", TINY, 1)
     for seed in (1, 2):
-        runs.path(TEACHER, seed).mkdir(parents=True)
-        (runs.path(TEACHER, seed) / "metrics.json").write_text(json.dumps({"rows": [row]}))
+        finish(runs, TEACHER, seed, 0.5)
     tables.measure(Table(99, "No cell", (), {}), runs, [0, 1, 2])
-    assert timed == {"teacher": runs.path(TEACHER, 1)}
+    assert {label: record.seed for label, record in timed.items()} == {"teacher": 1}
 
 
 def test_a_table_of_failures_alone_takes_no_finished_ones_place(tmp_path, monkeypatch, capsys):
@@ -201,7 +192,6 @@ def test_a_table_of_failures_alone_takes_no_finished_ones_place(tmp_path, monkey
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["table", "--seeds", "0", "--runs", str(tmp_path / "runs")])
     for place in ("runs", "results"):
-        monkeypatch.setattr(Runs, "found", lambda self, cell, seed: tmp_path / "nowhere")
         assert tables.main(lambda scale: Table(99, "No cell", (), {}), "a table") == 1, place
         assert "| teacher |" in capsys.readouterr().out
         text = (tmp_path / "table99.md").read_text()
@@ -215,11 +205,10 @@ def test_a_table_without_the_weights_of_its_scale_is_finished_without_times(tmp_
     monkeypatch.setattr(tables, "write", lambda name, script, values: None)
     flags = ["--scale", "wan-14b", "--launch", "flc", "--seeds", "0", "--runs", str(tmp_path / "runs")]
     monkeypatch.setattr("sys.argv", ["table", *flags])
-    kept, row = Cell("kept"), {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "average": 0.5}
-    made = tmp_path / "runs" / "wan-14b" / Runs(tmp_path, Scale("wan-14b"), 1).path(kept, 0).name
-    for rows in ([], [row | {"scores": {"dynamic_degree": 0.5}}]):
-        made.mkdir(parents=True, exist_ok=True)
-        (made / "metrics.json").write_text(json.dumps({"rows": rows}))
+    kept = Cell("kept")
+    for there in (False, True):
+        if there:
+            finish(Runs(tmp_path / "runs", Scale("wan-14b"), 1), kept, 0, 0.5, scores={"dynamic_degree": 0.5})
         assert tables.main(lambda scale: Table(99, "One cell", (kept,), {}), "a table") == 1, "the teacher's failed"
     assert "| kept | 4 |" in (tmp_path / "table99_wan-14b.md").read_text()
     assert "no row has a time" in capsys.readouterr().err
@@ -227,27 +216,17 @@ def test_a_table_without_the_weights_of_its_scale_is_finished_without_times(tmp_
 
 def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch):
     """Seeds are apart by .3, two rows of one seed by .01 and .03: the difference's spread is that of the latter."""
-    row = {"name": "student", "steps": 4, "guidance": 1.0, "parameters": 10, "scores": {"distribution": 0.5}}
     monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
     runs = Runs(tmp_path / "runs", TINY, 1)
     better, main = Cell("better", {"steps": 5}), Cell("main")
     for cell, averages in ((TEACHER, (0.1, 0.2)), (main, (0.4, 0.7)), (better, (0.41, 0.73))):
         for seed, average in enumerate(averages):
-            runs.path(cell, seed).mkdir(parents=True)
-            (runs.path(cell, seed) / "metrics.json").write_text(json.dumps({"rows": [row | {"average": average}]}))
-    for cell, errors in ((main, ({}, {"removal": {"pruned": 0.2}})), (better, [{"removal": {"pruned": 0.3}}] * 2)):
-        for seed, plan in enumerate(errors):
-            (runs.path(cell, seed) / "score").mkdir()
-            (runs.path(cell, seed) / "score" / "plan.json").write_text(json.dumps(plan))
-    for seed, seconds in enumerate((90, 60)):
-        for stage, taken in {"recover": seconds, "distill": 30, "prune": 9}.items():
-            (runs.path(better, seed) / stage).mkdir()
-            (runs.path(better, seed) / stage / "done.json").write_text(json.dumps({"seconds": taken}))
+            plan = {"removal": {"pruned": 0.3 if cell is better else 0.2}}
+            finish(runs, cell, seed, average, seconds=(90.0, 60.0)[seed], plan=plan)
     made = Table(99, "Three cells", (main, better), {}, reference="main", removal=True)
     values = tables.measure(made, runs, [0, 1])
-    assert values["rows"]["better"]["minutes"] == 1.5 and values["rows"]["main"]["minutes"] == 0
+    assert values["rows"]["better"]["minutes"] == 2.0, "two stages, of the seed that took least"
     assert values["rows"]["better"]["removal"] == {"mean": 0.3, "spread": 0.0, "n": 2}
-    assert "removal" not in values["rows"]["main"], "one plan of two did not say it"
     ahead = values["rows"]["better"]["ahead"]
     assert ahead["mean"] == pytest.approx(0.02) and ahead["spread"] == pytest.approx(0.02 / 2**0.5)
     text = tables.markdown(values)
