@@ -45,9 +45,15 @@ def read_video(path: Path, frames: int, height: int, width: int, fps: int | None
     return np.stack(taken(path, frames, fps, lambda frame, stream: picture(frame, stream, height, width)))
 
 
-def check_video(path: Path, frames: int, fps: int | None = None) -> None:
-    """`UserError` unless `read_video` finds so many frames: they are decoded, and not looked at."""
-    taken(path, frames, fps, lambda frame, stream: None)
+def check_video(path: Path, frames: int, height: int, width: int, fps: int | None = None) -> None:
+    """`UserError` unless `read_video` can read it: all frames are decoded, and the first alone is looked at."""
+    first: list[np.ndarray] = []
+
+    def look(frame: Any, stream: Any) -> None:
+        if not first:
+            first.append(picture(frame, stream, height, width))
+
+    taken(path, frames, fps, look)
 
 
 def taken(path: Path, frames: int, fps: int | None, look: Callable[[Any, Any], T]) -> list[T]:

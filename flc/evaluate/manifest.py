@@ -57,13 +57,12 @@ def shots(asked: Sequence[Asked], seeds: int, seed: int) -> list[Shot]:
 
 
 def digest(asked: Sequence[Asked]) -> str:
-    """A fingerprint of prompts, seeds and images (their sizes and first megabytes)."""
+    """A fingerprint of prompts, seeds and images."""
     out = hashlib.sha256()
     for a in asked:
         out.update(repr((a.prompt, a.seed, a.dimensions)).encode())
         if a.image is not None:
-            with open(a.image, "rb") as file:
-                out.update(f"{a.image.stat().st_size}".encode() + file.read(1 << 20))
+            out.update(hashlib.sha256(a.image.read_bytes()).digest())
     return out.hexdigest()
 
 

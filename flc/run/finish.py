@@ -29,6 +29,7 @@ from flc.models.view import blocks_of
 from flc.recipe import Recipe, RowName, lock_text, placed
 from flc.registry import registry
 from flc.run import vbench
+from flc.run.fingerprints import ClipsOf
 from flc.run.folders import run_stage
 from flc.run.job import Job
 from flc.run.plan import read_plan
@@ -148,7 +149,8 @@ def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Pat
     VBench's suites fall back on the shapes suite where VBench measures nothing and the model makes drawn clips.
     """
     out, suite = job.out / "evaluate", job.recipe.evaluate.suite
-    inputs = inputs | {"model": job.model_folder} | ({"data": Path(job.recipe.data)} if job.recipe.data else {})
+    inputs = inputs | {"model": job.model_folder}
+    clips = {"data": ClipsOf(Path(job.recipe.data), job.rows_of_table)} if job.recipe.data else {}
     reason = "" if suite == "shapes" else vbench.measure(job, table_of(), inputs)
     if job.ranks.leader:
         if reason and not draws(job):
@@ -156,7 +158,7 @@ def measure(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Pat
         if reason:
             job.console.warn(f"{reason}. Measured with the shapes suite instead")
         if reason or suite == "shapes":
-            measure_shapes(job, table_of, inputs)
+            measure_shapes(job, table_of, inputs | clips)
         write_text(job.out / "metrics.json", (out / "metrics.json").read_text())
     job.ranks.barrier()
     return out
@@ -175,7 +177,7 @@ def draws(job: Job) -> bool:
     return embedded and not job.recipe.data
 
 
-def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Path]) -> None:
+def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[str, Path | ClipsOf]) -> None:
     """Our metrics, on the manifest's prompts where the suite was asked for, else on captions of the data's clips."""
     r, o = job.recipe, job.recipe.evaluate
     options = {"guidance": job.guidance, "seed": r.seed, "size": job.size, "dtype": r.dtype}

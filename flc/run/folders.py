@@ -8,7 +8,6 @@ stages of several runs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,42 +18,16 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from flc.data.source import LIST, read_manifest
 from flc.errors import UserError, out_of_space
 from flc.files import parse_json, read_text, sync, sync_tree, write_text
+from flc.run.fingerprints import DONE, ClipsOf, fingerprint_of
 from flc.run.store import alone, link, name_in_store
 from flc.train.launch import Ranks
 from flc.train.loop import CHECKPOINTS, checkpoint_path
 
-DONE, PARTIAL, OLD, FINGERPRINT = "done.json", ".partial-", ".old-", "fingerprint.json"
+PARTIAL, OLD, FINGERPRINT = ".partial-", ".old-", "fingerprint.json"
 #: Options that say where a stage ran: a training goes on as it began, a finished one serves anywhere.
 PLACES = {"world", "device"}
-
-
-def fingerprint_of_folder(folder: Path) -> str:
-    """A stage's folder by its done.json; any other by names, sizes and the first megabyte of each file
-    (safetensors keep their header there; hashing 28 GB of weights would take minutes): of clips those that its list
-    names, of a model all but hidden ones, where downloads keep their notes."""
-    digest = hashlib.sha256()
-    if folder.is_file():
-        digest.update(folder.read_bytes())
-        return digest.hexdigest()
-    if (folder / DONE).exists():
-        digest.update((folder / DONE).read_bytes())
-        return digest.hexdigest()
-    for path in sorted(files_of(folder)):
-        with open(path, "rb") as file:
-            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode() + file.read(1 << 20))
-    return digest.hexdigest()
-
-
-def files_of(folder: Path) -> Iterator[Path]:
-    if (folder / LIST).is_file():
-        yield from {folder / LIST, *(path for path, _ in read_manifest(folder))}
-        return
-    for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,9 +35,9 @@ def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(options, default=str))
 
 
-def fingerprint(options: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
-    folders = {name: fingerprint_of_folder(path) for name, path in inputs.items()}
-    return {"options": as_json(options), "inputs": folders}
+def fingerprint(options: Mapping[str, Any], inputs: Mapping[str, Path | ClipsOf]) -> dict[str, Any]:
+    read = {name: fingerprint_of(place) for name, place in inputs.items()}
+    return {"options": as_json(options), "inputs": read}
 
 
 def read_mark(path: Path) -> dict[str, Any] | None:
@@ -98,7 +71,7 @@ ALONE = Ranks()
 def run_stage(
     final: Path,
     options: Mapping[str, Any],
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | ClipsOf],
     work: Callable[[Path], dict[str, Any] | None],
     ranks: Ranks = ALONE,
     store: Path | None = None,
@@ -109,17 +82,24 @@ def run_stage(
     finds there decides for all: another one may look when they are other ones already. `UserError` where this would
     remove a folder that is no stage's, or a training that was stopped.
     """
-    mark, leader = fingerprint(options, inputs), ranks.leader
-    partial = final.with_name(PARTIAL + final.name)
-    found = "done" if is_done_anywhere(final, mark) else "made" if is_done(partial, mark) else "nothing"
-    found = ranks.shared(found)
+    partial, leader = final.with_name(PARTIAL + final.name), ranks.leader
+
+    def look() -> tuple[str, dict[str, Any]]:
+        mark = fingerprint(options, inputs)
+        if is_done_anywhere(final, mark):
+            return "done", mark
+        if is_done(partial, mark):
+            return "made", mark
+        if final.exists() and not (final / DONE).exists():
+            raise UserError(f"{final} holds no finished stage of a run: move it away, or give another --out")
+        check_stopped(partial, mark)
+        return "nothing", mark
+
+    found, mark = ranks.agreed(look)
     if found == "made" and leader:  # killed between its last word and its renaming
         settle(partial, final)
     if found != "nothing":
         return False
-    if leader and final.exists() and not (final / DONE).exists():
-        raise UserError(f"{final} holds no finished stage of a run: move it away, or give another --out")
-    check_stopped(partial, mark)
     if store is not None and not ranks.shared("here" if stopped(partial) else ""):  # it goes on where it was begun
         made = store / name_in_store(final.name, without_places(mark))
         with alone(made, ranks):

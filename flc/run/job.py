@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 
 from flc.api import Budget
 from flc.data.source import read_manifest as read_captions
-from flc.data.video import check_video, read_video
+from flc.data.video import check_video
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
 from flc.evaluate.lpips import SMALLEST
@@ -35,8 +37,6 @@ from flc.schedule import FewStepSchedule
 from flc.train.launch import Ranks
 
 STAGES = ("score", "prune", "recover", "distill", "export", "evaluate")
-#: Those that read the user's clips.
-READ_DATA = {"score", "recover", "distill", "evaluate"}
 
 
 @dataclass
@@ -177,16 +177,24 @@ class Job:
         return min(count, len(read_captions(Path(self.recipe.data)))) if self.recipe.data else count
 
     @property
-    def clips_read(self) -> int:
-        """How many clips of --data a run asks for: those trained on, and the shapes suite's prompts and reference."""
-        o = self.recipe.evaluate
-        table = -(-o.clips // o.seeds) + o.reference if o.suite == "shapes" else 0
-        return self.recipe.prepare.clips + table
+    def rows_of_table(self) -> range:
+        """Of the user's clips those that the shapes suite reads: its prompts', unless a manifest has them, and its
+        reference."""
+        o, begin = self.recipe.evaluate, self.recipe.prepare.clips
+        if o.suite != "shapes":
+            return range(begin, begin)
+        prompts = -(-o.clips // o.seeds)
+        return range(begin + (prompts if o.manifest else 0), begin + prompts + o.reference)
+
+    def rows_read(self, stages: Collection[str]) -> list[int]:
+        """Numbers of the user's clips that these stages read."""
+        rows = [] if {"score", "recover", "distill"}.isdisjoint(stages) else [*range(self.clips_trained)]
+        return [*rows, *self.rows_of_table] if "evaluate" in stages else rows
 
     def check_clips(self, listed: list[tuple[Path, str]]) -> None:
         """What a table of the user's clips cannot say."""
-        trained, wanted = self.clips_trained, self.clips_read - self.recipe.prepare.clips
-        if wanted and len(listed) < self.clips_read:
+        trained, wanted = self.clips_trained, len(self.rows_of_table)
+        if wanted and len(listed) < self.rows_of_table.stop:
             self.console.warn(
                 f"--data has {len(listed)} clips, {trained} are trained on and the table asks for {wanted} more, so it "
                 f"meets some again: fewer of prepare.clips, evaluate.clips or evaluate.reference hold them apart"
@@ -196,6 +204,18 @@ class Job:
                 "the shapes suite is made for drawn clips, one object on a plain background, and says little of "
                 "others; caption accuracy will be n/a: --set evaluate.suite=vbench or vbench-i2v measures real ones"
             )
+
+    def check_videos(self, listed: list[tuple[Path, str]], stages: Collection[str]) -> None:
+        """Decode once what the stages will read: what a file's header promises is not always there. The leader does so
+        for all ranks."""
+        paths = list(dict.fromkeys(listed[row % len(listed)][0] for row in self.rows_read(stages)))
+
+        def look() -> None:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                for _ in pool.map(lambda path: check_video(path, *self.size, self.fps), paths):
+                    pass
+
+        self.ranks.agreed(look)
 
     def check_choices(self, stages: Collection[str]) -> None:
         """What the recipe alone says."""
@@ -227,10 +247,8 @@ class Job:
         _ = self.latent_shape
         if "evaluate" in stages and self.size[0] < LEAST_FRAMES:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
-        if listed and not READ_DATA.isdisjoint(stages):
-            read_video(listed[0][0], *self.size, self.fps)
-            for path, _ in listed[: self.clips_read]:
-                check_video(path, self.size[0], self.fps)
+        if listed:
+            self.check_videos(listed, stages)
         if listed and {"distill", "evaluate"} <= set(stages):
             self.check_clips(listed)
         if "distill" in stages and getattr(self.algorithm("distiller"), "trains", True):

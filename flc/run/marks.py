@@ -13,13 +13,12 @@ from typing import Any
 from flc.data.latents import PART
 from flc.errors import UserError
 from flc.recipe import TrainStage
+from flc.run.fingerprints import DONE, ClipsOf, fingerprint_of
 from flc.run.folders import (
-    DONE,
     PARTIAL,
     PLACES,
     as_json,
     check_stopped,
-    fingerprint_of_folder,
     read_mark,
     stopped,
 )
@@ -43,7 +42,14 @@ def training(stage: TrainStage) -> dict[str, Any]:
 
 
 def of_data(job: Job) -> dict[str, Any]:
-    return {"clips": job.recipe.prepare.clips, "size": job.size, "seed": job.recipe.seed, "part": PART}
+    """Latents are float32; what is encoded of a first frame beside them is in the run's precision."""
+    options = {"clips": job.recipe.prepare.clips, "size": job.size, "seed": job.recipe.seed, "part": PART}
+    return options | ({"dtype": job.recipe.dtype} if job.adapter.needs_first_frame else {})
+
+
+def trained_on(job: Job) -> ClipsOf:
+    """Those of the user's clips that are encoded."""
+    return ClipsOf(Path(job.recipe.data or ""), range(job.clips_trained))
 
 
 def of_score(job: Job) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def of_prune(job: Job) -> dict[str, Any]:
 
 def of_recover(job: Job) -> dict[str, Any]:
     r = job.recipe
-    options = {"recovery": r.recovery.model_dump(), "seed": r.seed, **training(r.recover)}
+    options = {"recovery": r.recovery.model_dump(), "seed": r.seed, "steps": r.steps, **training(r.recover)}
     return options | engine_of(job) | {"negative_prompt": r.negative_prompt}
 
 
@@ -102,7 +108,11 @@ OPTIONS: dict[str, Callable[[Job], dict[str, Any]]] = {
 
 def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
     """(stage, option) where a finished stage, of those ahead of `before`, was made with another value of the option
-    (or another model)."""
+    (or another model). The leader looks, and all ranks go by what it finds."""
+    return [(stage, option) for stage, option in job.ranks.agreed(lambda: found_changed(job, before))]
+
+
+def found_changed(job: Job, before: str) -> list[tuple[str, str]]:
     names = list(OPTIONS)
     ahead = names[: names.index(before)] if before in names else names
     found = []
@@ -113,9 +123,9 @@ def changed(job: Job, before: str = "") -> list[tuple[str, str]]:
         was, now = mark["options"], as_json(OPTIONS[name](job))
         found += [(name, key) for key in now | was if key not in PLACES and was.get(key) != now.get(key)]
         model = mark["inputs"].get("model")
-        found += [(name, "model")] if model not in (None, fingerprint_of_folder(job.model_folder)) else []
+        found += [(name, "model")] if model not in (None, fingerprint_of(job.model_folder)) else []
         if name == "data":
-            clips = job.recipe.data and fingerprint_of_folder(Path(job.recipe.data))
+            clips = fingerprint_of(trained_on(job)) if job.recipe.data else None
             found += [(name, "--data")] if mark["inputs"].get("data") != clips else []
     return found
 
@@ -153,7 +163,7 @@ def check_chain(job: Job, stages: list[Path], given: Mapping[str, Path]) -> None
             place = places.get(name)
             if place is not None and place.is_file():  # a plan by its file
                 place = place.parent
-            if place is None or not (place / DONE).exists() or fingerprint_of_folder(place) == value:
+            if place is None or not (place / DONE).exists() or fingerprint_of(place) == value:
                 continue
             command = COMMANDS.get(folder.name, folder.name)
             way_out = f"run `flc {command}` again" if folder.parent == job.out else "give what belongs together"

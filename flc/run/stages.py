@@ -15,9 +15,10 @@ from flc.data.source import Clip, drawn_clips, folder_clips
 from flc.models.channels import narrowed
 from flc.models.stock import at_once
 from flc.models.view import removed
-from flc.run.folders import DONE, read_mark, run_stage
+from flc.run.fingerprints import DONE, ClipsOf
+from flc.run.folders import read_mark, run_stage
 from flc.run.job import Job, student_schedule
-from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, real_of, student_guidance
+from flc.run.marks import of_data, of_distill, of_prune, of_recover, of_score, real_of, student_guidance, trained_on
 from flc.run.objectives import beside, said_of_pruned
 from flc.run.plan import PLAN, original, read_plan
 from flc.run.scoring import make_plan
@@ -25,7 +26,7 @@ from flc.run.weights import load_transformer
 
 STUDENT = "student.json"
 ENCODED = 8
-"""Clips encoded at once, where so many fit."""
+"""ClipsOf encoded at once, where so many fit."""
 
 
 def clips(job: Job, count: int, seed: int, begin: int = 0) -> Iterator[Clip]:
@@ -45,9 +46,11 @@ def clips_of_training(job: Job, rows: Sequence[int]) -> Iterator[Clip]:
 
 
 def prepare(job: Job) -> Path:
-    """Clips encoded into latents, in parts, and `captions.json`. Each rank encodes its share."""
-    r, out = job.recipe, job.out / "data"
-    inputs = {"model": job.model_folder} | ({"data": Path(r.data)} if r.data else {})
+    """ClipsOf encoded into latents, in parts, and `captions.json`. Each rank encodes its share."""
+    out = job.out / "data"
+    inputs: dict[str, Path | ClipsOf] = {"model": job.model_folder}
+    if job.recipe.data:
+        inputs["data"] = trained_on(job)
 
     def work(folder: Path) -> None:
         rank, world, count = job.ranks.rank, job.ranks.world, job.clips_trained

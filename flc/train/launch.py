@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from flc.errors import UserError
+
+T = TypeVar("T")
 
 #: Where ranks find each other; launchers set them.
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
@@ -33,6 +38,21 @@ class Ranks:
         holder = [text]
         dist.broadcast_object_list(holder)
         return holder[0]
+
+    def agreed(self, look: Callable[[], T]) -> T:
+        """What the leader finds when it looks, on every rank, as JSON has it; a `UserError` of its is raised by all."""
+        if self.world == 1:
+            return look()
+        found, fault = None, ""
+        if self.leader:
+            try:
+                found = look()
+            except UserError as error:
+                fault = str(error)
+        found, fault = json.loads(self.shared(json.dumps([found, fault])))
+        if fault:
+            raise UserError(fault)
+        return found
 
     def barrier(self) -> None:
         if self.world > 1:

@@ -19,6 +19,8 @@ import pytest
 from flc.data.source import read_manifest, write_video
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
+from flc.run.console import Console
+from flc.run.job import Job
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -285,6 +287,24 @@ def test_data_with_a_later_video_that_is_none_or_too_short(refused, place):
     assert "clips/b.mp4 has 5 frames, 17 are needed: give --frames 5" in line
     (folder / "b.mp4").write_bytes((folder / "a.mp4").read_bytes()[:60])
     assert "clips/b.mp4 cannot be read as a video" in refused("compress", "--out", "run", "--data", "clips")
+
+
+def test_the_clips_that_are_decoded_before_a_run_are_those_that_its_stages_read(place):
+    """Training's, and of a table its prompts' and reference's; from a manifest come the prompts, VBench reads none."""
+    clips_of(place / "clips", 5)
+    lines = "".join('{"file": "a.mp4", "caption": "a cat"}\n' for _ in range(30))
+    (place / "clips" / "captions.jsonl").write_text(lines)
+
+    def read(stages: list[str], **evaluate: object) -> list[int]:
+        options = {"clips": 8, "seeds": 2, "reference": 8, **evaluate}
+        recipe = resolve({"data": "clips", "prepare": {"clips": 10}, "evaluate": options}, {}, {})
+        return Job(recipe, place / "run", Console(quiet=True)).rows_read(stages)
+
+    assert read(["score"]) == read(["recover"]) == read(["distill"]) == [*range(10)]
+    assert read(["score", "distill", "evaluate"]) == [*range(22)]
+    assert read(["evaluate"]) == [*range(10, 22)]
+    assert read(["evaluate"], manifest="prompts.jsonl") == [*range(14, 22)]
+    assert read(["export"]) == read(["evaluate"], suite="vbench", manifest="prompts.jsonl") == []
 
 
 # -- sizes: these need the model -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,8 +16,9 @@ from flc.models.notes import read_student
 from flc.recipe import lock_text, preset_values, resolve
 from flc.run.compress import completed, recipe_from
 from flc.run.console import Console
+from flc.run.fingerprints import ClipsOf
 from flc.run.finish import public
-from flc.run.folders import fingerprint, fingerprint_of_folder, held
+from flc.run.folders import fingerprint, held
 from flc.run.job import Job
 from flc.run.marks import INPUTS, OPTIONS, changed
 from flc.train.launch import Ranks
@@ -133,7 +135,9 @@ def test_other_clips_are_said(place, flc, monkeypatch):
     (place / "clips" / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}')
     run = made(place)
     mark = json.loads((run / "data" / "done.json").read_text())
-    mark["fingerprint"]["inputs"]["data"] = fingerprint({}, {"data": place / "clips"})["inputs"]["data"]
+    mark["fingerprint"]["inputs"]["data"] = fingerprint({}, {"data": ClipsOf(place / "clips", range(1))})["inputs"][
+        "data"
+    ]
     (run / "data" / "done.json").write_text(json.dumps(mark))
     recipe = compress.completed(resolve(QUICK | {"data": str(place / "clips")}, {}, {}))
     job = Job(recipe, run, Console(quiet=True))
@@ -147,15 +151,22 @@ def test_other_clips_are_said(place, flc, monkeypatch):
     assert "run/data was made with another --data: it is made again" in " ".join(err.split()), "forgotten"
 
 
-def test_what_a_download_notes_in_a_model_s_folder_is_no_part_of_the_model(place):
-    (place / "model").mkdir()
-    (place / "model" / "config.json").write_text("{}")
-    before = fingerprint_of_folder(place / "model")
-    (place / "model" / ".cache" / "huggingface").mkdir(parents=True)
-    (place / "model" / ".cache" / "huggingface" / "config.json.metadata").write_text("1")
-    assert fingerprint_of_folder(place / "model") == before
-    (place / "model" / "config.json").write_text('{"a": 1}')
-    assert fingerprint_of_folder(place / "model") != before
+def test_what_is_encoded_of_a_first_frame_is_made_again_in_another_precision(place, adapter):
+    """And the latents of clips alone, which are float32, are not."""
+
+    def options(dtype: str, needs_first_frame: bool) -> dict:
+        job = Job(completed(resolve({"preset": "quick", "dtype": dtype}, {}, {})), place / "run", Console(quiet=True))
+        job.__dict__["adapter"] = SimpleNamespace(needs_first_frame=needs_first_frame, size_of=adapter.size_of)
+        return OPTIONS["data"](job)
+
+    assert options("float32", True) != options("bfloat16", True)
+    assert options("float32", False) == options("bfloat16", False)
+
+
+def test_a_recovery_is_made_again_for_a_student_of_other_steps_which_it_is_told(place):
+    jobs = [Job(completed(resolve({"steps": steps}, {}, {})), place / "run", Console(quiet=True)) for steps in (2, 4)]
+    few, more = (OPTIONS["recover"](job) for job in jobs)
+    assert {name for name in few if few[name] != more[name]} == {"steps"}
 
 
 def test_two_commands_do_not_work_in_one_folder(refused, place):
@@ -224,7 +235,12 @@ def test_a_run_may_go_on_elsewhere(place):
     """On another device or number of ranks: a finished training is the same there."""
     run = made(place)
     recipe = completed(resolve(QUICK, {}, {}))
-    elsewhere = Job(recipe, run, Console(quiet=True), Ranks(0, 2, 0))
+
+    class Leader(Ranks):
+        def shared(self, text: str) -> str:
+            return text
+
+    elsewhere = Job(recipe, run, Console(quiet=True), Leader(0, 2, 0))
     assert changed(elsewhere, "distill") == changed(elsewhere, "export") == changed(elsewhere) == []
     saving = completed(resolve({**QUICK, "recover": {"save_every": 7, "log_every": 3}}, {}, {}))
     assert changed(Job(saving, run, Console(quiet=True))) == [], "how it is saved changes nothing of it"

@@ -118,11 +118,11 @@ def test_a_faster_video_is_taken_at_the_models_frame_rate_and_a_slower_one_as_it
 
     assert taken(4, 15) == [0, 2, 4, 6] and taken(5, 24) == [0, 1, 2, 3, 5]
     assert taken(4, 60) == taken(4, 30) == taken(4, None) == [0, 1, 2, 3]
-    check_video(tmp_path / "30.mp4", 18, 15)
-    for look in (lambda: check_video(tmp_path / "30.mp4", 19, 15), lambda: taken(19, 15)):
+    check_video(tmp_path / "30.mp4", 18, 48, 48, 15)
+    for look in (lambda: check_video(tmp_path / "30.mp4", 19, 48, 48, 15), lambda: taken(19, 15)):
         with pytest.raises(UserError, match="has 18 frames at the model's 15 a second, 19 are needed"):
             look()
-    check_video(tmp_path / "30.mp4", 36, 60)
+    check_video(tmp_path / "30.mp4", 36, 48, 48, 60)
 
 
 def test_a_users_folder(tmp_path):

@@ -123,7 +123,7 @@ def test_a_rate_of_a_thousand_in_the_header_is_not_believed(tmp_path):
            base=Fraction(1, 1000), rate=1000, codec="libvpx")  # fmt: skip
     wanted = [max(k for k in range(48) if 33 * k <= 1000 * i / 16 + 1000 / 16 / 16) for i in range(24)]
     assert numbers(read_video(tmp_path / "a.webm", 24, 48, 48, 16)) == wanted
-    check_video(tmp_path / "a.webm", 5, 16)
+    check_video(tmp_path / "a.webm", 5, 48, 48, 16)
 
 
 @pytest.mark.parametrize("rate", [8, 16, 24])
@@ -150,16 +150,16 @@ def test_a_clip_begins_where_its_edit_list_says(tmp_path):
     with av.open(str(path)) as file:
         assert file.streams.video[0].frames == 40
     assert numbers(read_video(path, 10, 48, 48, 8)) == list(range(30, 40))
-    for look in (check_video, lambda *more: read_video(more[0], more[1], 48, 48, more[2])):
+    for look in (check_video, read_video):
         with pytest.raises(UserError, match=r"a\.mp4 has 10 frames, 17 are needed: give --frames 10 or fewer"):
-            look(path, 17, 8)
+            look(path, 17, 48, 48, 8)
 
 
 def test_a_header_that_counts_its_first_fragment_alone_refuses_nothing(tmp_path):
     encode(tmp_path / "a.mp4", numbered(40), options={"g": "8"}, container={"movflags": "frag_keyframe"})
     with av.open(str(tmp_path / "a.mp4")) as file:
         assert file.streams.video[0].frames < 17
-    check_video(tmp_path / "a.mp4", 40, 8)
+    check_video(tmp_path / "a.mp4", 40, 48, 48, 8)
 
 
 def test_a_clip_that_was_cut_off_is_found_by_what_can_be_decoded(tmp_path):
@@ -170,7 +170,7 @@ def test_a_clip_that_was_cut_off_is_found_by_what_can_be_decoded(tmp_path):
     with av.open(str(path)) as file:
         assert file.streams.video[0].frames == 20
     with pytest.raises(UserError, match=r"a\.mp4 (has \d+ frames, 17 are needed|cannot be read as a video)"):
-        check_video(path, 17, 8)
+        check_video(path, 17, 48, 48, 8)
 
 
 # -- colour ------------------------------------------------------------------------------------------------------
@@ -226,9 +226,9 @@ def test_colours_without_tags_are_bt601_in_small_clips_and_bt709_in_large_ones(t
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 def test_hdr_is_refused_with_how_to_convert_it(tmp_path, transfer, name):
     plain(tmp_path / "a.mp4", [120, 128, 128], colorspace=9, color_primaries=9, color_trc=transfer)
-    for look in (lambda path: check_video(path, 5), lambda path: read_video(path, 5, 48, 48)):
+    for look in (check_video, read_video):
         with pytest.raises(UserError, match=rf"a\.mp4 is HDR \({name}\).*convert it, as by ffmpeg .*tonemap"):
-            look(tmp_path / "a.mp4")
+            look(tmp_path / "a.mp4", 5, 48, 48)
 
 
 @pytest.mark.parametrize("primaries", [9, 12])

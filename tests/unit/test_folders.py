@@ -61,14 +61,14 @@ def test_what_the_leader_found_decides_for_a_rank_that_looks_later(stage):
 
     class Second(Ranks):
         def shared(self, text):
-            heard.append(text)
-            return "made"
+            heard.append(json.loads(text))
+            return json.dumps([["made", {}], ""])
 
     def never(folder):
         raise AssertionError("the leader is not in its work")
 
     assert not run_stage(stage.out, {"option": 1}, {"model": stage.source}, never, Second(1, 2))
-    assert heard == ["nothing"] and not stage.out.exists() and not stage.partial.exists()
+    assert heard == [[None, ""]] and not stage.out.exists() and not stage.partial.exists()
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "5", '{"fingerprint": 3}', "\x80", '{"fingerprint": {"options": {}}}'])
