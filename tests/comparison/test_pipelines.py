@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks import table1, timing
 from benchmarks.cells import Scale
 from benchmarks.pipelines import Contestant, Stock, clips, seconds
+from benchmarks.records import Record
 from benchmarks.render import GUARDS
 from flc.data.shapes import draw, sample_spec
 from flc.data.source import drawn_clips
@@ -294,33 +295,33 @@ def test_a_manifest_drives_drawn_clips_too(tmp_path, image):
     assert made.given.tolist() == [False, False, True, True]
 
 
-def test_times_are_taken_in_turn_round_after_round(tmp_path, monkeypatch):
+def test_times_are_taken_in_turn_round_after_round(monkeypatch):
     seen = []
     monkeypatch.setattr(timing, "turn", lambda adapter, run, clips: seen.append(run) or float(len(seen)))
-    found = timing.interleaved({"a": tmp_path / "a", "b": tmp_path / "b"}, rounds=3)
-    assert [p.name for p in seen] == ["a", "b"] * 3 and found == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
+    found = timing.interleaved({"a": "run a", "b": "run b"}, rounds=3)
+    assert seen == ["run a", "run b"] * 3 and found == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
 
 
-def finished(run, kept, steps, guidance, channels=None):
+def finished(kept, steps, guidance, ffn=None):
     """What times read of a run."""
-    for name in ("score", "pipeline"):
-        (run / name).mkdir(parents=True)
-    (run / "score" / "plan.json").write_text(json.dumps({"kept": {"blocks": kept}, "channels": channels}))
-    notes = {"steps": steps, "guidance": guidance, "size": [17, 48, 48], "shift": 3.0, "sampler": "ode"}
-    (run / "pipeline" / "flc.json").write_text(json.dumps(notes))
-    return run
+    shape = {"size": (17, 48, 48), "shift": 3.0, "sampler": "ode", "ffn": ffn}
+    return Record.model_construct(kept=kept, steps=steps, guidance=guidance, **shape)
 
 
-def test_more_steps_and_guidance_take_the_time_of_more_evaluations(tmp_path):
+def test_more_steps_and_guidance_take_the_time_of_more_evaluations():
     """8 guided steps are 16 evaluations, 2 without guidance 2: eight times; half of that allows for the rest of a step
-    and a busy machine. A plan that cannot be read costs its own time only."""
-    every = list(range(10))
-    runs = {"many": finished(tmp_path / "many", every, 8, 2.0), "few": finished(tmp_path / "few", every, 2, 1.0)}
-    found = timing.interleaved(runs | {"absent": tmp_path / "absent"}, rounds=2, clips=2)
-    assert min(found["many"]) > 4 * min(found["few"]) and "absent" not in found
+    and a busy machine. A run of another family costs its own time only."""
+    every = {"blocks": tuple(range(10))}
+    runs = {
+        "many": finished(every, 8, 2.0),
+        "few": finished(every, 2, 1.0),
+        "other": finished({"layers": (0,)}, 2, 1.0),
+    }
+    found = timing.interleaved(runs, rounds=2, clips=2)
+    assert min(found["many"]) > 4 * min(found["few"]) and "other" not in found
 
 
-def test_what_is_timed_has_the_plan_s_blocks_and_channels(adapter, tmp_path, monkeypatch):
+def test_what_is_timed_has_the_run_s_blocks_and_channels(adapter, monkeypatch):
     """Block calls of the whole timing, warm and timed: 2 x 2 steps of 3 blocks of 5 channels."""
     from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
@@ -331,6 +332,6 @@ def test_what_is_timed_has_the_plan_s_blocks_and_channels(adapter, tmp_path, mon
         "forward",
         lambda self, *args, **more: widths.append(self.ffn.net[2].in_features) or plain(self, *args, **more),
     )
-    run = finished(tmp_path / "run", [0, 4, 9], 2, 1.0, {"blocks": [[0, 1, 2, 3, 9]] * 10})
+    run = finished({"blocks": (0, 4, 9)}, 2, 1.0, {"blocks": 5})
     assert timing.turn(adapter, run, 1) > 0
     assert widths == [5] * (2 * 2 * 3)
