@@ -32,7 +32,7 @@ from flc.files import write_text
 from flc.models.folder import NOTES, read_json
 from flc.recipe import Recipe, lock_text
 from flc.run.compress import LOCK
-from flc.run.folders import DONE, fingerprint_of_folder
+from flc.run.fingerprints import DONE, fingerprint_of
 
 COMMIT, LOG, STAGES = "commit.txt", "log.txt", "stages"
 TRAININGS = ("score", "recover", "distill")
@@ -176,7 +176,7 @@ class Runs:
         own, place = (out / COMMIT).read_text().split(), self.cache / "commits.json"
         with self._lock:
             known = read_json(place) if place.exists() else {}
-            for stage in (fingerprint_of_folder(out / name) for name in TRAININGS):
+            for stage in (fingerprint_of(out / name) for name in TRAININGS):
                 own = [*own, *known.setdefault(stage, list(own))]
             write_text(place, json.dumps(known))
         return sorted(set(own))

@@ -416,7 +416,8 @@ def test_a_header_that_is_json_and_wrong(refused, model, entry):
 def test_a_schedule_that_is_not_the_students_is_refused_before_anything_is_written(refused, place):
     shutil.copytree(EMBEDDED / "transformer", place / "student" / "transformer")
     says = {"steps": 2, "guidance": 1.0, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "cfg"}
-    (place / "student" / "student.json").write_text(json.dumps(says | {"sigmas": [1.0, 0.5, 0.0]}))
+    says |= {"recovery": "bernoulli", "sigmas": [1.0, 0.5, 0.0]}
+    (place / "student" / "student.json").write_text(json.dumps(says))
     (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
     line = refused("export", "--out", "run", "--plan", "plan.json", "--weights", "student")
     assert "the student was trained on sigmas [1.0, 0.5, 0.0], the scheduler gives [1.0, 0.75" in line, line
