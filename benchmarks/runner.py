@@ -44,7 +44,7 @@ def cache() -> Path:
     """Where runs lie when nothing else is said: `FLC_CACHE`, or the user's own folder for such things."""
     if named := os.environ.get("FLC_CACHE"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flc"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flc" / "benchmarks"
 
 
 def complaint(log: Path) -> str:

@@ -58,8 +58,8 @@ def test_what_is_kept_of_a_run_is_what_its_files_say(runs, monkeypatch):
 def test_runs_lie_outside_of_the_tree_where_nothing_else_is_said(tmp_path, monkeypatch):
     for name, value, place in (
         ("FLC_CACHE", tmp_path / "own", tmp_path / "own"),
-        ("XDG_CACHE_HOME", tmp_path / "user", tmp_path / "user" / "flc"),
-        ("HOME", tmp_path, tmp_path / ".cache" / "flc"),
+        ("XDG_CACHE_HOME", tmp_path / "user", tmp_path / "user" / "flc" / "benchmarks"),
+        ("HOME", tmp_path, tmp_path / ".cache" / "flc" / "benchmarks"),
     ):
         monkeypatch.setenv(name, str(value))
         assert cache() == place == Runs(None, TINY, 1).cache
