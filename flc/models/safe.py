@@ -23,6 +23,8 @@ DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model.safetensors", "model.safetens
 LIBRARIES = ("diffusers", "transformers")
 #: Of a component, JSON that is vocabulary and no options; large, and read by libraries alone.
 VOCABULARIES = ("tokenizer.json", "vocab.json")
+#: How files end that libraries read at once, beside weights.
+READ_WHOLE = (".json", ".model", ".txt", ".jinja")
 #: Entries of a tokenizer's config that say where its files are; of one that was saved there are none.
 FILES = ("vocab_file", "tokenizer_file", "merges_file", "spm_file", "fast_tokenizer_files")
 
@@ -122,10 +124,10 @@ def check_component_is_plain(folder: Path) -> None:
             raise UserError(f"{path} is code, which flc does not run: take it out, or give a folder without")
         if path.name == "adapter_config.json":
             raise UserError(f"{path} names another model's weights: merge the adapter, and give the whole")
-        if path.suffix != ".safetensors" and path.suffix not in PICKLES and path.is_file():
-            size = path.stat().st_size
-            if size > SMALL:
-                raise UserError(f"{path} has {size / 1e6:.0f} MB, beside weights there are no such files")
+        if path.suffix in READ_WHOLE and (size := path.stat().st_size) > SMALL:
+            raise UserError(
+                f"{path} has {size / 1e6:.0f} MB, and configs and vocabularies have {SMALL / 1e6:g} at most"
+            )
         if path.suffix == ".json" and path.name not in VOCABULARIES:
             check_config(path)
 

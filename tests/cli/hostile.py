@@ -50,6 +50,12 @@ def pickled(folder: Path) -> str:
     return "weights.bin"
 
 
+def sparse(path: Path, size: int) -> None:
+    """A file as long as that, of zeros that the disk does not hold."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
 def index(folder: Path, *files: str) -> None:
     """A shard index that lists each tensor in one of these files, in turn."""
     names = list(load_file(single(folder)))
@@ -245,6 +251,11 @@ def code_of_a_tokenizer(model: Path, place: Path) -> str:
     return "tokenizer/evil.py is code"
 
 
+def a_config_without_end(model: Path, place: Path) -> str:
+    sparse(model / "tokenizer" / "added_tokens.json", 65_000_000)
+    return "has 65 MB, and configs and vocabularies have 64 at most"
+
+
 def a_vocabulary_elsewhere(model: Path, place: Path) -> str:
     edit(model / "tokenizer" / "tokenizer_config.json", vocab_file=str(place / "elsewhere"))
     return "says where files are (vocab_file)"
@@ -253,6 +264,7 @@ def a_vocabulary_elsewhere(model: Path, place: Path) -> str:
 FOLDERS: list[Callable[[Path, Path], str]] = [
     a_custom_pipeline, a_pipeline_by_no_name, a_component_of_its_own, a_module_that_is_installed,
     components_by_a_mapping, a_component_elsewhere, another_class, code_of_a_tokenizer, a_vocabulary_elsewhere,
+    a_config_without_end,
 ]  # fmt: skip
 
 
@@ -266,6 +278,7 @@ def pickles_beside(model: Path, place: Path) -> None:
                      "model.ckpt", "weights.pt", "model.fp16.bin"):  # fmt: skip
             bomb(model / component / name, place)
         edit(model / component / "pytorch_model.bin.index.json", metadata={}, weight_map={"w": "pytorch_model.bin"})
+        sparse(model / component / "model.onnx", 10**8)
 
 
 def variants_beside(model: Path, place: Path) -> None:
