@@ -28,6 +28,7 @@ from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
 from flc.run.objectives import check_objectives, said_before
 from flc.run.plan import read_plan
+from flc.run.walk import check_scheduler
 from flc.run.weights import check_shape
 from flc.train.launch import Ranks, from_environment
 from flc.train.loop import STOP
@@ -116,6 +117,7 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
         ranks = from_environment(recipe.engine, recipe.device)
         job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks, values.get("store"))
     job.check(planned)
+    check_scheduler(job, planned)
     check_objectives(job, planned)
     for text in [
         *idle(job, values),

@@ -16,6 +16,10 @@ from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.models.loaded import check_finite
 from flc.models.view import removed
+from flc.recipe import resolve
+from flc.run.console import Console
+from flc.run.job import Outline
+from flc.run.walk import check_scheduler
 from flc.run.weights import load_transformer
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -469,3 +473,44 @@ def test_exported_weights_need_the_schedule_they_were_trained_on(refused, place)
     (place / "plan.json").write_text(json.dumps({"kept": {"blocks": ALL}}))
     line = refused("export", "--out", "run", "--plan", "plan.json", "--weights", EMBEDDED)
     assert "student.json" in line
+
+
+#: Schedulers that a folder may name and no row of the table could be sampled with: the first asks for a number that
+#: stock Wan pipelines do not hand over, the others are of diffusion by noise.
+SCHEDULERS = {
+    "dynamic shift": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "does not walk 4 steps"),
+    "ddim": ("DDIMScheduler", {"prediction_type": "v_prediction"}, "does not walk 4 steps"),
+    "noise": ("UniPCMultistepScheduler", {"prediction_type": "epsilon"}, "does not follow a velocity"),
+    "flow in name": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction"}, "does not follow a velocity"),
+}  # fmt: skip
+
+
+def with_scheduler(model: Path, name: str, config: dict) -> None:
+    index = json.loads((model / "model_index.json").read_text()) | {"scheduler": ["diffusers", name]}
+    (model / "model_index.json").write_text(json.dumps(index))
+    (model / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name} | config))
+
+
+@pytest.mark.parametrize("case", SCHEDULERS)
+def test_a_scheduler_is_walked_once_before_anything_rests_on_it(refused, model, case):
+    name, config, says = SCHEDULERS[case]
+    with_scheduler(model, name, config)
+    line = refused("compress", "--out", "run", "--model", "model", "--set", "evaluate.teacher_steps=50")
+    assert f"model/scheduler/scheduler_config.json: {name}" in line and says in line
+
+
+SIGMAS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+FLOWS = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
+    "unipc": ("UniPCMultistepScheduler", SIGMAS | {"flow_shift": 3.0}),
+    "dpm": ("DPMSolverMultistepScheduler", SIGMAS | {"flow_shift": 5.0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [4, 50])
+@pytest.mark.parametrize("case", FLOWS)
+def test_schedulers_of_flow_matching_pass(place, model, case, steps):
+    with_scheduler(model, *FLOWS[case])
+    recipe = resolve({"model": "model", "evaluate": {"teacher_steps": steps}}, {}, {})
+    check_scheduler(Outline(recipe, place / "run", Console(quiet=True)), ["evaluate"])
