@@ -105,7 +105,7 @@ def write_page(
         secret[str(number)] = {"rival": pair["rival"], "ours": "left" if left == "ours" else "right"}
     bytes_of_all = b"".join(pair[who].read_bytes() for pair in pairs for who in ("ours", "theirs"))
     study = hashlib.sha256(bytes_of_all + json.dumps(secret).encode()).hexdigest()[:16]  # these clips on these sides
-    data = json.dumps({"study": study, "questions": QUESTIONS, "pairs": shown}).replace("</", "<\\/")
+    data = json.dumps({"study": study, "questions": QUESTIONS, "pairs": shown}).replace("<", "\\u003c")
     page.write_text(PAGE.read_text().replace("/*DATA*/null", data))
     key.write_text(json.dumps({"study": study, **about, "pairs": secret}, indent=1) + "\n")
 

@@ -11,7 +11,7 @@ import numpy as np
 from flc import files
 from flc.data.shapes import all_captions, draw, sample_spec
 from flc.data.video import BT601, LIMITED, read_video
-from flc.errors import UserError
+from flc.errors import UserError, check_text
 
 Clip = tuple[np.ndarray, str]
 """(frames, height, width, 3) float32 in [0, 1], and its caption."""
@@ -55,6 +55,10 @@ def read_manifest(folder: Path) -> list[tuple[Path, str]]:
             raise UserError(f"{manifest} line {number} is not {{'file': ..., 'caption': ...}}") from error
         if not isinstance(caption, str):
             raise UserError(f"{manifest} line {number}: caption {caption!r} is no text: write it in quotes")
+        try:
+            check_text(caption)
+        except ValueError as error:
+            raise UserError(f"{manifest} line {number}: caption {error}: write it anew") from error
         if not path.is_file():
             raise UserError(f"{manifest} line {number}: {path} {'is no file' if path.exists() else 'does not exist'}")
         rows.append((path, caption))

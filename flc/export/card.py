@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any
+
+import yaml
 
 
 def call_example(declared: dict[str, Any], repository: str = ".") -> str:
+    """Python that runs with diffusers' own requirements: a writer of mp4 is none of them."""
     frames, height, width = declared["size"]
+    fps = declared.get("fps", 16)
     dtype, kind = declared.get("dtype", "float32"), declared.get("pipeline", "DiffusionPipeline")
     stochastic = declared["sampler"] == "sde"
     seeding = "torch.manual_seed(0)  # of the first noise and of each step's\n" if stochastic else ""
@@ -18,29 +24,49 @@ def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     precision = "" if dtype == "float32" else f", torch_dtype={each}"
     guidance = ", ".join(f"{name}={value!r}" for name, value in declared["call"].items())
     setup = "".join(f"{line}\n" for line in declared["setup"])
-    utils, image = "export_to_video", ""
+    utils = image = ""
     if declared["needs_first_frame"]:
-        utils += ", load_image"
+        utils = "from diffusers.utils import load_image\n"
         image = f'\n    image=load_image("first.png").resize(({width}, {height})),'
     return f"""import torch
 from diffusers import {kind}
-from diffusers.utils import {utils}
-
+{utils}
 pipe = {kind}.from_pretrained("{repository}"{precision})
-{setup}{seeding}video = pipe(
+{setup}{seeding}frames = pipe(
     prompt={json.dumps(declared["example"], ensure_ascii=False)},{image}
     height={height}, width={width}, num_frames={frames},
     num_inference_steps={declared["steps"]}, {guidance},{own}
+    output_type="pil",
 ).frames[0]
-export_to_video(video, "clip.mp4", fps={declared.get("fps", 16)})"""
+frames[0].save("clip.webp", save_all=True, append_images=frames[1:], duration={round(1000 / fps)}, quality=90)"""
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    head = "| " + " | ".join(columns) + " |"
-    lines = [head, "|" + "---|" * len(columns)]
-    for row in rows:
-        lines.append("| " + " | ".join(str(row.get(c, "")) for c in columns) + " |")
-    return "\n".join(lines)
+    lines = [[plain(c) for c in columns], ["---"] * len(columns)]
+    lines += [[plain(str(row.get(c, ""))) for c in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def plain(text: str) -> str:
+    """In Markdown, on one line, as it stands here."""
+    return re.sub(r"([\\`*\[\]<>|]|\b_|_\b)", r"\\\1", " ".join(text.split()))
+
+
+def block(language: str, code: str) -> str:
+    """A block of code, between fences that are in no line of it."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", code)), 3)
+    return f"{fence}{language}\n{code}\n{fence}"
+
+
+def front_matter(declared: dict[str, Any]) -> str:
+    """What the hub reads of a card."""
+    facts: dict[str, Any] = {"license": declared["license"]}
+    if declared["license"] == "other":  # the hub asks for a name then
+        facts["license_name"] = "that-of-the-base-model"
+    facts |= {"base_model": declared["base_model"], "library_name": "diffusers"}
+    facts["pipeline_tag"] = f"{'image' if declared['needs_first_frame'] else 'text'}-to-video"
+    facts["tags"] = ["flc", "distillation", "pruning"]
+    return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], recipe: str) -> str:
@@ -62,27 +88,21 @@ def model_card(declared: dict[str, Any], rows: list[dict[str, Any]], columns: li
     ffn = "".join(
         f" Its feed-forward layers were narrowed to {n} channels." for n in (declared.get("ffn") or {}).values()
     )
-    licence = declared["license"]
-    if licence == "other":  # the hub asks for a name then
-        licence += "\nlicense_name: that-of-the-base-model"
     kept = "; ".join(f"{s}: {', '.join(map(str, b))}" for s, b in declared["kept"].items())
     return f"""---
-license: {licence}
-base_model: {base}
-library_name: diffusers
-pipeline_tag: {"image" if declared["needs_first_frame"] else "text"}-to-video
-tags: [flc, distillation, pruning]
----
+{front_matter(declared)}---
 
-# {declared["steps"]}-step student of {base}
+# {declared["steps"]}-step student of {plain(base)}
 
 {declared["parameters"] / 1e6:.2f}M transformer parameters ({declared["share"]:.0%} of the base transformer's blocks
 by parameters), {declared["steps"]} sampling steps, {guidance}. Made with flc: pruner `{declared["pruner"]}`,
 recovery `{declared["recovery"]}`, distiller `{declared["distiller"]}`, teacher `{declared["teacher"]}`.
 
-```python
-{call_example(declared)}
-```
+{block("python", call_example(declared))}
+
+It needs stock diffusers: `pip install torch diffusers transformers accelerate ftfy`. For an mp4, `pip install imageio
+imageio-ffmpeg`, and `diffusers.utils.export_to_video(frames, "clip.mp4", fps={declared.get("fps", 16)})` in the last
+line's place.
 
 Sampler `{sampler}`: {repeat}. The folder's scheduler gives the trained sigmas
 {", ".join(f"{s:.4f}" for s in declared["sigmas"])} at `num_inference_steps={declared["steps"]}`; other step counts
@@ -103,7 +123,5 @@ leave the schedule it was trained on.
 
 ## Recipe
 
-```yaml
-{recipe.strip()}
-```
+{block("yaml", recipe.strip())}
 """

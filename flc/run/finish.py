@@ -268,7 +268,16 @@ def table_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
 
 def public(recipe: Recipe) -> Recipe:
     """As a model card may show it: files and folders by name, not by where they lie on this machine."""
-    return placed(recipe, lambda place: Path(place).resolve().name)
+    return placed(recipe, lambda place: public_name(Path(place).resolve()))
+
+
+def public_name(place: Path) -> str:
+    """Its own, or the repository's whose snapshot it is in the hub's cache: that one's own is a commit's."""
+    if place.parent.name == "snapshots":
+        kind, *repository = place.parent.parent.name.split("--")
+        if repository and kind in ("models", "datasets"):
+            return "/".join(repository)
+    return place.name
 
 
 def report(job: Job) -> Path:

@@ -279,6 +279,9 @@ def test_a_caption_may_hold_any_character_of_json(tmp_path):
     (tmp_path / "captions.jsonl").write_text(json.dumps({"file": "", "caption": "a"}))
     with pytest.raises(UserError, match="is no file"):
         read_manifest(tmp_path)
+    (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "half a pair: \\ud83d"}')
+    with pytest.raises(UserError, match=r"line 1: caption 'half a pair: .*' is not UTF-8: write it anew"):
+        read_manifest(tmp_path)
 
 
 def test_the_null_condition_is_the_negative_prompt(adapter, tmp_path):

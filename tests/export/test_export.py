@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import sys
+from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
 
 from flc.errors import UserError
 from flc.export.card import call_example, model_card
 from flc.export.pipeline import write_pipeline
 from flc.models.folder import NOTES, read_json
+from flc.run.finish import public_name
 
 DECLARED = {
     "steps": 4, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "well-guided", "pruner": "elbo",
@@ -53,11 +58,71 @@ def test_the_card_prints_call_numbers_limits_base_model_and_licence():
     assert "`generator` alone fixes the result" in ode and "generator=torch.Generator().manual_seed(0)" in ode
 
 
+NAMES = [
+    "Wan2.1: my #1 finetune",
+    "@mine",
+    "a 'quoted' \"name\"",
+    "two\nlines",
+    "1e3",
+    "on",
+    "- item",
+    "<b>|`x`",
+    "_a_b_",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_front_matter_is_yaml_whatever_the_base_model_is_called(name):
+    card = model_card(DECLARED | {"base_model": name}, [], ["average"], "")
+    found = ModelCard(card).data
+    assert found.base_model == name and found.license == "apache-2.0" and found.tags[0] == "flc"
+    other = ModelCard(model_card(DECLARED | {"base_model": name, "license": "other"}, [], [], "")).data
+    assert (other.license, other.license_name) == ("other", "that-of-the-base-model")
+
+
+def test_a_name_in_the_text_is_one_line_and_no_markup():
+    card = model_card(DECLARED | {"base_model": "<b>my_model_|\n`x`"}, [{"": "a|b"}], [""], "")
+    assert "# 4-step student of \\<b\\>my_model\\_\\| \\`x\\`\n" in card and "| a\\|b |" in card
+
+
+def test_no_fence_ends_a_block_before_its_end():
+    card = model_card(DECLARED | {"example": "```"}, [], [], "note: '````'")
+    assert card.count("\n````python\n") == card.count("\n````\n") == 1
+    assert card.count("\n`````yaml\n") == card.count("\n`````\n") == 1
+
+
+def test_the_printed_call_makes_a_clip_with_nothing_but_diffusers_own_requirements(adapter, tmp_path, monkeypatch):
+    schedule = adapter.schedule(4, 3.0, "sde")
+    write_pipeline(adapter, adapter.transformer, schedule, DECLARED | schedule.declaration(), tmp_path)
+    for writer in ("cv2", "imageio", "imageio_ffmpeg", "av"):
+        monkeypatch.setitem(sys.modules, writer, None)
+    monkeypatch.chdir(tmp_path)
+    exec(call_example(DECLARED), {})
+    with Image.open("clip.webp") as clip:
+        assert (clip.n_frames, clip.size) == (17, (48, 48))
+        clip.load()
+        assert clip.info["duration"] == round(1000 / 24)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("models--Wan-AI--Wan2.1-T2V-1.3B-Diffusers/snapshots/0fad780a534b", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+        ("models--gpt2/snapshots/0fad780a534b", "gpt2"),
+        ("datasets--me--clips/snapshots/0fad780a534b", "me/clips"),
+        ("mine/snapshots/latest", "latest"),
+        ("mine", "mine"),
+    ],
+)
+def test_a_snapshot_of_the_hubs_cache_is_called_by_its_repository(place, name):
+    assert public_name(Path("/cache") / place) == name
+
+
 def test_the_printed_call_is_python():
     for prompt in ("a red circle", 'a sign that says "open"', "two\nlines, a back\\slash and an ü"):
         tree = ast.parse(call_example(DECLARED | {"example": prompt, "dtype": "bfloat16"}))
         said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-        assert prompt in said and 24 in said
+        assert prompt in said and round(1000 / 24) in said
     text = call_example(DECLARED | {"dtype": "bfloat16"})
     each = '{"vae": torch.float32, "default": torch.bfloat16}'
     assert f'WanPipeline.from_pretrained(".", torch_dtype={each})' in text
