@@ -245,8 +245,8 @@ def test_a_run_may_go_on_elsewhere(place):
     assert changed(Job(saving, run, Console(quiet=True))) == [], "how it is saved changes nothing of it"
 
 
-STUDENT = {"steps": 4, "guidance": 1.0, "shift": 3.0, "sampler": "sde", "distiller": "dmd", "teacher": "well-guided",
-           "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0]}  # fmt: skip
+STUDENT = {"steps": 4, "guidance": 1.0, "shift": 3.0, "sampler": "sde", "recovery": "bernoulli", "distiller": "dmd",
+           "teacher": "well-guided", "sigmas": [1.0, 0.9, 0.75, 0.5, 0.0]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
