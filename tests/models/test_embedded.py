@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 from flc.data.shapes import draw, sample_spec
-from flc.models.folder import EMBEDDED
+from flc.models.folder import EMBEDDED, adapter_for
 
 SIZE = {"height": 48, "width": 48, "num_frames": 5, "num_inference_steps": 2}
 
@@ -43,3 +45,15 @@ def test_stock_pipelines_load_and_run_it(kind):
     assert video.shape == (5, 48, 48, 3) and np.isfinite(video).all()
     if extra:  # a given frame comes back through the autoencoder, which is off by three 8-bit levels on average
         assert np.abs(video[0] - np.asarray(image) / 255).mean() < 0.02
+
+
+def test_a_text_encoder_whose_tied_embeddings_its_config_calls_untied_is_read_as_published_ones_are(adapter, tmp_path):
+    """Published Wan folders say so, and hold `shared.weight` alone: transformers before 5.3 found no other table."""
+    shutil.copytree(EMBEDDED, tmp_path / "model")
+    config = tmp_path / "model" / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": False}))
+    weights = load_file(tmp_path / "model" / "text_encoder" / "model.safetensors")
+    assert "shared.weight" in weights and "encoder.embed_tokens.weight" not in weights
+    found = adapter_for(tmp_path / "model").load(tmp_path / "model")
+    prompts = ["a red circle moving left"]
+    assert torch.equal(found.text(prompts), adapter.text(prompts))
