@@ -19,7 +19,7 @@ from benchmarks.cells import Cell
 from benchmarks.runner import Runs
 from benchmarks.table import Table, add_arguments, plan, runs_of
 
-TABLES = ("table2", "table4", "table5", "table6", "table9", "parts", "further")
+TABLES = ("table2", "table2_compute", "table4", "table5", "table6", "table9", "parts", "further")
 #: Table 1 and 3 and all figures but the first are of runs that tables make.
 EVERY = (*TABLES, "table1", "table3", "fig1", "fig2", "fig4", "fig7")
 #: Made only where asked for.

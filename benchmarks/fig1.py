@@ -18,6 +18,7 @@ from benchmarks.cells import Cell
 from benchmarks.common import spread
 from benchmarks.render import GUARDS, guarded, head, line, over, pair
 from benchmarks.runner import Runs, summary
+from benchmarks.table import WHOLE
 
 STEPS, KEEPS = (1, 2, 4), (0.3, 0.5, 0.7, 1.0)
 #: Behind a number, which is drawn inside the axes: readable on every colour.
@@ -28,7 +29,7 @@ def cell(steps: int, keep: float) -> Cell:
     """With nothing removed there is no stage II: its iterations are in stage III."""
     label = f"{steps} step{'s' * (steps > 1)}, {keep:.0%} of the blocks"
     if keep == 1:
-        return Cell(label, {"steps": steps, "keep": keep, "recovery": "none"}, all_in="distill")
+        return Cell(label, {**WHOLE, "steps": steps}, all_in="distill")
     return Cell(label, {"steps": steps, "keep": keep})
 
 

@@ -45,28 +45,33 @@ def quality(q: dict[str, Any]) -> list[str]:
     return lines
 
 
-def comparison(values: dict[str, Any]) -> list[str]:
+#: Table 2, twice: what its rows have in common.
+EQUAL = {"table2": "number of training iterations", "table2_compute": "number of block evaluations in training, dmd2's"}
+
+
+def comparison(name: str, values: dict[str, Any]) -> list[str]:
     """Table 2: every method's row, with the paper's average in a column of its own."""
     seeds, commits = (", ".join(map(str, values[name])) for name in ("seeds", "runs_of"))
     lines = [
-        "Methods under one trainer and one number of training iterations, each with its own best rates of a small"
+        f"Methods under one trainer and one {EQUAL[name]}, each with its own best rates of a small"
         " search, fastlightgen with those of an earlier one (`python -m"
-        f" benchmarks.table2`, seeds {seeds}, commits {commits}; all columns in"
-        " [results/table2.md](benchmarks/results/table2.md)). The last column is the paper's average, of WanX-TI2V"
+        f" benchmarks.{name}`, seeds {seeds}, commits {commits}; all columns in"
+        f" [results/{name}.md](benchmarks/results/{name}.md)). The last column is the paper's average, of WanX-TI2V"
         " under VBench-I2V:",
         "",
-        f"| | steps | M parameters | speed-up | average | less {values['reference']}'s | distribution | diversity"
-        " | paper |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | steps | M parameters | k evaluations | speed-up | average"
+        f" | less {values['reference']}'s | distribution | diversity | paper |",
+        "|" + "---|" * 10,
     ]
     for label, row in values["rows"].items():
         if "average" not in row:
-            lines.append(f"| {label} | failed: {row['error']} |" + " |" * 7)
+            lines.append(f"| {label} | failed: {row['error']} |" + " |" * 8)
             continue
         theirs = values["paper"].get(label, {}).get("average")
         cells = [
             str(row["steps"]),
             f"{row['parameters'] / 1e6:.2f}",
+            f"{row['block_evaluations']['mean'] / 1e3:.1f}" if "block_evaluations" in row else "n/a",
             ratio(row.get("speed_up")),
             pair(row["average"]),
             "" if label == values["reference"] else signed(row.get("ahead")),
@@ -143,7 +148,9 @@ def section() -> str:
         *(edge(row) for row in edges["rows"]),
     ]
     if (RESULTS / "table2.json").exists():
-        lines += ["", *comparison(read("table2"))]
+        lines += ["", *comparison("table2", read("table2"))]
+    if (RESULTS / "table2_compute.json").exists():
+        lines += ["", *comparison("table2_compute", read("table2_compute"))]
     return "\n".join(lines)
 
 

@@ -12,8 +12,9 @@ from benchmarks.paper import title
 SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_flicker", "sharpness",
           "subject_consistency", "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
 COLUMNS = (
-    "M: millions of parameters. Minutes: of training, stages II and III, of the seed that took least. Seconds: of"
-    " sampling a clip."
+    "M: millions of parameters. Iterations: of stages II and III. Evaluations: thousands of block evaluations of a"
+    " batch in stages I to III, counted as they ran, a forward 1, a backward through it 2. Minutes: of training, of the"
+    " seed that took least. Seconds: of sampling a clip."
 )
 #: What an average is never printed without.
 GUARDS = ("distribution", "diversity")
@@ -27,31 +28,57 @@ def markdown(values: dict[str, Any]) -> str:
     found = {name for row in values["rows"].values() for name in row.get("scores", {})}
     names = [n for n in SCORES if n in found] + sorted(found - set(SCORES))
     absent = [n for n in PROPRIETARY if any(n in paper["columns"] for paper in values["paper_tables"].values())]
-    columns = ["", "steps", "M", "minutes", "seconds", "speed-up", "average", f"less {values['reference']}'s"]
+    columns = ["", "steps", "M", "iterations", "evaluations", "minutes", "seconds", "speed-up", "average",
+               f"less {values['reference']}'s"]  # fmt: skip
     removal = [REMOVAL] * any("removal" in row for row in values["rows"].values())
     columns += [*removal, *(n.replace("_", " ") for n in names), *absent]
     beside = beside_paper(values)
-    lines = [f"## {values['title']}", "", *head([*columns, *beside])]
+    lines = [f"## {values['title']}", "", *of_what(values), "", *head([*columns, *beside])]
     for label, row in values["rows"].items():
         if "average" in row:
             ahead = "" if label == values["reference"] or "ahead" not in row else signed(row["ahead"])
             cells = [
                 str(row["steps"]),
                 f"{row['parameters'] / 1e6:.2f}",
-                f"{row['minutes']:.1f}" if "minutes" in row else "n/a",
+                row["iterations"],
+                f"{row['block_evaluations']['mean'] / 1e3:.1f}",
+                f"{row['minutes']:.1f}",
             ]
             cells += [times(row), ratio(row.get("speed_up"))]
             cells += [pair(row["average"]), ahead, *(pair(row.get("removal")) for _ in removal)]
             cells += [pair(row["scores"].get(n)) for n in names] + ["n/a"] * len(absent)
         else:
-            cells = [""] * 5 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
+            cells = [""] * 7 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
         lines.append(line([label, *cells, *(of[label] for of in beside.values())]))
-    lines += [*fewer(values), "", COLUMNS]
+    lines += [*fewer(values), "", COLUMNS, *said_of_intervals(values)]
     if values.get("notes"):
         lines += ["", values["notes"]]
     for name, paper in values["paper_tables"].items():
         lines += ["", *as_printed(name, paper)]
     return "\n".join(lines) + "\n"
+
+
+def of_what(values: dict[str, Any]) -> list[str]:
+    """What averages are of, without which no two tables are compared."""
+    if not values["averaged"]:
+        return ["No run has ended yet."]
+    names = ", ".join(name.replace("_", " ") for name in values["averaged"])
+    seeds, commits = (", ".join(map(str, values[name])) for name in ("seeds", "runs_of"))
+    of = f"Commits {commits}; seeds {seeds}, {values['clips']} clips a row and seed."
+    return [f"{of} The average is that of {names}."]
+
+
+def said_of_intervals(values: dict[str, Any]) -> list[str]:
+    """How rows are compared, where their clips were kept."""
+    found = [row["ahead"] for row in values["rows"].values() if "half" in row.get("ahead", {})]
+    if not found:
+        return []
+    clips, seeds = (max(one[name] for one in found) for name in ("clips", "seeds"))
+    of = f"the difference of averages and its {found[0]['level']:.0%} interval, paired clip by clip over seeds"
+    text = (
+        f"Less {values['reference']}'s: {of} (n = {clips} clips of {seeds} seeds). Each interval is of one comparison."
+    )
+    return ["", f"{text} Rows whose interval holds 0 are level: neither is the better one."]
 
 
 def fewer(values: dict[str, Any]) -> list[str]:
@@ -119,8 +146,14 @@ def pair(v: dict[str, float] | None) -> str:
     return "n/a" if v is None else with_spread(v, ".3f")
 
 
-def signed(v: dict[str, float] | None) -> str:
-    return "n/a" if v is None else with_spread(v, ".3f", sign="+")
+def signed(v: dict[str, Any] | None) -> str:
+    """A difference with its interval, or with its spread over seeds."""
+    if v is None:
+        return "n/a"
+    if "half" not in v:
+        return with_spread(v, ".3f", sign="+")
+    half = "unknown" if v["half"] is None else f"{v['half']:.3f}"
+    return f"{v['mean']:+.3f} ± {half}" + ", level" * (not v["ranked"])
 
 
 def with_spread(v: dict[str, float], form: str, sign: str = "") -> str:

@@ -68,7 +68,7 @@ def whole_row(folder: Path, cell: Cell) -> bool:
     return row is not None and not lacks(row)
 
 
-def facts_of(folder: Path, cell: Cell) -> tuple[dict[str, Any], list[float]]:
+def facts_of(folder: Path, cell: Cell, recipe: Recipe) -> tuple[dict[str, Any], list[float]]:
     """What a finished run's folder says of `Record`'s fields, and the average of each of its clips."""
     row, metrics = row_of(folder, cell), read_json(folder / "metrics.json")
     assert row is not None
@@ -76,7 +76,8 @@ def facts_of(folder: Path, cell: Cell) -> tuple[dict[str, Any], list[float]]:
     done = {stage: read_json(folder / stage / DONE) for stage in TRAININGS}
     trained = {stage: facts for stage, facts in done.items() if "seconds" in facts}
     evaluations = {stage: facts["block_evaluations"] for stage, facts in trained.items()}
-    evaluations["score"] = evaluations.get("score", 0.0) + plan["block_evaluations"]
+    scored = plan["block_evaluations"] * plan["batch"] / recipe.distill.batch  # of a batch of the trainings
+    evaluations["score"] = evaluations.get("score", 0.0) + scored
     baseline = plan["details"].get("baseline")
     facts = {
         "machine": f"{metrics['hardware']['cpu']}, torch {metrics['versions']['torch']}",
@@ -168,7 +169,7 @@ class Runs:
             self._keep(cell, recipe, out)
 
     def _keep(self, cell: Cell, recipe: Recipe, out: Path) -> None:
-        facts, clips = facts_of(out, cell)
+        facts, clips = facts_of(out, cell, recipe)
         self.records.put(cell, self.scale, recipe, {"commits": self._commits(out), **facts}, clips)
 
     def _commits(self, out: Path) -> list[str]:

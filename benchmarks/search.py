@@ -16,8 +16,9 @@ from benchmarks.cells import Cell, Scale
 from benchmarks.common import write
 from benchmarks.parts import CODMD
 from benchmarks.runner import Runs
-from benchmarks.table import arguments, plan, runs_of
+from benchmarks.table import GUIDED, arguments, plan, runs_of
 from benchmarks.table2 import table
+from flc.registry import create
 from flc.run.compress import completed
 
 SEED = 100
@@ -65,8 +66,10 @@ def guided(cell: Cell, scale: Scale) -> Cell | None:
     options = [name for name in STRENGTHS if recipe.teacher.options.get(name) == 1.0]
     if recipe.distiller.name == "euler" or not options:
         return None
-    teacher = {"name": recipe.teacher.name, options[0]: GUIDANCE}
-    return replace(cell, label=f"{cell.label}, guided {GUIDANCE:g}", values={**cell.values, "teacher": teacher})
+    values = {**cell.values, "teacher": {"name": recipe.teacher.name, options[0]: GUIDANCE}}
+    if create("recovery", recipe.recovery.name, {}).trains:  # the teacher asks what it leaves for the empty prompt
+        values["recover"] = {**values.get("recover", {}), **GUIDED}
+    return replace(cell, label=f"{cell.label}, guided {GUIDANCE:g}", values=values)
 
 
 def beyond(averages: dict[float, float]) -> float | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import yaml
 
 from benchmarks import paper
@@ -19,11 +22,16 @@ from benchmarks.render import markdown, picture
 from benchmarks.runner import Runs, summary
 from benchmarks.timing import interleaved
 from flc.errors import UserError
-from flc.recipe import merge, resolve
+from flc.evaluate.intervals import Interval, difference, may_rank, seed_noise
+from flc.recipe import Recipe, merge, resolve
 
 #: Of a recovery whose network is sampled with guidance: the text is dropped as often as the teacher's own training did.
 GUIDED = {"drop_text": 0.1}
-TEACHER = Cell("teacher", {"distiller": "euler", "recovery": "none", "keep": 1.0, "steps": 50})
+#: All blocks, so that no pruner need look at any.
+WHOLE = {"keep": 1.0, "pruner": "uniform", "recovery": "none"}
+TEACHER = Cell("teacher", {**WHOLE, "distiller": "euler", "steps": 50})
+#: Averages further apart are of rows whose noise is not alike: it is not pooled over them.
+ALIKE = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,8 @@ class Table:
     """A comparison: rows of cells. `paper` maps a row's label to its row in the first of the paper's `papers`;
     averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise.
     All of `papers` are printed under ours, with `notes`: what a reader must know to compare. `removal`: of which plan a
-    row is counts, so its error before any training is shown. `module` has the command where it is not called after the
-    number."""
+    row is counts, so its error before any training is shown. `module` has the command, and `variant` tells the results
+    apart, where they are not called after the number alone."""
 
     number: int
     title: str
@@ -43,10 +51,11 @@ class Table:
     notes: str = ""
     removal: bool = False
     module: str = ""
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return f"table{self.number}"
+        return f"table{self.number}{self.variant}"
 
     @property
     def command(self) -> str:
@@ -66,12 +75,15 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
     results = {label: summary(rows) for label, rows in found.items()}
     papers = {name: paper.printed(name) for name in table.papers}
     first = next(iter(papers.values()), {"columns": [], "rows": {}})
+    compared = against(table, runs, seeds, found)
     for cell in cells:
         label, rows = cell.label, found[cell.label]
-        if ahead := differences(rows, found[table.reference]):
-            results[label]["ahead"] = spread(ahead)
+        if label in compared:
+            results[label]["ahead"] = compared[label]
         if good := [row for row in rows if "average" in row]:
             results[label]["minutes"] = min(sum(row["seconds"].values()) for row in good) / 60
+            results[label]["block_evaluations"] = spread([sum(row["block_evaluations"].values()) for row in good])
+            results[label]["iterations"] = iterations(cell.at(runs.scale, seeds[0]), good[0]["seconds"])
             if table.removal:
                 results[label]["removal"] = spread([row["removal"]["pruned"] for row in good])
         if over := paper.averages(rows, paper.dimensions(first)):
@@ -81,8 +93,45 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
     theirs = {label: dict(zip(first["columns"], first["rows"][key], strict=True)) for label, key in table.paper.items()}
     about = {"title": table.title, "scale": runs.scale.name, "seeds": seeds, "reference": table.reference}
     about |= {"runs_of": runs.commits(cells, seeds)}
+    some = next((row for rows in found.values() for row in rows if "average" in row), {"clips": 0, "averaged": ()})
+    about |= {"clips": some["clips"], "averaged": list(some["averaged"])}
     about |= {"notes": table.notes, "paper_tables": papers}
     return about | {"rows": results, "paper": theirs}
+
+
+def iterations(recipe: Recipe, trained: Collection[str]) -> str:
+    """Of stages II and III, of those that train; some of stage II's come before blocks are scored."""
+    stages = {"recover": "score" in trained or "recover" in trained, "distill": "distill" in trained}
+    return " + ".join(str(getattr(recipe, name).iterations) for name, trains in stages.items() if trains)
+
+
+def against(table: Table, runs: Runs, seeds: list[int], found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Each row's difference to the reference with its interval, over the seeds that both have; where clips are not
+    kept, as of another suite, with its spread over seeds."""
+    clips = {c.label: {s: own for s in seeds if (own := runs.clips(c, s)) is not None} for c in table.cells}
+    reference, some = clips[table.reference], alike(clips, table.reference, seeds)
+    noise = seed_noise([[clips[label][s] for s in seeds] for label in some]) if min(len(some), len(seeds)) > 1 else None
+    out: dict[str, Any] = {}
+    for label in found.keys() - {table.reference}:
+        if both := [s for s in seeds if s in clips[label] and s in reference]:
+            pair = ([clips[name][s] for s in both] for name in (label, table.reference))
+            out[label] = interval_of(difference(*pair, noise if label in some else None))
+        elif apart := differences(found[label], found[table.reference]):
+            out[label] = spread(apart)
+    return out
+
+
+def alike(clips: Mapping[str, Mapping[int, np.ndarray]], reference: str, seeds: Sequence[int]) -> list[str]:
+    """The reference and the rows that are near it, of which every seed was run: their noise is taken for one."""
+    whole = {label: mean(own[s].mean() for s in seeds) for label, own in clips.items() if own.keys() >= set(seeds)}
+    return [label for label, average in whole.items() if reference in whole and abs(average - whole[reference]) < ALIKE]
+
+
+def interval_of(found: Interval) -> dict[str, Any]:
+    """As results hold it; `half` is None where one seed says nothing of others. `ranked`: one of the two is better."""
+    half = found.half if math.isfinite(found.half) else None
+    about = {"seeds": found.seeds, "clips": found.clips, "level": found.level, "ranked": may_rank(found)}
+    return {"mean": found.difference, "half": half} | about
 
 
 def differences(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[float]:

@@ -30,15 +30,15 @@ def make_plan(job: Job, data: Path, folder: Path, trial: bool = False) -> tuple[
     on every rank: they share the clips of a batch, which has one for each rank at the least."""
     pruner, before = job.algorithm("pruner"), 0 if trial else iterations_before(job)
     facts: dict[str, Any] = {}
-    model = prunable(job, job.adapter.transformer)
+    model, looked = prunable(job, job.adapter.transformer), 0
     if before:
         with noised_clips(job, data) as batches:
             removable = of_plugin(job, lambda: checked_removable(pruner.removable(model, batches, job.budget), job))
-        facts = train_before(job, data, folder, before, removable)
+        facts, looked = train_before(job, data, folder, before, removable), model.evaluations
         model = prunable(job, load_transformer(job, folder))
     with noised_clips(job, data) as batches:
         plan = planned(job, pruner, model, batches)
-        evaluations = model.evaluations
+        evaluations = looked + model.evaluations
         removal = removal_error(job, plan, batches)
         if before:
             removal["trained"] = model.x0_error(batches(REMOVAL_CLIPS), View(plan.kept))
@@ -48,8 +48,7 @@ def make_plan(job: Job, data: Path, folder: Path, trial: bool = False) -> tuple[
 @contextmanager
 def noised_clips(job: Job, data: Path) -> Iterator[Batches]:
     """What a pruner asks for clips, with a bar that shows how far they are."""
-    r, latents = job.recipe, LatentClips(data, job.adapter, job.recipe.negative_prompt)
-    size = max(r.score.batch, job.ranks.world)
+    r, latents, size = job.recipe, LatentClips(data, job.adapter, job.recipe.negative_prompt), clips_at_once(job)
     with job.console.bar(f"score blocks ({r.pruner.name})", 1) as bar:
 
         def batches(count: int) -> Iterator[Sample]:
@@ -59,6 +58,10 @@ def noised_clips(job: Job, data: Path) -> Iterator[Batches]:
                 bar.advance()
 
         yield batches
+
+
+def clips_at_once(job: Job) -> int:
+    return max(job.recipe.score.batch, job.ranks.world)
 
 
 def prunable(job: Job, transformer: Any) -> Prunable:
@@ -111,7 +114,8 @@ def plan_facts(job: Job, plan: PrunePlan, evaluations: int, removal: dict[str, f
     weights = {s: list(w) for s, w in budget.weights.items()}
     facts = {"pruner": r.pruner.name, "keep": r.keep, "kept": plan.kept, "scores": plan.scores, "weights": weights}
     facts |= {"share": share, "channels": plan.channels}
-    return facts | {"details": plan.details, "block_evaluations": evaluations, "removal": removal}
+    facts |= {"block_evaluations": evaluations, "batch": clips_at_once(job)}
+    return facts | {"details": plan.details, "removal": removal}
 
 
 def removal_error(job: Job, plan: PrunePlan, batches: Batches) -> dict[str, float]:

@@ -127,7 +127,7 @@ def restore(folder: Path, engine: Engine) -> tuple[int, Cost]:
 def step_of(line: str) -> int:
     """The iteration that a line of the log is of; 0 of one that was cut off."""
     try:
-        return int(parse_json(line)["step"])
+        return int(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
         return 0
 

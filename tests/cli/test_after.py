@@ -59,6 +59,8 @@ def test_stage_two_goes_on_from_the_network_that_was_scored(flc, place, networks
     assert plan["after"] == 3 and steps(place / "run" / "score") == steps(place / "run" / "recover") == [1, 2, 3]
     assert plan["details"]["times"] == pytest.approx([1.0, 0.9, 0.75, 0.5], abs=1e-3), "the student's, without its end"
     own, scored = weights(EMBEDDED), weights(place / "run" / "score")
+    sweep = 10 + 10 * 9 // 2
+    assert (plan["block_evaluations"], plan["batch"]) == (sweep + sweep + 120 * 7, 16), "before and after, and the sets"
     (begins, held), (goes_on, still) = networks
     assert same(begins, own) and same(held, own) and same(still, own)
     assert same(goes_on, scored) and not same(scored, own)

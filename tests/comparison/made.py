@@ -14,6 +14,7 @@ from flc.evaluate.metrics import AVERAGE
 SCORES = {"caption_accuracy": 0.9, "distribution": 0.5}
 PLAN = {
     "scores": {"blocks": [3.0, 0.1, 0.2]}, "kept": {"blocks": [0, 1]}, "channels": None, "block_evaluations": 6,
+    "batch": 32,
     "details": {"baseline": 0.05}, "removal": {"clips": 64, "whole": 0.1, "pruned": 0.2},
 }  # fmt: skip
 STUDENT = {"ffn": None, "shift": 3.0, "sampler": "sde", "size": [5, 32, 32]}

@@ -50,7 +50,7 @@ def test_what_is_kept_of_a_run_is_what_its_files_say(runs, monkeypatch):
     assert (kept.label, kept.seed, kept.scale, kept.recipe) == ("steps=2", 3, "tiny", {"steps": 2})
     assert kept.average == 0.123457, "six digits"
     assert kept.seconds == {"recover": 60.0, "distill": 60.0}
-    assert kept.block_evaluations == {"score": 6.0, "recover": 100.0, "distill": 100.0}
+    assert kept.block_evaluations == {"score": 12.0, "recover": 100.0, "distill": 100.0}
     assert (kept.kept, kept.block_scores, kept.baseline) == ({"blocks": (0, 1)}, {"blocks": (3.0, 0.1, 0.2)}, 0.05)
     assert kept.machine == "abacus, torch 2" and kept.removal["pruned"] == 0.2
 

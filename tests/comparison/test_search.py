@@ -28,7 +28,7 @@ def test_rates_are_the_presets_times_the_factor_also_where_the_scale_says_others
 def test_what_does_not_distil_is_searched_in_its_recovery_or_not_at_all():
     assert search.searched(ROWS["icmd"], Scale("tiny"))[:2] == ("recovery", "icmd")
     assert search.searched(ROWS["fastlightgen"], Scale("tiny"))[:2] == ("distiller", "dmd")
-    assert search.searched(ROWS["f3"], Scale("tiny")) is None
+    assert search.searched(ROWS["blocks by F3's score"], Scale("tiny")) is None
     assert search.searched(ROWS["teacher, 4 steps"], Scale("tiny")) is None
     once = [cell.label for cell in search.algorithms(Scale("tiny"))]
     assert once == ["dmd2", "lcm", "magic", "icmd", "fastlightgen", "codmd on fastlightgen"]
@@ -61,12 +61,23 @@ def test_the_search_goes_on_until_the_best_is_between_two_others():
 
 
 def test_teachers_are_guided_where_the_preset_does_not():
-    guided = {c.label: search.guided(c, Scale("tiny")) for c in (*search.algorithms(Scale("tiny")), ROWS["f3"])}
+    guided = {
+        c.label: search.guided(c, Scale("tiny"))
+        for c in (*search.algorithms(Scale("tiny")), ROWS["blocks by F3's score"])
+    }
     assert {label for label, cell in guided.items() if cell} >= {"dmd2", "lcm", "magic", "fastlightgen"}
-    assert guided["icmd"] is None and guided["f3"] is None, "they distil nothing"
+    assert guided["icmd"] is None and guided["blocks by F3's score"] is None, "they distil nothing"
     lcm, ours = (guided[label].at(Scale("tiny"), search.SEED).teacher.options for label in ("lcm", "fastlightgen"))
     assert lcm["scale"] == ours["beta1"] == search.GUIDANCE and ours["beta2"] == 1.0, "the rest is the preset's"
     assert search.guided(ROWS["lcm"], Scale("wan-ti2v-5b")) is None, "guided as it is"
+
+
+def test_stage_two_trains_the_empty_prompt_where_a_guided_teacher_asks_its_network_for_it():
+    for label in ("fastlightgen", "codmd on fastlightgen", "lcm"):
+        cell = next(c for c in search.algorithms(Scale("tiny")) if c.label == label)
+        dropped = search.guided(cell, Scale("tiny")).at(Scale("tiny"), search.SEED).recover.drop_text
+        assert dropped == (0.0 if label == "lcm" else 0.1), "lcm has no stage II"
+        assert cell.at(Scale("tiny"), search.SEED).recover.drop_text == 0.0
 
 
 def test_the_search_begins_without_the_guidance_that_it_found():

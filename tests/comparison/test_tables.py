@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import common, parts, table5, table6
+from benchmarks import common, parts, table2, table5, table6
 from benchmarks import table as tables
 from benchmarks.cells import SCALES, Cell, Scale
+from benchmarks.render import signed
 from benchmarks.runner import Runs, summary
 from benchmarks.table import TEACHER, Table
+from flc.evaluate.metrics import AVERAGE
 from tests.comparison.made import finish
 
 TINY = Scale("tiny")
@@ -59,6 +62,24 @@ def test_table_5_is_the_papers_own_sweep_at_full_size_and_the_models_here():
         assert table5.label(main) in {cell.label for cell in made.rows}
     assert table5.table("wan-14b").paper["beta1 1.5, beta2 0.25"] == "1.5, 0.25"
     assert table5.table("hunyuan-13b").papers[0] == "table8"
+
+
+def test_guided_rows_of_table_5_train_the_empty_prompt_that_they_ask_for():
+    for cell in table5.table("tiny").rows:
+        recipe = cell.at(TINY, 0)
+        beta1, trained = recipe.teacher.options["beta1"], recipe.recover.drop_text
+        assert trained == (0.1 if beta1 != 1 or "empty prompt" in cell.label else 0.0), cell.label
+    control, plain = (
+        next(cell for cell in table5.table("tiny").rows if cell.label == label).at(TINY, 0)
+        for label in ("beta1 1, beta2 0.25, empty prompt trained", "beta1 1, beta2 0.25")
+    )
+    same = control.recover.model_copy(update={"drop_text": plain.recover.drop_text})
+    assert control.model_copy(update={"recover": same}) == plain
+
+
+def test_the_row_of_f3s_score_is_named_for_what_it_is_and_no_number_of_the_papers_f3_stands_beside():
+    made = table2.table("tiny")
+    assert "blocks by F3's score" in {cell.label for cell in made.rows} and "f3" not in made.paper.values()
 
 
 def test_table_6_stands_beside_the_papers_rows_of_the_scales_own_model():
@@ -231,6 +252,52 @@ def test_averages_stand_also_as_differences_within_a_seed(tmp_path, monkeypatch)
     assert ahead["mean"] == pytest.approx(0.02) and ahead["spread"] == pytest.approx(0.02 / 2**0.5)
     text = tables.markdown(values)
     assert "| less main's |" in text and "| +0.020 ± 0.014 | 0.300 ± 0.000 |" in text and "| -0.400 ± 0.141 |" in text
+    assert "interval" not in text, "no clips were kept"
+
+
+def test_rows_are_compared_clip_by_clip_and_none_is_ranked_within_its_interval(tmp_path, monkeypatch):
+    """Three seeds that all rows go along with; `better` is ahead by .02 on every clip, `level` by .02 and behind by
+    .02 in turn, `far` is a row that has collapsed."""
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
+    runs, main = Runs(tmp_path / "runs", TINY, 1), Cell("main")
+    better, level, far = (Cell(name, {"steps": n}) for name, n in (("better", 5), ("level", 6), ("far", 7)))
+    ahead = [(TEACHER, 0.01), (main, 0.0), (better, 0.02), (level, 0.0), (far, -0.5)]
+    rng = np.random.default_rng(0)
+    for seed in (0, 1, 2):
+        clips = 0.9 - 0.01 * seed + 0.02 * rng.random(40)
+        for number, (cell, more) in enumerate(ahead):
+            turns = 0.02 * (-1) ** np.arange(40) if cell == level else 0.0
+            noise = 0.001 * (-1) ** (seed + number) * (number > 1)  # of each seed's training
+            own = clips + more + turns + noise
+            finish(runs, cell, seed, float(own.mean()), per_clip={"caption_accuracy": own.tolist()})
+    table = Table(99, "Five cells", (main, better, level, far), {}, reference="main")
+    found = {label: row.get("ahead") for label, row in tables.measure(table, runs, [0, 1, 2])["rows"].items()}
+    assert found["main"] is None, "nothing to compare it with"
+    assert found["better"]["ranked"] and found["better"]["mean"] == pytest.approx(0.02, abs=2e-3)
+    assert not found["level"]["ranked"] and (found["level"]["clips"], found["level"]["seeds"]) == (120, 3)
+    assert found["far"]["ranked"] and found["far"]["half"] != found["better"]["half"], "its noise is not the others'"
+    text = tables.markdown(tables.measure(table, runs, [0, 1, 2]))
+    assert "(n = 120 clips of 3 seeds)" in text and "95% interval" in text
+    level_row, better_row = (
+        next(x for x in text.splitlines() if x.startswith(f"| {n} |")) for n in ("level", "better")
+    )
+    assert ", level |" in level_row and ", level |" not in better_row
+    alone = tables.measure(table, runs, [0])["rows"]["better"]["ahead"]
+    assert alone["half"] is None and not alone["ranked"] and "± unknown, level" in signed(alone)
+
+
+def test_a_table_says_what_its_average_is_of_and_what_each_row_cost(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
+    runs, main = Runs(tmp_path / "runs", TINY, 1), Cell("main")
+    for cell in (TEACHER, main):
+        finish(runs, cell, 0, 0.5)
+    values = tables.measure(Table(99, "Two cells", (main,), {}, reference="main"), runs, [0])
+    assert values["averaged"] == list(AVERAGE) and values["clips"] == 2
+    assert values["rows"]["main"]["block_evaluations"]["mean"] == 212, "12 of scoring, 100 in each training"
+    assert values["rows"]["main"]["iterations"] == "240 + 320"
+    text = tables.markdown(values)
+    assert "The average is that of caption accuracy, " in text and "Commits abc; seeds 0, 2 clips a row" in text
+    assert "| main | 4 | 0.00 | 240 + 320 | 0.2 | 2.0 |" in text
 
 
 def test_a_row_of_fewer_seeds_says_how_many_and_why_and_a_score_missing_on_one_is_left_out():
@@ -240,8 +307,12 @@ def test_a_row_of_fewer_seeds_says_how_many_and_why_and_a_score_missing_on_one_i
     assert set(some["scores"]) == {"caption_accuracy"} and some["average"]["n"] == 2
     paper = {"of": "Hunyuan", "notes": "Lips.", "columns": ["average", "lip sync"], "rows": {"x": [0.8, 1.5]}}
     paper_row = dict(zip(paper["columns"], paper["rows"]["x"], strict=True))
+    some |= {"iterations": "4 + 5", "block_evaluations": {"mean": 9000.0}, "minutes": 1.0}
     values = {
         "title": "T",
+        "averaged": ["caption_accuracy"],
+        "clips": 4,
+        "runs_of": ["abc"],
         "reference": "teacher",
         "seeds": [0, 1, 2],
         "rows": {"some": some},
