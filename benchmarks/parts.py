@@ -2,7 +2,7 @@
 
     python -m benchmarks.parts [--scale tiny] [--seeds 0 1 2] [--jobs 2] [--list]
 
-Not a table of the paper (`table10` in the results): it says whether its choices matter here, and ours beside them. Rows without recovery
+Not a table of the paper (`table10` in the results): it says whether its choices matter here. Rows without recovery
 distil for as many iterations as the others train in both stages. The random pruner draws another lot for each seed, so
 that its spread is of lots, too. The last rows are other distillers as stage III of the flagship's pruned and recovered
 network, methods at one number of parameters: Table 2's strongest rivals, and one beyond the paper.
@@ -45,16 +45,19 @@ OTHERS = (
 def rows(scale: str) -> tuple[Cell, ...]:
     elbo = ELBO if scale == "tiny" else FULL_ELBO
     searched = (Cell(name, {"pruner": {"name": "elbo", **options}}) for name, options in elbo.items())
-    return (*searched, *OTHERS, *CHOICES, *RIVALS)
+    return (*searched, *OTHERS, *(DRAWS if scale == "tiny" else FULL_DRAWS), REAL, *RIVALS)
 
 
-#: What stage II draws (the embedded model's preset: each block, at p .9; at full size: whole sets, at p .5), and which
-#: network stands unpruned in Eq 9.
-CHOICES = (
+#: What stage II draws: the embedded model's preset each block, at p .9; at full size whole sets, at p .5.
+DRAWS = (
     Cell("elbo, whole sets drawn at p .5", {"recovery": {"name": "bernoulli", "draw": "set", "p": 0.5}}),
     Cell("elbo, whole sets drawn at p .9", {"recovery": {"name": "bernoulli", "draw": "set", "p": 0.9}}),
-    Cell("elbo, recovered network on Eq 9's real side", {"distill": {"real": "recovered"}}),
 )
+FULL_DRAWS = (
+    Cell("elbo, each block drawn at p .5", {"recovery": {"name": "bernoulli", "draw": "block", "p": 0.5}}),
+    Cell("elbo, whole sets drawn at p .9", {"recovery": {"name": "bernoulli", "draw": "set", "p": 0.9}}),
+)
+REAL = Cell("elbo, recovered network on Eq 9's real side", {"distill": {"real": "recovered"}})
 CODMD = Cell("codmd on fastlightgen", {"distiller": "codmd"})
 #: With rates and teachers as in Table 2.
 RIVALS = (
