@@ -28,6 +28,19 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.fixture
+def inside(flc):
+    """`run` in this process: a process of its own takes longer to import what it needs than to do what these ask."""
+
+    def inside(*arguments: str) -> subprocess.CompletedProcess:
+        assert arguments[1:3] == ("-m", "flc")
+        code, out, err = flc(*arguments[3:])
+        assert code == 0, err[-3000:]
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return inside
+
+
 def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
@@ -62,11 +75,11 @@ def test_outputs(whole):
     assert "student" in done.stdout, "the table is printed"
 
 
-def test_a_dry_run_plans_estimates_and_writes_nothing(tmp_path):
+def test_a_dry_run_plans_estimates_and_writes_nothing(inside, tmp_path):
     """Its plan is that of the model as it is: no iteration of stage II comes before it."""
-    done = run(*command(tmp_path / "dry", "--dry-run"))
+    done = inside(*command(tmp_path / "dry", "--dry-run"))
     assert list(tmp_path.iterdir()) == []
-    run(*command(tmp_path / "out", "--set", "pruner.after=0", stage="score"))
+    inside(*command(tmp_path / "out", "--set", "pruner.after=0", stage="score"))
     kept = json.loads((tmp_path / "out" / "score" / "plan.json").read_text())["kept"]["blocks"]
     assert f"keep {kept}" in done.stdout and "recover" in done.stdout and "distill" in done.stdout
 
@@ -106,7 +119,7 @@ def test_a_rows_network_is_gone_before_the_next_ones_is_loaded(whole, tmp_path, 
     assert alive == [0] * 6 and len(refs) == 3, "pruned, recovered and student"
 
 
-def test_a_users_clips_are_trained_on_and_others_of_them_asked_for(tmp_path):
+def test_a_users_clips_are_trained_on_and_others_of_them_asked_for(inside, tmp_path):
     folder = tmp_path / "clips"
     folder.mkdir()
     pairs = list(drawn_clips(40, 17, 48, 48, seed=5))
@@ -114,7 +127,7 @@ def test_a_users_clips_are_trained_on_and_others_of_them_asked_for(tmp_path):
         for index, (video, caption) in enumerate(pairs):
             write_video(folder / f"{index}.mp4", video)
             captions.write(json.dumps({"file": f"{index}.mp4", "caption": caption}) + "\n")
-    done = run(*command(tmp_path / "out", "--data", str(folder)))
+    done = inside(*command(tmp_path / "out", "--data", str(folder)))
     trained = json.loads((tmp_path / "out" / "data" / "captions.json").read_text())
     assert trained == [caption for _, caption in pairs[:32]]
     asked = [p["caption"] for p in json.loads((tmp_path / "out" / "metrics.json").read_text())["prompts"]]
@@ -131,10 +144,10 @@ def test_stock_diffusers_loads_the_student(whole):
     assert model.config.num_layers == 7
 
 
-def test_a_pipeline_is_evaluated_alone_as_it_was_in_its_run(whole, tmp_path):
+def test_a_pipeline_is_evaluated_alone_as_it_was_in_its_run(whole, inside, tmp_path):
     out, _ = whole
     arguments = command(tmp_path / "alone", "--pipeline", str(out / "pipeline"), stage="evaluate")
-    run(*arguments)
+    inside(*arguments)
     alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())["rows"]
     before = json.loads((out / "metrics.json").read_text())["rows"][-1]
     assert len(alone) == 1 and alone[0]["steps"] == 4 and alone[0]["guidance"] == 1.0
@@ -143,17 +156,17 @@ def test_a_pipeline_is_evaluated_alone_as_it_was_in_its_run(whole, tmp_path):
         assert alone[0]["scores"][name] == (score if score is None else pytest.approx(score, abs=1e-3)), name
 
 
-def test_running_again_skips_what_is_done(whole):
+def test_running_again_skips_what_is_done(whole, inside):
     out, _ = whole
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
-    run(*command(out, "--resume"))
+    inside(*command(out, "--resume"))
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
 
 
-def test_resume_alone_goes_on_with_the_locked_recipe(whole):
+def test_resume_alone_goes_on_with_the_locked_recipe(whole, inside):
     out, _ = whole
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
-    run(sys.executable, "-m", "flc", "compress", "--out", str(out), "--resume")
+    inside(sys.executable, "-m", "flc", "compress", "--out", str(out), "--resume")
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
 
 
@@ -198,19 +211,19 @@ def test_a_signal_while_training_saves_and_exits(tmp_path, number, code):
     assert json.loads(saved.read_text())["step"] >= 10, "the log's first line is that of iteration 10"
 
 
-def test_the_lock_file_repeats_the_run(whole, tmp_path):
+def test_the_lock_file_repeats_the_run(whole, inside, tmp_path):
     lock = whole[0] / "recipe.lock.yaml"
     assert yaml.safe_load(lock.read_text())["versions"]["torch"]
-    run(sys.executable, "-m", "flc", "compress", "--recipe", str(lock), "--out", str(tmp_path / "again"))
+    inside(sys.executable, "-m", "flc", "compress", "--recipe", str(lock), "--out", str(tmp_path / "again"))
     assert digest(tmp_path / "again") == digest(whole[0])
 
 
-def test_a_run_until_a_stage_goes_on_to_the_same_student(whole, tmp_path):
+def test_a_run_until_a_stage_goes_on_to_the_same_student(whole, inside, tmp_path):
     out = tmp_path / "out"
-    done = run(*command(out, "--until", "recover"))
+    done = inside(*command(out, "--until", "recover"))
     assert {p.name for p in out.iterdir()} == {"recipe.lock.yaml", "data", "score", "prune", "recover"}
     assert f"recover is done in {out}; --resume without --until goes on" in " ".join(done.stderr.split())
-    run(sys.executable, "-m", "flc", "compress", "--out", str(out), "--resume")
+    inside(sys.executable, "-m", "flc", "compress", "--out", str(out), "--resume")
     assert digest(out) == digest(whole[0])
 
 

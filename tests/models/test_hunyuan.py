@@ -142,9 +142,9 @@ def test_a_tokenizer_that_the_templates_cut_does_not_fit_is_refused(folder, tmp_
 
 
 def test_large_clips_are_decoded_in_the_tiles_of_the_family(hunyuan):
-    latents = torch.randn(1, 4, 6, 34, 34, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(1, 4, 2, 34, 34, generator=torch.Generator().manual_seed(0))
     found, vae = hunyuan.decode(latents), hunyuan.pipe.vae
-    assert found.shape == (1, 21, 272, 272, 3)
+    assert found.shape == (1, 5, 272, 272, 3)
     vae.use_tiling = False
     try:
         whole = hunyuan.decode(latents)
