@@ -13,12 +13,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.cells import MEANS, digest
 from benchmarks.common import RESULTS, spread, write
 from benchmarks.runner import cache
+from benchmarks.table import interval_of
 from benchmarks.timing import seconds
 from flc.api import View
 from flc.cli import main as flc
+from flc.evaluate.intervals import clip_averages, difference
 from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.view import blocks_of
 from flc.recipe import resolve
@@ -60,14 +64,29 @@ def aggregate(documents: list[dict[str, Any]], taken: list[list[float]]) -> list
         scores = {name: spread([r["scores"][name] for r in same]) for name, v in row["scores"].items() if v is not None}
         # time as a ratio to the guided teacher's of the same round
         speed = spread([whole / own for whole, own in zip(taken[0], taken[index], strict=True)])
-        # paired: rows of one run share prompts, first frames and noise
-        ahead = spread([d["rows"][-1]["average"] - d["rows"][index]["average"] for d in documents])
+        ahead = student_ahead([d["rows"][-1] for d in documents], same)
         about = {k: row[k] for k in ("name", "title", "steps", "guidance", "parameters")}
         average = spread([r["average"] for r in same])
         apart = [{kind: r[kind].get("sharpness") for kind in ("text_only", "first_frame")} for r in same]
         rows.append(about | {"average": average, "student_ahead": ahead, "speed_up": speed, "scores": scores,
                              "sharpness_by_seed": apart})  # fmt: skip
     return rows
+
+
+def student_ahead(students: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """With its interval, paired clip by clip: rows of one run share prompts, first frames and noise. Of runs that kept
+    no clips, with its spread over seeds."""
+    if all("clip_averages" in row for row in (*students, *rows)):
+        clips = ([np.array(row["clip_averages"]) for row in some] for some in (students, rows))
+        return interval_of(difference(*clips))
+    return spread([student["average"] - row["average"] for student, row in zip(students, rows, strict=True)])
+
+
+def kept_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of metrics.json without what each metric says of each clip: their average stays, to three digits more than
+    tables print."""
+    averages = [round(average, 6) for average in clip_averages(row).tolist()]
+    return {name: value for name, value in row.items() if name != "per_clip"} | {"clip_averages": averages}
 
 
 def rows_of(preset: str, seed: int, clips: int, out: Path) -> dict[str, Any]:
@@ -81,10 +100,11 @@ def rows_of(preset: str, seed: int, clips: int, out: Path) -> dict[str, Any]:
     run(["compress", "--preset", preset, "--seed", str(seed), "--out", str(out),
          "--set", f"evaluate.clips={clips}", *extra])  # fmt: skip
     metrics = json.loads((out / "metrics.json").read_text())
-    return json.loads(write(
-        f"quality/{preset}-{seed}", f"python -m benchmarks.quality --preset {preset} --seeds {seed}",
-        {"recipe": asked, "seed": seed, "clips": metrics["clips"], "rows": metrics["rows"]},
-    ).read_text())  # fmt: skip
+    about = {"recipe": asked, "seed": seed, "clips": metrics["clips"]}
+    about |= {"averaged": [metric["name"] for metric in metrics["metrics"] if metric["in_average"]]}
+    rows = {"rows": [kept_of(row) for row in metrics["rows"]]}
+    command = f"python -m benchmarks.quality --preset {preset} --seeds {seed}"
+    return json.loads(write(f"quality/{preset}-{seed}", command, about | rows).read_text())
 
 
 def main() -> None:
@@ -92,7 +112,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=("quick", "full"), default="quick")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=cache() / "quality", help="folder of runs")
-    parser.add_argument("--clips", type=int, default=192, help="a row and seed; more than the presets': less chance")
+    parser.add_argument("--clips", type=int, default=288, help="a row and seed; more than the presets': less chance")
     args = parser.parse_args()
     documents = [rows_of(args.preset, s, args.clips, args.runs / f"{args.preset}-{s}") for s in args.seeds]
     values = {
@@ -101,7 +121,7 @@ def main() -> None:
         "clips": args.clips,
         "rows": aggregate(documents, times(documents[0]["rows"])),
     }
-    runs_of = {"runs_of": sorted({d["commit"] for d in documents})}
+    runs_of = {"runs_of": sorted({d["commit"] for d in documents}), "averaged": documents[0].get("averaged")}
     print(write(f"quality_{args.preset}", f"python -m benchmarks.quality --preset {args.preset}", values | runs_of))
 
 

@@ -9,10 +9,11 @@ import json
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.render import GUARDS, pair, ratio, signed
+from benchmarks.render import GUARDS, head, pair, ratio, signed
 
-#: Shown beside the average, which is never printed alone: two of its parts, and the guards.
-SCORES = ("caption_accuracy", "sharpness", "distribution", "diversity")
+#: Shown beside the average, which is never printed alone: three of its parts, and the guards.
+SCORES = ("caption_accuracy", "sharpness", "subject_consistency", "distribution", "diversity")
+TITLES = [name.split("_")[0] for name in SCORES]
 BEGIN, END = "<!-- measured: python -m benchmarks.readme -->", "<!-- end of measured -->"
 
 
@@ -25,20 +26,27 @@ def made_by(*results: dict[str, Any]) -> str:
     return "; ".join(dict.fromkeys(f"commit {r['commit']}, torch {r['versions']['torch']}" for r in results))
 
 
+def averaged(values: dict[str, Any]) -> str:
+    """What an average is of; results from before it was said have the first frame's fidelity in it, which measures the
+    autoencoder, and not the consistency of outlines."""
+    if names := values.get("averaged"):
+        return f"the average is of {', '.join(name.replace('_', ' ') for name in names)}"
+    return "under the earlier average, with first-frame fidelity and without subject consistency"
+
+
 def quality(q: dict[str, Any]) -> list[str]:
     seeds, commits = (", ".join(map(str, q[name])) for name in ("seeds", "runs_of"))
     lines = [
-        f"`--preset {q['preset']}`, seeds {seeds}, {q['clips']} clips a row and seed, commit {commits}:",
+        f"`--preset {q['preset']}`, seeds {seeds}, {q['clips']} clips a row and seed, commit {commits}; {averaged(q)}:",
         "",
-        "| | M parameters | speed-up | average | student ahead by | caption | sharpness | distribution | diversity |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *head(["", "M parameters", "speed-up", "average", "student ahead by", *TITLES]),
     ]
     for row in q["rows"]:
         s = row["scores"]
         cells = [
             pair(row["average"]),
-            pair(row["student_ahead"]) if row is not q["rows"][-1] else "",
-            *(pair(s[n]) for n in SCORES),
+            signed(row["student_ahead"]) if row is not q["rows"][-1] else "",
+            *(pair(s.get(n)) for n in SCORES),
         ]
         speed = f"{row['speed_up']['mean']:.1f}×"
         lines.append(f"| {row['title']} | {row['parameters'] / 1e6:.2f} | {speed} | " + " | ".join(cells) + " |")
@@ -55,7 +63,7 @@ def comparison(name: str, values: dict[str, Any]) -> list[str]:
     lines = [
         f"Methods under one trainer and one {EQUAL[name]}, each with its own best rates of a small"
         " search, fastlightgen with those of an earlier one (`python -m"
-        f" benchmarks.{name}`, seeds {seeds}, commits {commits}; all columns in"
+        f" benchmarks.{name}`, seeds {seeds}, commits {commits}; {averaged(values)}; all columns in"
         f" [results/{name}.md](benchmarks/results/{name}.md)). The last column is the paper's average, of WanX-TI2V"
         " under VBench-I2V:",
         "",
@@ -83,7 +91,7 @@ def comparison(name: str, values: dict[str, Any]) -> list[str]:
 
 
 def edge(row: dict[str, Any]) -> str:
-    values = [row["average"], *(row["scores"][n] for n in SCORES)]
+    values = [row["average"], *(row["scores"].get(n) for n in SCORES)]
     return f"| {row['title']} | " + " | ".join("n/a" if v is None else f"{v:.3f}" for v in values) + " |"
 
 
@@ -107,7 +115,8 @@ def section() -> str:
         ' Scores are in [0, 1], higher is better, mean ± standard deviation over seeds; "student ahead by" is the'
         " difference of averages within a run, whose rows share prompts and noise. Speed-up is of sampling, against"
         f" the first row: networks of each row's shape in turn, warm, mean over rounds (threads:"
-        f" {quick['hardware']['threads']}).",
+        f' {quick["hardware"]["threads"]}). Where clips were kept, "ahead" has its 95% interval, paired clip by'
+        " clip over seeds, and rows within it are level.",
         "",
         *quality(quick),
         "",
@@ -143,8 +152,7 @@ def section() -> str:
         " are asked of the folder's"
         " scheduler, as a stock call does, which leaves the trained schedule; the last rows have one of their own:",
         "",
-        "| | average | caption | sharpness | distribution | diversity |",
-        "|---|---|---|---|---|---|",
+        *head(["", "average", *TITLES]),
         *(edge(row) for row in edges["rows"]),
     ]
     if (RESULTS / "table2.json").exists():
@@ -157,9 +165,9 @@ def section() -> str:
 def main() -> None:
     path = ROOT / "README.md"
     text = path.read_text()
-    head, rest = text.split(BEGIN)
+    before, rest = text.split(BEGIN)
     _, tail = rest.split(END)
-    path.write_text(f"{head}{BEGIN}\n\n{section()}\n\n{END}{tail}")
+    path.write_text(f"{before}{BEGIN}\n\n{section()}\n\n{END}{tail}")
 
 
 if __name__ == "__main__":
