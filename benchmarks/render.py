@@ -13,8 +13,7 @@ SCORES = ("caption_accuracy", "dynamic_degree", "motion_smoothness", "temporal_f
           "subject_consistency", "first_frame_fidelity", "distribution", "diversity")  # fmt: skip
 COLUMNS = (
     "M: millions of parameters. Iterations: of stages II and III. Evaluations: thousands of block evaluations of a"
-    " batch in stages I to III, counted as they ran, a forward 1, a backward through it 2. Minutes: of training, of the"
-    " seed that took least. Seconds: of sampling a clip."
+    " batch in stages I to III, counted as they ran, a forward 1, a backward through it 2. Seconds: of sampling a clip."
 )
 #: What an average is never printed without.
 GUARDS = ("distribution", "diversity")
@@ -28,7 +27,7 @@ def markdown(values: dict[str, Any]) -> str:
     found = {name for row in values["rows"].values() for name in row.get("scores", {})}
     names = [n for n in SCORES if n in found] + sorted(found - set(SCORES))
     absent = [n for n in PROPRIETARY if any(n in paper["columns"] for paper in values["paper_tables"].values())]
-    columns = ["", "steps", "M", "iterations", "evaluations", "minutes", "seconds", "speed-up", "average",
+    columns = ["", "steps", "M", "iterations", "evaluations", "seconds", "speed-up", "average",
                f"less {values['reference']}'s"]  # fmt: skip
     removal = [REMOVAL] * any("removal" in row for row in values["rows"].values())
     columns += [*removal, *(n.replace("_", " ") for n in names), *absent]
@@ -42,13 +41,12 @@ def markdown(values: dict[str, Any]) -> str:
                 f"{row['parameters'] / 1e6:.2f}",
                 row["iterations"],
                 f"{row['block_evaluations']['mean'] / 1e3:.1f}",
-                f"{row['minutes']:.1f}",
             ]
             cells += [times(row), ratio(row.get("speed_up"))]
             cells += [pair(row["average"]), ahead, *(pair(row.get("removal")) for _ in removal)]
             cells += [pair(row["scores"].get(n)) for n in names] + ["n/a"] * len(absent)
         else:
-            cells = [""] * 7 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
+            cells = [""] * 6 + [f"failed: {row['error']}"] + [""] * (1 + len(removal) + len(names) + len(absent))
         lines.append(line([label, *cells, *(of[label] for of in beside.values())]))
     lines += [*fewer(values), "", COLUMNS, *said_of_intervals(values)]
     if values.get("notes"):

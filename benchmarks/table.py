@@ -81,7 +81,6 @@ def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
         if label in compared:
             results[label]["ahead"] = compared[label]
         if good := [row for row in rows if "average" in row]:
-            results[label]["minutes"] = min(sum(row["seconds"].values()) for row in good) / 60
             results[label]["block_evaluations"] = spread([sum(row["block_evaluations"].values()) for row in good])
             results[label]["iterations"] = iterations(cell.at(runs.scale, seeds[0]), good[0]["seconds"])
             if table.removal:
