@@ -70,7 +70,7 @@ def taken(path: Path, frames: int, fps: int | None, look: Callable[[Any, Any], T
             count = 1 if fps is None else max(0, ceil(end * fps - LATE) - asked)
             faster = faster or count == 0
             if count:
-                seen.append((look(frame, stream), count))
+                seen.append((look(frame, stream), min(count, frames)))  # a damaged stamp may be years away
                 asked += count
             if len(seen) == frames or (faster and asked >= frames):
                 break

@@ -20,7 +20,7 @@ STORED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_an_image_is_upright_by_its_exif(tmp_path, orientation, form):
     exif = Image.Exif()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -73,6 +74,8 @@ HELD = {
     "a quarter to the right": (lambda x: np.rot90(x, 3), (0, -1, 1, 0)),
     "mirrored": (lambda x: x[:, ::-1], (-1, 0, 0, 1)),
     "mirrored and a quarter turned": (lambda x: x.swapaxes(0, 1), (0, 1, 1, 0)),
+    "mirrored and upside down": (lambda x: x[::-1], (1, 0, 0, -1)),
+    "mirrored and three quarters turned": (lambda x: x[::-1, ::-1].swapaxes(0, 1), (0, -1, -1, 0)),
 }  # fmt: skip
 
 
@@ -131,6 +134,17 @@ def test_at_equal_rates_each_frame_is_taken_once_however_its_stamp_is_rounded(tm
     times = [round(1000 * k / rate) for k in range(32)]
     encode(tmp_path / "a.mkv", numbered(32), times, base=Fraction(1, 1000), rate=rate)
     assert numbers(read_video(tmp_path / "a.mkv", 32, 48, 48, rate)) == list(range(32))
+
+
+def test_a_stamp_that_is_days_away_costs_no_memory(tmp_path):
+    """At ten times the rate asked for, and then a last frame after twelve days: ten million times it could be asked
+    for, whose list alone is 80 MB. The nine frames are one MB, as they are decoded and scaled."""
+    encode(tmp_path / "a.mkv", numbered(21), [*range(0, 200, 10), 10**9], base=Fraction(1, 1000), rate=100)
+    tracemalloc.start()
+    found = numbers(read_video(tmp_path / "a.mkv", 9, 48, 48, 10))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [0, 10, *[19] * 7] and most < 20e6
 
 
 def test_a_stream_without_stamps_goes_at_its_rate(tmp_path):
