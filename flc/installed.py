@@ -29,18 +29,23 @@ def folder_of(dist: Distribution) -> Path:
 
 
 def name_of(dist: Distribution) -> tuple[str, str] | Unreadable:
-    """A package's name and version."""
+    """A package's name and version: the folder's where its metadata tell none."""
+    name, version = named_by_folder(dist)
     try:
-        return str(dist.metadata["Name"]), str(dist.metadata["Version"])
+        told = {key: dist.metadata[key] for key in ("Name", "Version") if key in dist.metadata}
+        return str(told.get("Name", name)), str(told.get("Version", version))
     except Exception as error:  # bytes that are no text
         return unreadable(dist, METADATA, error)
 
 
+def named_by_folder(dist: Distribution) -> tuple[str, str]:
+    name, _, version = folder_of(dist).stem.partition("-")
+    return name.replace("_", "-"), version or "?"
+
+
 def unreadable(dist: Distribution, file: str, error: Exception) -> Unreadable:
-    folder = folder_of(dist)
-    name, _, version = folder.stem.partition("-")
-    cause = f"{folder / file} does not parse ({type(error).__name__}: {error})".splitlines()[0]
-    return Unreadable(file, name.replace("_", "-"), version or "?", cause)
+    cause = f"{folder_of(dist) / file} does not parse ({type(error).__name__}: {error})".splitlines()[0]
+    return Unreadable(file, *named_by_folder(dist), cause)
 
 
 def installed() -> tuple[list[EntryPoint], list[Unreadable]]:

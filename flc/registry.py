@@ -170,6 +170,8 @@ def _read(entry: EntryPoint, registry: Registry) -> None:
     try:
         if unread:
             raise PluginError(unread.cause)
+        if not EntryPoint.pattern.match(entry.value):
+            raise PluginError(f"its entry point names {entry.value!r}, which is no module: write package.module")
         manager.register(entry.load(), name=entry.name)
         manager.check_pending()
         for kind, hook in HOOKS.items():

@@ -218,6 +218,22 @@ def test_a_package_whose_metadata_does_not_parse_is_named_and_harms_no_other(
     assert f"{folder / file} does not parse" in broken.cause
 
 
+@pytest.mark.parametrize("metadata", [None, b"Metadata-Version: 2.1\n"], ids=["no file", "no name in it"])
+def test_a_broken_plugin_of_a_package_that_does_not_say_its_name_is_named_by_its_folder(
+    install, monkeypatch, tmp_path, metadata
+):
+    folder = tmp_path / "some_tool-1.0.dist-info"
+    folder.mkdir()
+    if metadata is not None:
+        (folder / "METADATA").write_bytes(metadata)
+    (folder / "entry_points.txt").write_text("[flc]\nmine =\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install()
+    [broken] = registry().broken
+    assert (broken.entry, broken.distribution, broken.version) == ("mine", "some-tool", "1.0")
+    assert "its entry point names '', which is no module: write package.module" in broken.cause
+
+
 def test_flc_starts_beside_a_package_whose_entry_points_do_not_parse(tmp_path):
     """torch, triton and pydantic cannot be imported beside it: each asks for the entry points of all packages."""
     folder = tmp_path / "some_tool-1.0.dist-info"
