@@ -57,9 +57,13 @@ WRAPPERS = {
 def wrapper(held: Iterable[str], own: Container[str]) -> str:
     """What the names in a file say of how it was saved, where they are the network's own but for a wrapper's part."""
     for name in held:
-        for part, said in WRAPPERS.items():
-            if part in name and name not in own and name.replace(part, "") in own:
-                return f" (its names hold {part!r}, as those of {said})"
+        bare, parts = name, []
+        for part in WRAPPERS:  # a network may be in several: one that is compiled, then distributed
+            bare, found = re.subn(rf"(^|\.){re.escape(part)}", r"\1", bare)
+            parts += [part] * bool(found)
+        if parts and name not in own and bare in own:
+            told = ", and as those of ".join(WRAPPERS[part] for part in parts)
+            return f" (its names hold {' and '.join(map(repr, parts))}, as those of {told})"
     return ""
 
 

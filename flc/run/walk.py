@@ -36,6 +36,8 @@ class OneClip:
     astray: float = 0.0
 
     def __call__(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        if not 0 < float(t.min()) <= float(t.max()) <= 1:
+            self.astray = inf  # of no network that was trained by flow matching may such a time be asked
         t = t.view(-1, 1, 1, 1, 1)
         self.note(((x - (1 - t) * self.x0) / t).std())
         return (x - self.x0) / t

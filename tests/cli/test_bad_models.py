@@ -285,6 +285,9 @@ WRAPPED = {
     "ddp": (lambda name: "module." + name, "a network that DistributedDataParallel wraps: save its `module`"),
     "lora": (lambda name: name.replace("to_q.", "to_q.base_layer."), "`merge_and_unload()`"),
     "a block's own": (lambda name: name.replace("blocks.3.", "blocks.3._checkpoint_wrapped_module."), "checkpointing"),
+    "compiled, then ddp": (lambda name: "module._orig_mod." + name, "torch.compile wraps: save its `_orig_mod`, and as "
+                           "those of a network that DistributedDataParallel wraps: save its `module`"),
+    "peft": (lambda name: "base_model.model." + name.replace("to_q.", "to_q.base_layer."), "`merge_and_unload()`"),
     "another layout": (lambda name: "model.diffusion_model." + name, "convert it with diffusers"),
 }  # fmt: skip
 
@@ -481,6 +484,7 @@ SCHEDULERS = {
     "dynamic shift": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "does not walk 4 steps"),
     "ddim": ("DDIMScheduler", {"prediction_type": "v_prediction"}, "does not walk 4 steps"),
     "noise": ("UniPCMultistepScheduler", {"prediction_type": "epsilon"}, "does not follow a velocity"),
+    "times below zero": ("FlowMatchEulerDiscreteScheduler", {"shift": -1.0}, "does not follow a velocity"),
     "flow in name": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction"}, "does not follow a velocity"),
 }  # fmt: skip
 
