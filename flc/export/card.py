@@ -48,8 +48,8 @@ def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """In Markdown, on one line, as it stands here."""
-    return re.sub(r"([\\`*\[\]<>|]|\b_|_\b)", r"\\\1", " ".join(text.split()))
+    """In Markdown, on one line, as it stands here; an underscore between letters marks nothing up."""
+    return re.sub(r"([\\`*\[\]<>|&~#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
 
 
 def block(language: str, code: str) -> str:

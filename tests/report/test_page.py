@@ -7,9 +7,11 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from flc.data.source import drawn_clips, write_video
 from flc.errors import UserError
@@ -190,6 +192,47 @@ def test_texts_are_escaped(run: Path) -> None:
     page = page_of(run)
     assert "<b>bold</b> & 'quoted'" in page.text and "A <CPU>" in page.text and "<script>" in page.text
     assert page.tags["b"] == 3  # the tiles' own
+
+
+#: Ends an attribute and an element, begins others; no "/", so that a folder can be called so.
+HOSTILE = "\"'><script onload=x>alert(1)<!-- ]]> &lt; {{ x }}"
+#: Names, among the keys of a run's files, of what others make: blocks, metrics, logged values, packages.
+NAMES = {"blocks", "caption_accuracy", "torch", "beta1", *RECOVER, *DISTILL}
+
+
+def spoilt(value: Any) -> Any:
+    """With hostile text after every text and name."""
+    if isinstance(value, dict):
+        return {key + HOSTILE * (key in NAMES): spoilt(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [spoilt(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def test_no_text_of_a_run_becomes_markup_wherever_it_stands(run: Path) -> None:
+    pair = {"label": "LPIPS", "rows": ["teacher-many", "student"], "value": 0.1}
+    (run / "metrics.json").write_text(json.dumps(fake_metrics() | {"instead_of": "vbench", "pairs": [pair]}))
+    recipe = Recipe(model="some/model", data="clips", teacher={"name": "well-guided", "beta1": 1.5})
+    (run / "recipe.lock.yaml").write_text(lock_text(recipe))
+    plain = page_of(run)
+    for name in ("metrics.json", "score/plan.json", "recover/log.jsonl", "distill/log.jsonl", "recipe.lock.yaml"):
+        text = (run / name).read_text()
+        if name.endswith("jsonl"):
+            said = "\n".join(json.dumps(spoilt(json.loads(line))) for line in text.splitlines()[:-1])
+        else:
+            said = json.dumps(spoilt(yaml.safe_load(text)))  # JSON is YAML, too
+        (run / name).write_text(said)
+    for folder in list((run / "evaluate/videos").iterdir()):
+        folder.rename(folder.with_name(folder.name + HOSTILE))
+    whole = run.rename(run.with_name(run.name + HOSTILE))
+    page = page_of(whole)
+    assert {(tag, name) for tag, name, _ in page.attributes} == {(tag, name) for tag, name, _ in plain.attributes}
+    assert page.tags["video"] == plain.tags["video"] and set(page.tags) == set(plain.tags)
+    said = page.text + "\n".join(value for *_, value in page.attributes)
+    for text in (whole.name, "some/model", "clips", "elbo", "blocks", "well-guided", "student, 4 steps", "A <CPU>",
+                 "a red circle moving left", "caption accuracy", "what caption_accuracy is", 'd = "0.1"', "LPIPS",
+                 "vbench", "student/distil", "2.15", "torch"):  # fmt: skip
+        assert text.removesuffix(HOSTILE) + HOSTILE in said, text
 
 
 def test_every_video_file_is_embedded_as_it_is(run: Path, mp4: list[bytes]) -> None:
