@@ -1,8 +1,8 @@
 """Files written whole or not at all, and files of strangers read within bounds.
 
-A file is written under another name, synced and renamed, and its folder synced: after a kill, or a power cut, at any
-moment there is the file as it was or as it was to be. What is read is a regular file of a limited size (a device never
-ends, a pipe may never begin), and JSON of a limited depth, whose numbers every library can hold.
+A file is written under another name, one for each writer, synced and renamed, and its folder synced: after a kill, or a
+power cut, at any moment there is the file as it was or as it was to be. What is read is a regular file of a limited
+size (a device never ends, a pipe may never begin), and JSON of a limited depth, whose numbers every library can hold.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +47,50 @@ def sync_tree(folder: Path) -> None:
 @contextmanager
 def whole(path: Path, under: str = "") -> Iterator[Path]:
     """A path beside `path` to write a file at, which takes the place of `path` when the block ends without an error.
-    `under` is its name, where one longer than `path`'s own would not do."""
-    temporary = path.with_name(under or f".new-{path.name}")
-    temporary.unlink(missing_ok=True)  # a link that lies there would be written through
+    `under` stands for its name, where one longer than `path`'s own would not do."""
+    remove_left(path.parent, under or path.name)
+    temporary = path.with_name(f".new-{secrets.token_hex(TOKEN)}-{under or path.name}")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        if not lock(descriptor):
+            os.close(descriptor)
+            descriptor = -1  # Windows renames no open file
         yield temporary
         sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        if descriptor >= 0:
+            os.close(descriptor)
     sync(path.parent)
+
+
+TOKEN = 4
+"""Bytes that tell writers of one file apart."""
+
+
+def lock(descriptor: int) -> bool:
+    """Whether this process has the open file alone, until it closes it or ends; not where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows; another's, or a file system without locks
+        return False
+    return True
+
+
+def remove_left(folder: Path, name: str) -> None:
+    """What writers of this file left that were killed: nobody has it locked."""
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    for left in folder.glob(f".new-{'?' * 2 * TOKEN}-{escape(name)}"):
+        with suppress(OSError):
+            descriptor = os.open(left, flags)
+            try:
+                if lock(descriptor):
+                    left.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@ all of them when the files of a single one do not parse."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, EntryPoints, distributions
@@ -39,8 +40,12 @@ def name_of(dist: Distribution) -> tuple[str, str] | Unreadable:
 
 
 def named_by_folder(dist: Distribution) -> tuple[str, str]:
-    name, _, version = folder_of(dist).stem.partition("-")
-    return name.replace("_", "-"), version or "?"
+    """Of `my_plugin-1.0.dist-info`, as importlib.metadata takes the name, of `my_plugin.egg-info`, and of an egg, which
+    is the folder above its `EGG-INFO`."""
+    folder = folder_of(dist)
+    egg = folder.name == "EGG-INFO"
+    name, _, version = (folder.parent if egg else folder).stem.partition("-")
+    return name.replace("_", "-"), version.partition("-")[0] or "?"
 
 
 def unreadable(dist: Distribution, file: str, error: Exception) -> Unreadable:
@@ -54,8 +59,8 @@ def installed() -> tuple[list[EntryPoint], list[Unreadable]]:
     broken: list[Unreadable] = []
     seen: set[str] = set()
     for dist in distributions():
-        name = folder_of(dist).name.partition("-")[0].lower().replace(".", "_")
-        if name in seen:  # the first on sys.path hides another one of its name
+        name = re.sub(r"[-_.]+", "-", named_by_folder(dist)[0]).lower()
+        if name in seen:  # the first on sys.path hides another one of its name, as one does that is installed editable
             continue
         seen.add(name)
         try:

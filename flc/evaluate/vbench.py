@@ -90,7 +90,7 @@ def write_videos(
         made, each = generate(adapter, row, prompts, cond, adapter.latent_shape(*size), batch, on_step)
         for shot, video in zip(part, made.video, strict=True):
             # a prompt may be as long as a file's name can be
-            with whole(folder / VIDEOS / file_name(shot.prompt, shot.number), f".new-{rank}.mp4") as partial:
+            with whole(folder / VIDEOS / file_name(shot.prompt, shot.number), f"{rank}.mp4") as partial:
                 write_video(partial, video, fps, 4 if size[1] < 128 else 1, CRF)
         seconds, timed = seconds + each * len(part), timed + len(part)
         facts = {"name": row.name, "title": row.title, "steps": row.steps, "guidance": row.guidance}

@@ -151,10 +151,12 @@ class Job:
 
     def check_apart(self) -> None:
         """What a run reads is known by its contents, which must not change while the run writes."""
-        out = self.out.resolve()
+        written = {"--out": self.out, "--store": self.store}
         for flag, folder in (("--model", self.recipe.model), ("--data", self.recipe.data)):
-            if folder and out.is_relative_to(Path(folder).resolve()):
-                raise UserError(f"--out {self.out} lies in {flag} {folder}, which it would change: give another folder")
+            for own, place in written.items():
+                if folder and place and place.resolve().is_relative_to(Path(folder).resolve()):
+                    text = f"{own} {place} lies in {flag} {folder}, which it would change"
+                    raise UserError(f"{text}: give another folder")
 
     def disk_needed(self, stages: Collection[str]) -> int:
         """Bytes at the least: transformers of the stages and the student's pipeline; while a stage trains, a copy's

@@ -134,10 +134,12 @@ def test_a_pipeline_that_is_not_there(refused, unloaded):
 
 @pytest.mark.parametrize("flag", ["--model", "--data"])
 @pytest.mark.parametrize("out", ["folder", "folder/run"])
-def test_out_in_a_folder_that_the_run_reads(refused, unloaded, place, flag, out):
+def test_out_or_a_store_in_a_folder_that_the_run_reads(refused, unloaded, place, flag, out):
     (place / "folder").mkdir()
     line = refused("compress", "--out", out, flag, "folder")
     assert f"--out {out} lies in {flag} folder" in line
+    line = refused("compress", "--out", "run", "--store", out, flag, "folder")
+    assert f"--store {out} lies in {flag} folder, which it would change: give another folder" in line
 
 
 @pytest.mark.parametrize("flag", ["--model", "--data", "--recipe"])

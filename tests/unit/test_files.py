@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -145,8 +146,9 @@ def test_what_is_written_is_on_the_disk_before_its_name_is_and_then_the_folder(t
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda a, b: done.append(("replace", a)) or replace(a, b))
     write_text(tmp_path / "a.json", "1")
-    new = tmp_path / ".new-a.json"
-    assert done == [("sync", new), ("replace", new), ("sync", tmp_path)]
+    new = done[0][1]
+    assert done == [("sync", new), ("replace", new), ("sync", tmp_path)] and new.parent == tmp_path
+    assert new.name != "a.json"
 
 
 def test_an_error_while_writing_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
@@ -157,7 +159,42 @@ def test_an_error_while_writing_leaves_the_file_as_it_was_and_nothing_beside_it(
     assert (tmp_path / "a.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["a.json", ".new-a.json"])
+def test_two_who_write_one_file_at_once_do_not_write_into_each_others(tmp_path):
+    path = tmp_path / "a.json"
+    with whole(path) as first:
+        first.write_text("of the first")
+        with whole(path) as second:
+            second.write_text("half")
+            first.write_text("all of the first's")
+        assert path.read_text() == "half", "the second's, whole when its block ended"
+    assert path.read_text() == "all of the first's" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_another_writes_is_not(tmp_path):
+    path = tmp_path / "a.json"
+    writer = "import sys; from flc.files import whole\n"
+    writer += "with whole(__import__('pathlib').Path(sys.argv[1])) as new:\n"
+    writer += "    new.write_text('half'); print(new, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", writer, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        left = Path(other.stdout.readline().strip())
+        write_text(path, "mine")
+        assert left.read_text() == "half" and path.read_text() == "mine"
+        other.kill()
+    assert left.exists()
+    (tmp_path / "b-a.json").write_text("another file")
+    write_text(path, "again")
+    assert not left.exists() and sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b-a.json"]
+
+
+def test_a_file_is_made_with_the_rights_that_the_user_gives_new_ones(tmp_path):
+    (tmp_path / "plain").write_text("1")
+    write_text(tmp_path / "a.json", "1")
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["a.json", ".new-00000000-a.json"])
 def test_a_link_in_the_place_of_a_file_is_not_written_through(tmp_path, name):
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / "out").mkdir()

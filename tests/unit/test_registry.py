@@ -190,6 +190,32 @@ def test_a_broken_model_family_does_not_stand_in_the_way_of_another(install):
     assert type(adapter_for(EMBEDDED)).__name__ == "WanAdapter"
 
 
+@pytest.mark.parametrize("source", ["flc_good.egg-info", "flc.good-1.0.egg-info"])
+def test_a_plugin_that_is_installed_editable_is_one(install, monkeypatch, tmp_path, capsys, source):
+    """setuptools leaves its metadata beside the source, too, and names them otherwise."""
+    told = PLUGINS / "good" / "flc_good-1.0.dist-info"
+    (tmp_path / source).mkdir()
+    (tmp_path / source / "PKG-INFO").write_bytes((told / "METADATA").read_bytes())
+    (tmp_path / source / "entry_points.txt").write_bytes((told / "entry_points.txt").read_bytes())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install("good")
+    assert not registry().broken
+    assert [p.distribution for p in registry().provided if p.algorithm.name == "every-other"] == ["flc-good"]
+    create("pruner", "every-other")
+    assert flc(capsys, "plugins")[1].count("every-other") == 1
+
+
+def test_plugins_in_two_eggs_are_both_found(install, monkeypatch, tmp_path):
+    """The folders of their metadata have one name."""
+    for name in ("flc_one", "flc_two"):
+        folder = tmp_path / f"{name}-1.0-py3.11.egg" / "EGG-INFO"
+        folder.mkdir(parents=True)
+        (folder / "entry_points.txt").write_text(f"[flc]\n{name} = {name}\n")
+        monkeypatch.syspath_prepend(str(folder.parent))
+    install()
+    assert {(b.distribution, b.version) for b in registry().broken} == {("flc-one", "1.0"), ("flc-two", "1.0")}
+
+
 TOOL = b"Metadata-Version: 2.1\nName: some-tool\nVersion: 1.0\n"
 
 
