@@ -99,8 +99,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path, limit: int = SMALL) -> str:
-    """A file's text, without the mark that editors of Windows put before it. `OSError` unless it is a regular file of
-    at most `limit` bytes; `UnicodeDecodeError` unless it is UTF-8."""
+    """A file's text, without the mark that editors of Windows put before it. `OSError` as `read_bytes`;
+    `UnicodeDecodeError` unless it is UTF-8."""
+    return read_bytes(path, limit).decode("utf-8-sig")
+
+
+def read_bytes(path: Path, limit: int = SMALL) -> bytes:
+    """`OSError` unless this is a regular file of at most `limit` bytes."""
     if "\0" in str(path):
         raise OSError(errno.EINVAL, "its name holds a NUL", str(path))
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for a writer
@@ -110,7 +115,7 @@ def read_text(path: Path, limit: int = SMALL) -> str:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it is larger than {limit / 1e6:g} MB", str(path))
-    return data.decode("utf-8-sig")
+    return data
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from typing import Any
 from flc.api import Batch, Loss, Objective
 from flc.draws import StepDraws
 from flc.errors import Interrupted, PluginError, UserError
-from flc.files import parse_json, read_text, sync, sync_tree, write_text
+from flc.files import LIST, parse_json, read_bytes, read_text, sync, sync_tree, write_text
 from flc.train.engine import Engine
 from flc.train.nets import RoleNets
 
-CHECKPOINTS, LATEST, LOG = "checkpoints", "latest", "log.jsonl"
+CHECKPOINTS, LATEST, STATE, LOG = "checkpoints", "latest", "state.json", "log.jsonl"
 NAME = re.compile(r"step-\d+")
 """Of a checkpoint."""
 
@@ -51,6 +51,10 @@ class Cost:
     """Block evaluations of single clips (`BlockEvaluations`), on all ranks."""
 
 
+Window = dict[str, tuple[float, int]]
+"""Of each metric, since the last line of the log: the sum of its values, and how many they are."""
+
+
 class Stopper:
     """Set by a signal handler; the loop saves and raises at the next iteration's end."""
 
@@ -67,12 +71,12 @@ def checkpoint_path(folder: Path) -> Path | None:
     if not pointer.exists():
         return None
     name = read_text(pointer).strip()
-    if not NAME.fullmatch(name) or not (folder / name / "state.json").exists():
+    if not NAME.fullmatch(name) or not (folder / name / STATE).exists():
         raise UserError(f"{pointer} names {name:.20}, which is missing: delete {folder} to start this stage again")
     return folder / name
 
 
-def save_checkpoint(folder: Path, engine: Engine, step: int, cost: Cost) -> None:
+def save_checkpoint(folder: Path, engine: Engine, step: int, cost: Cost, window: Window) -> None:
     """Written under a temporary name, synced, renamed; the pointer last; then older ones are removed.
 
     Every rank writes its part between the first two barriers. None leaves before the last one: a launcher that
@@ -86,13 +90,13 @@ def save_checkpoint(folder: Path, engine: Engine, step: int, cost: Cost) -> None
     engine.save(temporary)
     engine.barrier()
     if engine.rank == 0:
-        publish(folder, temporary, step, cost)
+        publish(folder, temporary, step, cost, window)
     engine.barrier()
 
 
-def publish(folder: Path, temporary: Path, step: int, cost: Cost) -> None:
+def publish(folder: Path, temporary: Path, step: int, cost: Cost, window: Window) -> None:
     name = f"step-{step:07d}"
-    write_text(temporary / "state.json", json.dumps({"step": step, **asdict(cost)}))
+    write_text(temporary / STATE, json.dumps({"step": step, **asdict(cost), "window": window}))
     sync_tree(temporary)
     if (folder / LOG).exists():  # its lines up to this step are not written again
         sync(folder / LOG)
@@ -105,29 +109,43 @@ def publish(folder: Path, temporary: Path, step: int, cost: Cost) -> None:
             shutil.rmtree(old)
 
 
-def restore(folder: Path, engine: Engine) -> tuple[int, Cost]:
-    """The step to go on from, and what it took to get there; log lines of iterations that will be repeated are
-    dropped."""
+def restore(folder: Path, engine: Engine) -> tuple[int, Cost, Window]:
+    """The step to go on from, what it took to get there, and what is measured since the last line of the log; lines of
+    iterations that will be repeated are dropped."""
     path = checkpoint_path(folder)
-    step, cost = 0, Cost()
+    step, cost, window = 0, Cost(), Window()
     if path is not None:
+        step, cost, window = read_state(path / STATE, f"delete {folder} to start this stage again")
         engine.load(path)
+    log = folder / LOG
+    if engine.rank == 0 and log.exists():
         try:
-            state = parse_json(read_text(path / "state.json"))
-            step, cost = int(state["step"]), Cost(float(state["seconds"]), int(state["evaluations"]))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            text = f"{path / 'state.json'} is damaged: delete {folder} to start this stage again"
-            raise UserError(text) from error
-    if engine.rank == 0 and (folder / LOG).exists():
-        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        write_text(folder / LOG, "".join(f"{line}\n" for line in lines if 0 < step_of(line) <= step))
-    return step, cost
+            lines = read_bytes(log, LIST).decode("utf-8", "replace").splitlines()
+        except OSError as error:
+            raise UserError(f"{log} cannot be read ({error.strerror}): move it away to go on without it") from error
+        write_text(log, "".join(f"{line}\n" for line in lines if 0 < step_of(line) <= step))
+    return step, cost, window
+
+
+def read_state(path: Path, way_out: str) -> tuple[int, Cost, Window]:
+    try:
+        state = parse_json(read_text(path))
+        step = int(state["step"])
+        if missing := {"seconds", "evaluations", "window"} - state.keys():
+            text = f"{path} has no {', '.join(sorted(missing))}, so another version of flc wrote it"
+            raise UserError(f"{text}: go on with that version, or {way_out}")
+        window = {str(name): (float(total), int(count)) for name, (total, count) in state["window"].items()}
+        return step, Cost(float(state["seconds"]), int(state["evaluations"])), window
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path} is damaged: {way_out}") from error
 
 
 def step_of(line: str) -> int:
     """The iteration that a line of the log is of; 0 of one that was cut off."""
     try:
-        return int(json.loads(line)["step"])
+        return int(parse_json(line)["step"])
     except (ValueError, TypeError, KeyError):
         return 0
 
@@ -139,9 +157,9 @@ def lr_factor(step: int, options: LoopOptions, warmup: int) -> float:
     return factor * min(1.0, 2 * (total - options.before - step) / total) if options.decay else factor
 
 
-def write_log(folder: Path, step: int, window: dict[str, list[float]]) -> None:
+def write_log(folder: Path, step: int, window: Window) -> None:
     """Means since the last line, each over the iterations that measured it: some are rare, and none is lost."""
-    means = {name: sum(values) / len(values) for name, values in window.items()}
+    means = {name: total / count for name, (total, count) in window.items()}
     with open(folder / LOG, "a") as log:
         log.write(json.dumps({"step": step, **means}) + "\n")
 
@@ -179,13 +197,12 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     roles = objective.roles()
-    step, before = restore(folder, engine)
+    step, before, window = restore(folder, engine)
     began, nets.evaluations.count = time.monotonic() - before.seconds, 0
 
     def cost() -> Cost:
         return Cost(time.monotonic() - began, before.evaluations + engine.total(nets.evaluations.count))
 
-    window: dict[str, list[float]] = {}
     STOP.looping = True
     while step < options.iterations:
         first, world = engine.rank * options.parts, engine.world * options.parts
@@ -207,7 +224,8 @@ def train(
             metrics |= {f"{phase}/{k}": v for k, v in mean_of(losses).items()}
         step += 1
         for name, value in metrics.items():
-            window.setdefault(name, []).append(value)
+            total, count = window.get(name, (0.0, 0))
+            window[name] = total + value, count + 1
         if step % options.log_every == 0 or step == options.iterations:
             if engine.rank == 0:
                 write_log(folder, step, window)
@@ -215,7 +233,7 @@ def train(
         on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
         stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
         if options.save_every and (step % options.save_every == 0 or step == options.iterations or stop):
-            save_checkpoint(folder, engine, step, cost())
+            save_checkpoint(folder, engine, step, cost(), window)
         if stop:
             STOP.looping = False
             raise Interrupted(STOP.signal or signal.SIGTERM)

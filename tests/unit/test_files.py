@@ -55,6 +55,7 @@ def kills(folder: Path, work: Callable[[], Any]) -> Iterator[None]:
 
 
 COST = loop.Cost(1.0, 3)
+WINDOW = {"loss": (0.1 + 0.2, 2)}
 STEPS = range(1, 8)
 LINES = [json.dumps({"step": step, "loss": step / 3}) + "\n" for step in STEPS]
 
@@ -68,7 +69,9 @@ def folder(tmp_path):
 def saved(folder: Path, step: int) -> None:
     """A checkpoint, as `restore` sees it."""
     (folder / f"step-{step:07d}").mkdir()
-    (folder / f"step-{step:07d}" / "state.json").write_text(json.dumps({"step": step, **asdict(COST)}))
+    (folder / f"step-{step:07d}" / "state.json").write_text(
+        json.dumps({"step": step, **asdict(COST), "window": WINDOW})
+    )
     (folder / loop.LATEST).write_text(f"step-{step:07d}")
 
 
@@ -80,17 +83,42 @@ def test_a_kill_at_any_point_of_resuming_leaves_a_log_from_which_the_next_resumi
     saved(folder, 5)
     (folder / loop.LOG).write_text("".join(LINES) + '{"step": 8, "lo')
     for _ in kills(folder, lambda: loop.restore(folder, ENGINE)):
-        assert loop.restore(folder, ENGINE) == (5, COST)
+        assert loop.restore(folder, ENGINE) == (5, COST, WINDOW)
         assert (folder / loop.LOG).read_text() == "".join(LINES[:5])
 
 
 @pytest.mark.parametrize(
-    "state", ["", "[]", '{"step": 5}', '{"step": "x", "seconds": 1, "evaluations": 1}', "[" * 5000]
-)
+    "state",
+    ["", "[]", "5", "{}", '{"step": "x", "seconds": 1, "evaluations": 1, "window": {}}', "[" * 5000,
+     '{"step": 5, "seconds": 1, "evaluations": 1e999, "window": {}}',
+     '{"step": 5, "seconds": 1, "evaluations": 1, "window": [["loss", 1, 1]]}',
+     '{"step": 5, "seconds": 1, "evaluations": 1, "window": {"loss": [1]}}'],
+)  # fmt: skip
 def test_a_damaged_state_of_a_checkpoint_is_one_line(folder, state):
     saved(folder, 5)
     (folder / "step-0000005" / "state.json").write_text(state)
     with pytest.raises(UserError, match=r"state.json is damaged: delete .* to start this stage again"):
+        loop.restore(folder, ENGINE)
+
+
+def test_a_checkpoint_of_another_version_is_called_that_and_not_damaged(folder):
+    saved(folder, 5)
+    (folder / "step-0000005" / "state.json").write_text('{"step": 5, "seconds": 1.5}')
+    with pytest.raises(UserError) as caught:
+        loop.restore(folder, ENGINE)
+    assert "state.json has no evaluations, window, so another version of flc wrote it: go on with" in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("odd", "why"), [("large", "larger than 0.001 MB"), ("device", "no regular file")])
+def test_a_log_that_never_ends_is_not_read_whole(folder, monkeypatch, odd, why):
+    saved(folder, 5)
+    monkeypatch.setattr(loop, "LIST", 1000)
+    if odd == "large":
+        (folder / loop.LOG).write_text("".join(LINES) * 100)
+    else:
+        (folder / loop.LOG).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=f"log.jsonl cannot be read .*{why}.*: move it away to go on without it"):
         loop.restore(folder, ENGINE)
 
 
@@ -103,7 +131,7 @@ def test_the_pointer_names_a_checkpoint_beside_it_or_is_refused(folder, name):
         loop.checkpoint_path(folder)
 
 
-@pytest.mark.parametrize("end", ["\0\0\0\0", "[5]", '{"step": null}', '{"loss": 1}', "\udc80", "5}"])
+@pytest.mark.parametrize("end", ["\0\0\0\0", "[5]", '{"step": null}', '{"loss": 1}', "\udc80", "5}", "[" * 10**5])
 def test_a_damaged_line_of_the_log_is_dropped(folder, end):
     """What a power cut leaves of a file's end is not always text."""
     saved(folder, 7)
@@ -117,7 +145,7 @@ def test_a_kill_at_any_point_of_publishing_leaves_the_checkpoint_before_or_the_n
     (folder / ".step-0000004").mkdir()
     (folder / ".step-0000004" / "student.safetensors").write_bytes(b"4")
     steps = []
-    for _ in kills(folder, lambda: loop.publish(folder, folder / ".step-0000004", 4, COST)):
+    for _ in kills(folder, lambda: loop.publish(folder, folder / ".step-0000004", 4, COST, WINDOW)):
         steps.append(loop.restore(folder, ENGINE)[0])
     assert sorted(steps) == steps and set(steps) == {2, 4}
 
