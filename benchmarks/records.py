@@ -107,7 +107,8 @@ class Wanted:
             before = was[key] if key in was else self.default.get(key)
             if before != value:
                 return f"{key} was {before}, is {value}"
-        return ""
+        gone = (key for key, value in was.items() if key not in self.now and value)  # off, it changed nothing
+        return next((f"{key} was {was[key]}, and is no option today" for key in gone), "")
 
 
 class Records:

@@ -363,6 +363,8 @@ def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]
     if name == "report" or not inputs:
         return
     plan = read_plan(job, inputs[0])
+    if name == "recover":
+        stages.spent(job, inputs[0], plan)
     needs = {"distill": [False], "export": [True], "evaluate": [True, False, True]}
     for folder, pruned in zip(inputs[1:], needs.get(name, []), strict=True):
         check_shape(job, plan, folder, pruned)

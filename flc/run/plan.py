@@ -35,6 +35,11 @@ def read_plan(job: Job, folder: Path) -> dict[str, Any]:
     plan = read_json(path)
     if "kept" not in plan:
         raise UserError(f"{path} holds no plan (kept blocks): it is written by `flc score`")
+    after = plan.get("after", 0)
+    if type(after) is not int or after < 0:
+        raise UserError(
+            f"{path}: after={after!r:.40} must be how many iterations of stage II came before it, 0 for none"
+        )
     return {"pruner": "given"} | fitting(job, plan, path)
 
 

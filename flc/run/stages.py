@@ -12,6 +12,7 @@ from typing import Any
 from flc.api import RecoveryTrainer, Setting, StepDistiller, View
 from flc.data.latents import LatentClips, encode_parts, finish_parts, parts_of
 from flc.data.source import Clip, drawn_clips, folder_clips
+from flc.errors import UserError
 from flc.models.channels import narrowed
 from flc.models.stock import at_once
 from flc.models.view import removed
@@ -108,12 +109,17 @@ def prune(job: Job, scored: Path) -> Path:
     return out
 
 
-def begun(job: Job, scored: Path, plan: dict[str, Any]) -> tuple[Any, int]:
-    """The network that stage II goes on from, of how many of its iterations: the model's own, or the one that a plan's
-    blocks were chosen of."""
-    if scored.is_dir() and plan.get("after") and (scored / "transformer").exists():
-        return load_transformer(job, scored), plan["after"]
-    return job.adapter.transformer, 0
+def spent(job: Job, scored: Path, plan: dict[str, Any]) -> int:
+    """How many of stage II's iterations came before a folder's plan, whose network stage II goes on from; of a plan
+    without one, none."""
+    if not scored.is_dir() or not plan.get("after") or not (scored / "transformer").exists():
+        return 0
+    if plan["after"] >= (iterations := job.recipe.recover.iterations):
+        raise UserError(
+            f"{scored} was made after {plan['after']} iterations of stage II, and recover.iterations={iterations}"
+            f" leaves none: give more, or the plan alone (--plan {scored / PLAN})"
+        )
+    return int(plan["after"])
 
 
 def recover(job: Job, data: Path, scored: Path) -> Path:
@@ -125,9 +131,10 @@ def recover(job: Job, data: Path, scored: Path) -> Path:
 
     def work(folder: Path) -> dict[str, Any]:
         plan = read_plan(job, scored)
-        (source, unpruned), (network, before) = original(job, plan), begun(job, scored, plan)
+        (source, unpruned), before = original(job, plan), spent(job, scored, plan)
         if before:
-            source, unpruned = narrowed(job.adapter, network, plan["channels"]), job.adapter.transformer
+            source = narrowed(job.adapter, load_transformer(job, scored), plan["channels"])
+            unpruned = job.adapter.transformer
         left = r.recover.model_copy(update={"iterations": max(0, r.recover.iterations - before)})
         full = View(job.prunable.full)
         objective.bind(Setting(View(plan["kept"]), full, r.steps, left.iterations, None, left.given_share))

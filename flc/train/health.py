@@ -34,10 +34,10 @@ WARN = 2.0
 """A ratio to real clips beyond it, either way, is said."""
 FLOOR = 1e-3
 """Added to both sides of a ratio: a quarter of an 8-bit level, below what anyone sees."""
-
-
 RELAPSE = 2.0
-"""A recovery that ends so many times as far from the original as it once was has collapsed."""
+"""A recovery that ends so many times as far from the original as it once was has collapsed, where it is also"""
+LOST = 0.5
+"""this much of the way to where it began: one that learns from clips alone may move away from the original."""
 TINY = 1e-30
 """An error of a network without blocks that do nothing."""
 
@@ -204,4 +204,5 @@ class Velocities(Health):
         return f"the pruned network's velocities are {times:.3g} times as far from the original's as {when}"
 
     def has_collapsed(self, found: dict[str, float]) -> bool:
-        return not self.deviation(found) <= min(self.collapsed, RELAPSE * self.record()["deviation"])
+        relapse = max(LOST, RELAPSE * self.record()["deviation"])
+        return not self.deviation(found) <= min(self.collapsed, relapse)

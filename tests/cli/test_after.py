@@ -126,3 +126,21 @@ def test_rates_fall_over_the_whole_of_a_training_that_two_stages_share():
     assert shared == [lr_factor(i, whole, 0) for i in range(12)]
     assert shared[:6] == [1.0] * 6 and shared[-1] == pytest.approx(1 / 6)
     assert [lr_factor(i, second, 2) for i in range(2)] == [0.5, 1.0]
+
+
+def test_a_plan_that_leaves_no_iteration_of_stage_two_is_refused(flc, refused, place):
+    """Such as one of a longer run: the network would be handed on as it was scored, and called recovered."""
+    assert flc("compress", "--out", "long", "--until", "score", *sets(AFTER))[0] == 0
+    line = refused("recover", "--plan", "long/score", "--out", "short", *sets(AFTER | {"recover.iterations": 3}))
+    assert "made after 3 iterations of stage II, and recover.iterations=3 leaves none" in line
+    code, _, err = flc("recover", "--plan", "long/score/plan.json", "--out", "alone",
+                       *sets(AFTER | {"recover.iterations": 3}))  # fmt: skip
+    assert code == 0 and steps(place / "alone" / "recover") == [1, 2, 3], err
+
+
+@pytest.mark.parametrize("after", ["x", -1, 2.5, True, [3]], ids=str)
+def test_what_a_plan_says_came_before_it_is_checked(refused, place, after):
+    plan = {"kept": {"blocks": [0, 1, 2, 3, 4, 5, 6]}, "after": after}
+    (place / "plan.json").write_text(json.dumps(plan))
+    line = refused("recover", "--plan", "plan.json", "--out", "run", *sets(SMALL))
+    assert "plan.json: after=" in line and "0 for none" in line

@@ -91,10 +91,15 @@ def test_an_option_that_has_come_since_is_no_other_recipe_at_its_default(runs, m
     assert runs.records.why_not(runs.records.all()[0], wanted) == "distill.grace was 0, is 3"
 
 
-def test_an_option_that_is_gone_is_no_difference(runs, lines):
+def test_an_option_that_is_gone_is_a_difference_where_it_was_on(runs, lines):
     finish(runs, OURS, 0, 0.5)
-    lines(lambda line: line["recipe"].update({"distill": {"gone": 1}}))
+    lines(lambda line: line["recipe"].update({"distill": {"gone": False}}))
     assert runs.record(OURS, 0) is not None
+    lines(lambda line: line["recipe"].update({"distill": {"gone": True}}))
+    assert runs.record(OURS, 0) is None
+    assert "distill.gone was True, and is no option today" in runs.records.why_not(
+        runs.records.all()[0], Wanted(OURS.at(TINY, 0))
+    )
 
 
 def test_an_average_over_other_metrics_stands_for_no_run_of_today(runs, lines):

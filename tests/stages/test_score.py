@@ -178,6 +178,14 @@ def test_sets_of_unequal_blocks_are_those_that_no_block_could_come_back_to():
     assert all(budget.fits(kept) for kept in found) and len(found) == 2 + 4
 
 
+@pytest.mark.parametrize(("depth", "keep", "ways"), [(40, 0.95, 780), (17, 0.95, 17), (40, 1.0, 1)])
+def test_sets_are_counted_without_those_that_remove_more_than_they_must(depth, keep, ways):
+    from flc_plugins.fastlightgen.elbo import removals
+
+    found = removals(Budget(keep, {"blocks": (7,) * depth}))
+    assert len(found) == ways and len({len(kept["blocks"]) for kept in found}) == 1
+
+
 def test_too_many_sets_are_refused_in_one_line_with_the_way_out(model, batches):
     from flc.errors import UserError
     from flc_plugins.fastlightgen.elbo import removals

@@ -88,7 +88,6 @@ class ElboPruner(Pruner):
             },
             "samples": self.options.samples,
             "ranking": RANKING[search],
-            "after": self.options.after,
             "times": list(model.sigmas) if self.reads_schedule() else "path",
         }
         if search == "ranking":
@@ -177,10 +176,13 @@ def removals(budget: Budget) -> list[Kept]:
 
 
 def may_fit(budget: Budget, gone: Mapping[str, int]) -> bool:
-    """Whether removals of so many blocks of each stack can fit, and be needed."""
-    heavy = {s: tuple(sorted(range(len(w)), key=lambda i: w[i])) for s, w in budget.weights.items()}
-    most = {s: tuple(sorted(order[: len(order) - gone[s]])) for s, order in heavy.items()}  # the heaviest go
-    return budget.fits(most)
+    """Whether removals of so many blocks of each stack can fit, where the heaviest go, and can all be needed: with
+    one fewer away nothing would fit, where the lightest go."""
+    rising = {s: sorted(range(len(w)), key=lambda i: w[i]) for s, w in budget.weights.items()}
+    light = {s: tuple(sorted(order[: len(order) - gone[s]])) for s, order in rising.items()}
+    heavy = {s: tuple(sorted(order[gone[s] :])) for s, order in rising.items()}
+    fewer = [heavy | {s: tuple(sorted(order[gone[s] - 1 :]))} for s, order in rising.items() if gone[s]]
+    return budget.fits(light) and not any(budget.fits(kept) for kept in fewer)
 
 
 def smallest(budget: Budget, kept: Kept) -> bool:
