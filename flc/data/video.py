@@ -21,6 +21,8 @@ T = TypeVar("T")
 LATE = 1 / 16
 """Of the time between two frames that are taken: a frame that comes no later than this is taken as come in time. Stamps
 are rounded, to milliseconds in some containers, and cameras waver; at equal rates each frame must be taken once."""
+ALIKE = 0.01
+"""Rates that differ by no more are one. Those of television and film are 1/1001 below whole ones."""
 
 # -- code points of ITU-T H.273, as streams are tagged -------------------------------------------------------------
 
@@ -45,40 +47,47 @@ def read_video(path: Path, frames: int, height: int, width: int, fps: int | None
     return np.stack(taken(path, frames, fps, lambda frame, stream: picture(frame, stream, height, width)))
 
 
-def check_video(path: Path, frames: int, height: int, width: int, fps: int | None = None) -> None:
-    """`UserError` unless `read_video` can read it: all frames are decoded, and the first alone is looked at."""
+def check_video(path: Path, frames: int, height: int, width: int, fps: int | None = None) -> int:
+    """`UserError` unless `read_video` can read it: the first frame is looked at, and all are decoded. How many of
+    `frames` are different ones: not all where the video is slower than `fps`, or rests."""
     first: list[np.ndarray] = []
 
-    def look(frame: Any, stream: Any) -> None:
+    def look(frame: Any, stream: Any) -> object:
         if not first:
             first.append(picture(frame, stream, height, width))
+        return object()
 
-    taken(path, frames, fps, look)
+    return len({id(one) for one in taken(path, frames, fps, look)})
 
 
 def taken(path: Path, frames: int, fps: int | None, look: Callable[[Any, Any], T]) -> list[T]:
-    """`look(frame, stream)` of the frames that are on a player's screen at 0, 1/fps, 2/fps, ... seconds.
+    """`look(frame, stream)` of the frames that are on a player's screen at 0, 1/fps, 2/fps, ... seconds; of all, one by
+    one, where `fps` is not given.
 
-    So what moves has its own speed at the model's frame rate. A video that is nowhere as fast is taken frame by frame,
-    as it is: it would stand still every now and then."""
-    seen: list[tuple[T, int]] = []
-    asked, faster = 0, False
+    So what moves has its own speed and what rests its own time: frames of a faster video are left out, and those of a
+    slower one taken again."""
+    found: list[T] = []
+    decoded = 0
     with opened(path) as (container, stream):
+        scale = None if fps is None else fps * alike(stream, fps)
         for frame, end in timed(container, stream):
-            if not seen:
+            if not decoded:
                 check_colours(path, stream.codec_context.color_trc)
-            count = 1 if fps is None else max(0, ceil(end * fps - LATE) - asked)
-            faster = faster or count == 0
+            decoded += 1
+            count = 1 if scale is None else max(0, ceil(end * scale - LATE) - len(found))
             if count:
-                seen.append((look(frame, stream), min(count, frames)))  # a damaged stamp may be years away
-                asked += count
-            if len(seen) == frames or (faster and asked >= frames):
-                break
-    found = [one for one, count in seen for _ in range(count if faster else 1)]
-    if len(found) < frames:
-        at = f" at the model's {fps} a second" if faster else ""
-        raise UserError(f"{path} has {len(found)} frames{at}, {frames} are needed: give --frames {len(found)} or fewer")
-    return found[:frames]
+                found += [look(frame, stream)] * min(count, frames - len(found))  # a damaged stamp may be years away
+            if len(found) == frames:
+                return found
+    at = f" at the model's {fps} a second" if decoded != len(found) else ""
+    raise UserError(f"{path} has {len(found)} frames{at}, {frames} are needed: give --frames {len(found)} or fewer")
+
+
+def alike(stream: Any, fps: int) -> float:
+    """By how much a video is slowed down whose rate, as it says itself, is all but the model's: nobody sees that, and
+    each frame is taken once. Film at 24000/1001 a second would stand still once in every 1001 frames."""
+    rate = float((stream.guessed_rate or stream.average_rate or 0) / fps)
+    return rate if abs(rate - 1) <= ALIKE else 1.0
 
 
 @contextmanager

@@ -41,11 +41,12 @@ class Console:
             self.rich.print(Text.assemble(("warning:", "yellow"), " ", text), soft_wrap=True)
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Bar]:
-        if self.quiet:
+    def bar(self, title: str, total: int, passing: bool = False) -> Iterator[Bar]:
+        """`passing`: it is gone when it is done, so that it is on terminals alone."""
+        if self.quiet or (passing and not self.rich.is_terminal):
             yield Bar(None)
             return
         columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
-        with Progress(*columns, console=self.rich) as progress:
+        with Progress(*columns, console=self.rich, transient=passing) as progress:
             yield Bar(progress, progress.add_task(title, total=total, note=""))

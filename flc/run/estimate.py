@@ -1,9 +1,9 @@
 """`--dry-run`: the plan, the kept blocks, and what the run would need; nothing is written to --out.
 
 Memory is counted (`memory.py`), without activations; they are in the peak of the iterations that are timed. Time is
-measured: of encoding and scoring, which are done; a few iterations of each combination of phases of a stage, times how
-often it occurs; and one call of a network for the table. With `--ranks` all is counted, from the model's configs: on a
-machine without the weights, clips and GPUs of the run.
+measured: of encoding, unless that is done, and of scoring; a few iterations of each combination of phases of a stage,
+times how often it occurs; and one call of a network for the table. With `--ranks` all is counted, from the model's
+configs: on a machine without the weights, clips and GPUs of the run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from flc.data.latents import LatentClips
 from flc.evaluate.sampling import blank, now
 from flc.models.channels import narrowed
 from flc.run import stages
+from flc.run.clips import finished
 from flc.run.job import Job, student_schedule
 from flc.run.marks import student_guidance
 from flc.run.memory import bytes_of_encoders, bytes_of_stage
@@ -105,7 +106,8 @@ def dry_run(job: Job, scratch: Path) -> None:
     trial, show = replace(job, out=scratch), Rich(quiet=not job.ranks.leader).print
     vars(trial).update({name: vars(job)[name] for name in ("adapter", "prunable") if name in vars(job)})
     device, began = job.adapter.device, time.perf_counter()
-    data = stages.prepare(trial)
+    there = job.ranks.agreed(lambda: str(finished(job) or ""))
+    data = Path(there) if there else stages.prepare(trial)
     encoded = now(device)
     plan = read_plan(trial, stages.score(trial, data, trial=True))
     before = {"encode": encoded - began, "score": now(device) - encoded}

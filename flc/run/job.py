@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,6 @@ import torch
 
 from flc.api import Budget
 from flc.data.source import read_manifest as read_captions
-from flc.data.video import check_video
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
 from flc.evaluate.lpips import SMALLEST
@@ -32,10 +29,13 @@ from flc.models.spread import Spread
 from flc.recipe import ALGORITHMS, Recipe, RowName
 from flc.registry import create
 from flc.run.console import Console
+from flc.run.fingerprints import DONE
 from flc.run.folders import nearest_existing
 from flc.schedule import FewStepSchedule
 from flc.train.launch import Ranks
 
+FOLDERS = {"export": "pipeline"}
+"""Of stages that are not called as their folder is."""
 STAGES = ("score", "prune", "recover", "distill", "export", "evaluate")
 
 
@@ -159,12 +159,26 @@ class Job:
                     raise UserError(f"{text}: give another folder")
 
     def disk_needed(self, stages: Collection[str]) -> int:
-        """Bytes at the least: transformers of the stages and the student's pipeline; while a stage trains, a copy's
-        float32 weights, moments and average, twice (a checkpoint is written beside the one before it)."""
-        need = 3 * sum(f.stat().st_size for f in self.model_folder.rglob("*.safetensors"))
-        if not {"recover", "distill"}.isdisjoint(stages):
-            need += 2 * (4 + 8 + 4) * numbers(self.model_folder / "transformer")
-        return need
+        """Bytes at the least: transformers of the stages that are not done, and the student's pipeline; while one of
+        them trains, a copy's float32 weights, moments and average, twice, and the best weights (a checkpoint is written
+        beside the one before it; the best weights are, too, but not at the same time, and are smaller)."""
+        from flc.run.plan import iterations_before
+
+        r, transformer = self.recipe, self.model_folder / "transformer"
+        count, before = numbers(transformer), iterations_before(self) if "score" in stages else 0
+        whole = count * getattr(torch, r.dtype).itemsize
+        small = round(r.keep * whole)
+        files = (f for f in self.model_folder.rglob("*.safetensors") if not f.is_relative_to(transformer))
+        written = {"score": whole if before else 0, "prune": small, "recover": whole, "distill": small}
+        written["export"] = small + sum(f.stat().st_size for f in files)
+        left = [s for s in stages if not (self.out / FOLDERS.get(s, s) / DONE).exists()]
+        states, training = 2 * (4 + 8 + 4) * count, 0
+        recovers = self.algorithm("recovery").trains and r.recover.iterations
+        if ("score" in left and before) or ("recover" in left and recovers):
+            training = states + whole * bool(r.recover.check_every)
+        if "distill" in left and self.algorithm("distiller").trains and r.distill.iterations:
+            training = max(training, states + small * bool(r.distill.check_every))
+        return sum(written.get(stage, 0) for stage in left) + training
 
     def check_metrics(self) -> None:
         """Those that the table needs, before the first stage; another one that is broken is said, and is n/a."""
@@ -207,18 +221,6 @@ class Job:
                 "others; caption accuracy will be n/a: --set evaluate.suite=vbench or vbench-i2v measures real ones"
             )
 
-    def check_videos(self, listed: list[tuple[Path, str]], stages: Collection[str]) -> None:
-        """Decode once what the stages will read: what a file's header promises is not always there. The leader does so
-        for all ranks."""
-        paths = list(dict.fromkeys(listed[row % len(listed)][0] for row in self.rows_read(stages)))
-
-        def look() -> None:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for _ in pool.map(lambda path: check_video(path, *self.size, self.fps), paths):
-                    pass
-
-        self.ranks.agreed(look)
-
     def check_choices(self, stages: Collection[str]) -> None:
         """What the recipe alone says."""
         for kind in ALGORITHMS:
@@ -234,6 +236,8 @@ class Job:
 
     def check(self, stages: Collection[str] = STAGES) -> None:
         """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
+        from flc.run.clips import check_videos
+
         self.check_choices(stages)
         self.check_apart()
         hush()  # before the first adapter's import: transformers logs advice while it is imported
@@ -249,8 +253,7 @@ class Job:
         _ = self.latent_shape
         if "evaluate" in stages and self.size[0] < LEAST_FRAMES:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
-        if listed:
-            self.check_videos(listed, stages)
+        check_videos(self, stages)
         if listed and {"distill", "evaluate"} <= set(stages):
             self.check_clips(listed)
         if "distill" in stages and getattr(self.algorithm("distiller"), "trains", True):

@@ -120,6 +120,28 @@ def test_a_frame_that_stands_still_in_a_fast_clip_is_shown_as_long(tmp_path):
     assert numbers(read_video(tmp_path / "a.mp4", 16, 48, 48, 8)) == [0, 2, 4, 6, *[7] * 8, 8, 10, 12, 14]
 
 
+@pytest.mark.parametrize("fps", [16, 24])
+@pytest.mark.parametrize("early", [False, True])
+def test_what_moves_in_a_slower_clip_has_its_own_speed_and_what_rests_its_own_time(tmp_path, fps, early):
+    """Twelve frames a second, with a rest of a second; and the same with one frame that comes early."""
+    ticks = [*range(0, 600, 50), *range(1150, 1750, 50)]
+    if early:
+        ticks[3] -= 40
+    encode(tmp_path / "a.mp4", numbered(24), ticks, base=Fraction(1, 600), rate=12)
+    late = 600 / fps / 16
+    shown = [max(k for k, tick in enumerate(ticks) if tick <= 600 * i / fps + late) for i in range(2 * fps)]
+    assert numbers(read_video(tmp_path / "a.mp4", 2 * fps, 48, 48, fps)) == shown
+    assert check_video(tmp_path / "a.mp4", 2 * fps, 48, 48, fps) == len(set(shown))
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(Fraction(24000, 1001), 24), (Fraction(30000, 1001), 30)])
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_each_frame_of_film_and_television_is_taken_once_at_their_whole_rates(tmp_path, rate, fps, kind):
+    """By their times a 63rd frame would be taken twice."""
+    encode(tmp_path / f"a.{kind}", numbered(50) * 2, rate=rate)
+    assert numbers(read_video(tmp_path / f"a.{kind}", 100, 48, 48, fps)) == [*range(50)] * 2
+
+
 def test_a_rate_of_a_thousand_in_the_header_is_not_believed(tmp_path):
     """Recorders of browsers stamp in milliseconds, and name that as the rate."""
     encode(tmp_path / "a.webm", numbered(48), [33 * k for k in range(48)],

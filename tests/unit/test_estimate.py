@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from flc.api import Optim, Role, View
 from flc.models.folder import EMBEDDED
-from flc.recipe import Recipe, resolve
+from flc.recipe import resolve
 from flc.run.console import Console
 from flc.run.estimate import bound, calls_of_table
-from flc.run.job import Job
+from flc.run.job import STAGES, Job
 from flc.run.memory import Sharing, bytes_of_role, bytes_of_stage, frozen_networks, head_parameters
 from flc.train.launch import Ranks
 
@@ -54,12 +54,44 @@ def test_bytes_of_a_parameter_on_one_of_several_ranks(zero, expected):
     assert bytes_of_role(100, 100, role, 2, Sharing(zero, 4, offload=True)) == 100 * (expected - gone), "on the CPU"
 
 
-def test_disk_holds_the_stages_and_two_checkpoints(tmp_path):
-    job = Job(Recipe(), tmp_path / "out", Console(quiet=True), Ranks())
-    files = sum(f.stat().st_size for f in EMBEDDED.rglob("*.safetensors"))
-    count = sum(v.numel() for v in load_file(EMBEDDED / "transformer" / "diffusion_pytorch_model.safetensors").values())
-    assert job.disk_needed(["score", "evaluate"]) == 3 * files
-    assert job.disk_needed(["recover"]) == 3 * files + 2 * 16 * count
+COUNT = sum(v.numel() for v in load_file(EMBEDDED / "transformer" / "diffusion_pytorch_model.safetensors").values())
+#: Two checkpoints of float32 weights, two moments and an average; and the whole network's best weights, in float32.
+CHECKPOINTS, BEST = 2 * 16 * COUNT, 4 * COUNT
+
+
+@pytest.fixture
+def disk_of(tmp_path):
+    def disk(*stages: str, **options: object) -> int:
+        recipe = resolve({"keep": 0.5, "pruner": {"name": "elbo", "after": 0}, **options}, {}, {})
+        return Job(recipe, tmp_path / "out", Console(quiet=True), Ranks()).disk_needed(stages)
+
+    return disk
+
+
+def test_disk_holds_the_stages_two_checkpoints_and_the_best_weights(disk_of):
+    """The network is 4 bytes a number, and half as large when it is pruned."""
+    others = sum(f.stat().st_size for f in EMBEDDED.rglob("*.safetensors") if f.parent.name != "transformer")
+    assert disk_of("evaluate") == 0 and disk_of("prune") == 2 * COUNT
+    assert disk_of("export") == 2 * COUNT + others
+    assert disk_of("recover") == 4 * COUNT + CHECKPOINTS + BEST
+    assert disk_of("recover", recover={"check_every": 0}) == 4 * COUNT + CHECKPOINTS
+    assert disk_of("distill") == 2 * COUNT + CHECKPOINTS + BEST // 2
+    assert disk_of(*STAGES) == (0 + 2 + 4 + 2 + 2) * COUNT + others + CHECKPOINTS + BEST, "one trains after the other"
+
+
+def test_disk_holds_what_is_trained_before_the_blocks_are_chosen(disk_of):
+    after = {"pruner": {"name": "elbo", "after": 8}}
+    assert disk_of("score") == 0 and disk_of("score", **after) == 4 * COUNT + CHECKPOINTS + BEST
+    assert disk_of("score", **after, recover={"iterations": 1}) == 0, "half of one iteration is none"
+    assert disk_of("score", **after, recovery={"name": "none"}) == 0
+    assert disk_of("recover", recovery={"name": "none"}) == 4 * COUNT
+
+
+def test_disk_of_a_stage_that_is_done_is_not_asked_for_again(disk_of, tmp_path):
+    for stage in ("prune", "recover", "pipeline"):
+        (tmp_path / "out" / stage).mkdir(parents=True)
+        (tmp_path / "out" / stage / "done.json").write_text("{}")
+    assert disk_of("prune", "recover", "export") == 0
 
 
 FULL, FROZEN, PASSED, LORA = Role("full", optim=TRAINED), Role("frozen"), Role("frozen", passes=True), Role("lora")
