@@ -320,8 +320,8 @@ class Pruner(Configured, ABC):
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW's settings for one role; with `matrices`, Muon's rate, Muon moves the weight matrices of the blocks in its
-    place (the plain engine only)."""
+    """AdamW's settings for one role; with `matrices`, Muon's rate, Muon moves the weight matrices of the family's
+    stacks in its place (of full roles, under the plain engine)."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)

@@ -71,7 +71,7 @@ class DistillStage(TrainStage):
     )
     real: Literal["original", "recovered"] | None = option(
         None, "the teacher's unpruned network: the model's own, or the one that stage II hands on, all blocks in (the "
-        "paper's); default what stage II is anchored to", "ours",
+        "paper's); default: the one that stage II is anchored to", "ours",
     )  # fmt: skip
 
 

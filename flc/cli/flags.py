@@ -61,7 +61,7 @@ UNTIL: Flag = (
 )
 STORE: Flag = (
     "store",
-    Annotated[Path | None, Opt(help="Folder of stages that runs have in common: taken from there, or made there.")],
+    Annotated[Path | None, Opt(help="Folder in which runs share finished stages.")],
     None,
 )
 DRY: Flag = ("dry_run", Annotated[bool, Opt("--dry-run", help="Plan, blocks, memory, time; write nothing.")], False)

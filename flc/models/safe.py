@@ -145,7 +145,9 @@ def check_config(path: Path) -> None:
         if name.endswith("attn_implementation") and isinstance(value, str) and "/" in value:
             raise UserError(f"{path} names code of the hub ({name}), which flc does not run: take the entry out")
         if path.name == "tokenizer_config.json" and name in FILES and value:
-            raise UserError(f"{path} says where files are ({name}), which are beside it: take the entry out")
+            raise UserError(
+                f"{path} names files elsewhere ({name}), and flc reads those beside it alone: take the entry out"
+            )
 
 
 def check_index(folder: Path, index: Mapping[str, Any]) -> None:

@@ -171,7 +171,7 @@ class StockAdapter(ModelAdapter):
             tokenizer(["a text", ""], padding="max_length", max_length=16, truncation=True)
             last, rows = max(tokenizer.get_vocab().values()), encoder.get_input_embeddings().weight.shape[0]
             if last >= rows:
-                raise UserError(f"{place} numbers its tokens 0 to {last}, of which {folder / name} knows {rows}")
+                raise UserError(f"{place} numbers its tokens 0 to {last}, and {folder / name} has rows for {rows} only")
 
     def unreadable(self, folder: Path, error: Exception) -> str:
         said = (str(error) or type(error).__name__).splitlines()[0]

@@ -46,7 +46,7 @@ class Job:
     console: Console
     ranks: Ranks = field(default_factory=Ranks)
     store: Path | None = None
-    """Folder of stages that runs have in common."""
+    """Folder in which runs share finished stages."""
 
     @property
     def model_folder(self) -> Path:

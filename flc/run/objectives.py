@@ -57,7 +57,7 @@ def said_before(job: Job) -> list[str]:
     asks = f"--pruner {r.pruner.name} asks for {asked} iterations of stage II before it scores"
     if given:
         return [f"{asks} and is given {given}, half of recover.iterations={r.recover.iterations}"]
-    return [f"{asks}: --recovery {r.recovery.name} has none to give, and the model is scored as it is"]
+    return [f"{asks}: --recovery {r.recovery.name} does not train so, and blocks are scored on the model as it is"]
 
 
 def said_of_pruned(job: Job, objective: Any) -> tuple[str, str]:

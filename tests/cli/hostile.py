@@ -258,7 +258,7 @@ def a_config_without_end(model: Path, place: Path) -> str:
 
 def a_vocabulary_elsewhere(model: Path, place: Path) -> str:
     edit(model / "tokenizer" / "tokenizer_config.json", vocab_file=str(place / "elsewhere"))
-    return "says where files are (vocab_file)"
+    return "names files elsewhere (vocab_file)"
 
 
 FOLDERS: list[Callable[[Path, Path], str]] = [

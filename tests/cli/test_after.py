@@ -94,7 +94,7 @@ def test_no_more_than_half_of_stage_two_comes_before_and_a_recovery_that_cannot_
     assert code == 0 and "asks for 160 iterations of stage II before it scores and is given 3, half of" in err, err
     assert json.loads((place / "half" / "score" / "plan.json").read_text())["after"] == 3
     code, _, err = flc("compress", "--out", "none", "--recovery", "none", "--until", "score", *sets(AFTER))
-    assert code == 0 and "--recovery none has none to give, and the model is scored as it is" in err, err
+    assert code == 0 and "--recovery none does not train so, and blocks are scored on the model as it is" in err, err
     assert not (place / "none" / "score" / "transformer").exists()
 
 

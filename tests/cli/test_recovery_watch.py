@@ -57,7 +57,7 @@ def test_a_run_and_its_dry_run_warn_where_the_pruned_network_is_hardly_trained(f
     """Three blocks of ten go: .1^3 of six iterations, .9^3 of the preset's."""
     number = "0.006" if few else "4.4"
     said = f"stage II (bernoulli) trains the pruned network itself in about {number} of 6 iterations"
-    warned = f"warning: {said}, and stage III starts from it: give --set recovery.draw=set, or a higher"
+    warned = f"warning: {said}, and stage III starts from it: give --set recovery.draw=set with a higher"
     _, err = recovered("run", SHORT | options)
     assert (warned in err) == few and ("trains the pruned network itself" in err) == few
     code, out, err = flc("compress", "--out", "dry", "--dry-run", *sets(SHORT | options))

@@ -34,12 +34,12 @@ class BernoulliRecovery(RecoveryTrainer):
     """Stage II, Eq 5-7: one network that works with and without its unimportant blocks."""
 
     draws = True
-    rare = "--set recovery.draw=set, or a higher recovery.p or recovery.p_end"
+    rare = "--set recovery.draw=set with a higher recovery.p or recovery.p_end"
 
     class Options(Base):
         alpha: float = option(1.0, "weight of distillation; 1 - alpha weighs the data", "paper, Table 4", ge=0, le=1)
         p: float = option(0.5, "probability that unimportant blocks are skipped", "paper", ge=0, le=1)
-        p_end: float | None = option(None, "p at the stage's end, towards which it goes; default p", "ours", ge=0, le=1)
+        p_end: float | None = option(None, "p rises or falls evenly to this; default: it stays", "ours", ge=0, le=1)
         draw: Literal["block", "set"] = option(
             "set", "one draw for all unimportant blocks, or one for each", "paper: its pruned network has none of them"
         )

@@ -54,7 +54,9 @@ class ElboPruner(Pruner):
         search: Literal["ranking", "greedy", "sets"] = option(
             "ranking", "rank blocks once, re-score after each removal, or score every set", "paper ranks; ours"
         )
-        after: int = option(0, "iterations of stage II, random blocks away, before blocks are scored", "ours", ge=0)
+        after: int = option(
+            0, "iterations of stage II, with random blocks removed, before blocks are scored", "ours", ge=0
+        )
         times: Literal["path", "student"] = option(
             "path", "clips noised along the whole path, or at the few-step student's times", "ours"
         )
