@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,7 +40,7 @@ class Table:
     averages stand also as differences to the row `reference` of the same seed, which shares prompts and noise.
     All of `papers` are printed under ours, with `notes`: what a reader must know to compare. `removal`: of which plan a
     row is counts, so its error before any training is shown. `module` has the command, and `variant` tells the results
-    apart, where they are not called after the number alone."""
+    apart, where they are not called after the number alone. `first`: rows that every table begins with."""
 
     number: int
     title: str
@@ -52,6 +52,7 @@ class Table:
     removal: bool = False
     module: str = ""
     variant: str = ""
+    first: tuple[Cell, ...] = (TEACHER,)
 
     @property
     def name(self) -> str:
@@ -63,7 +64,16 @@ class Table:
 
     @property
     def cells(self) -> list[Cell]:
-        return [TEACHER, *self.rows]
+        return [*self.first, *self.rows]
+
+    def only(self, labels: Sequence[str]) -> Table:
+        """These rows and the reference; `UserError` for one that is none."""
+        cells = {cell.label: cell for cell in self.cells}
+        if unknown := [label for label in labels if label not in cells]:
+            raise UserError(f"--rows {unknown[0]!r} is no row of {self.name}: {', '.join(map(repr, cells))}")
+        rows = tuple(cells[label] for label in dict.fromkeys((self.reference, *labels)))
+        paper = {label: key for label, key in self.paper.items() if label in {cell.label for cell in rows}}
+        return replace(self, rows=rows, paper=paper, variant=f"{self.variant}_some", first=())
 
 
 def measure(table: Table, runs: Runs, seeds: list[int]) -> dict[str, Any]:
@@ -166,6 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder of the scale's model")
     parser.add_argument("--data", help="folder of clips")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="over the scale's recipe")
+    parser.add_argument("--rows", nargs="+", metavar="LABEL", help="only these, and the reference: NAME_some")
     parser.add_argument("--launch", default="", help="how flc is started; the scale's own when absent")
 
 
@@ -203,7 +214,11 @@ def main(made: Callable[[str], Table], description: str | None) -> int:
     """The command of a module that makes a table for a scale. 1 when a cell failed (the table says why)."""
     args = arguments(description)
     runs = runs_of(args)
-    table = made(args.scale)
+    try:
+        table = made(args.scale).only(args.rows) if args.rows else made(args.scale)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     if args.list or args.dry_run:
         return plan(runs, table.cells, args)
     values = measure(table, runs, args.seeds)

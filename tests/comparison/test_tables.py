@@ -16,6 +16,7 @@ from benchmarks.cells import SCALES, Cell, Scale
 from benchmarks.render import signed
 from benchmarks.runner import Runs, summary
 from benchmarks.table import TEACHER, Table
+from flc.errors import UserError
 from flc.evaluate.metrics import AVERAGE
 from tests.comparison.made import finish
 
@@ -62,6 +63,18 @@ def test_table_5_is_the_papers_own_sweep_at_full_size_and_the_models_here():
         assert table5.label(main) in {cell.label for cell in made.rows}
     assert table5.table("wan-14b").paper["beta1 1.5, beta2 0.25"] == "1.5, 0.25"
     assert table5.table("hunyuan-13b").papers[0] == "table8"
+
+
+def test_some_rows_of_a_table_stand_beside_it_with_its_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "interleaved", lambda folders, **more: {})
+    some = parts.table("tiny").only(["uniform", "elbo"])
+    assert [cell.label for cell in some.cells] == ["elbo", "uniform"] and some.name == "table10_some"
+    runs = Runs(tmp_path / "runs", TINY, 1)
+    for cell in some.cells:
+        finish(runs, cell, 0, 0.5)
+    assert list(tables.measure(some, runs, [0])["rows"]) == ["elbo", "uniform"]
+    with pytest.raises(UserError, match="'unifrom' is no row of table10: 'teacher', 'elbo', "):
+        parts.table("tiny").only(["unifrom"])
 
 
 def test_guided_rows_of_table_5_train_the_empty_prompt_that_they_ask_for():
