@@ -21,6 +21,7 @@ from flc.models.config import check_types
 from flc.models.folder import read_json
 from flc.models.loaded import check_loaded
 from flc.models.notes import read_notes
+from flc.models.safe import components
 
 #: Pixels of clips that the autoencoder is given at once, at the most, but one clip: it works in float32, and one of
 #: full size takes gigabytes.
@@ -130,7 +131,7 @@ class StockAdapter(ModelAdapter):
                 said = f"{name} is {index.get(name)!r:.80}, not {wanted}"
                 raise UserError(f"{folder / 'model_index.json'}: {said}: mend that entry")
             check_types(self.classes[name], read_json(path := folder / name / "config.json"), path)
-        scheduler = getattr(diffusers, str((index.get("scheduler") or [None])[-1]), None)
+        scheduler = getattr(diffusers, components(index).get("scheduler", (None, ""))[1], None)
         if scheduler is not None and (path := folder / "scheduler" / "scheduler_config.json").exists():
             check_types(scheduler, read_json(path), path)
         own = {name: value for name, value in index.items() if not isinstance(value, list)}  # no components

@@ -101,6 +101,11 @@ def index_of_another_type(model: Path) -> None:
     (model / "model_index.json").write_text("[]")
 
 
+def scheduler_that_is_a_number(model: Path) -> None:
+    index = json.loads((model / "model_index.json").read_text()) | {"scheduler": 16}
+    (model / "model_index.json").write_text(json.dumps(index))
+
+
 def without_config(model: Path) -> None:
     (model / "transformer" / "config.json").unlink()
 
@@ -165,6 +170,7 @@ DAMAGES = {
     without_index: ["--model model has no model_index.json"],
     index_not_json: ["model/model_index.json cannot be read as JSON"],
     index_of_another_type: ["model/model_index.json holds no JSON object"],
+    scheduler_that_is_a_number: ["model_index.json: scheduler=16 is no FlowMatchEulerDiscreteScheduler"],
     without_config: ["model/transformer/config.json is missing"],
     without_vae: ["model/vae is missing though model_index.json names it"],
 }
