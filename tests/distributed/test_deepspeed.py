@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -45,6 +45,7 @@ STACKS = {"transformer_blocks": (0, 1), "single_transformer_blocks": (0, 1, 2)}
 PRUNED_STACKS = View({"transformer_blocks": (0,), "single_transformer_blocks": (0, 2)})
 BATCH, STEPS, CUT = 4, 5, 3
 SKIPPED, RESUMED = "blocks.1.ffn.net.2.weight", ("dmd-lora", "lcm")
+OFFLOADED = ("bernoulli", "dmd", "dmd2", "dmd-stacks", "lcm", "skipping")
 ZERO3_ONLY = ("icmd",)
 """Under ZeRO 1 and 2 deepspeed 0.19.8 fails in its gradient buckets (IndexError); baselines/README.md says so."""
 NO_GRADIENT = "token_refiner.refiner_blocks.0.attn.to_k.bias"
@@ -254,6 +255,17 @@ def cut_and_resumed(case: str, zero: int, rank: int, folder: Path, offload: bool
     return Miniature(case, zero, rank, 2, offload).run(folder / f"cut-{case}")
 
 
+class Ran(NamedTuple):
+    zero: int
+    cases: list[str]
+    folder: Path
+
+
+def cases(zero: int, offload: bool) -> list[str]:
+    """What is run under a stage of ZeRO: the optimizer on the CPU is one for all objectives."""
+    return [case for case in (OFFLOADED if offload else CASES) if zero == 3 or case not in ZERO3_ONLY]
+
+
 def rank_main(zero: int, offload: bool, folder: Path) -> None:
     from flc.train import deepspeed
 
@@ -274,11 +286,11 @@ def rank_main(zero: int, offload: bool, folder: Path) -> None:
         if rank == 0:
             save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
 
-    for running in (case for case in CASES if zero == 3 or case not in ZERO3_ONLY):
+    for running in cases(zero, offload):
         keep(running, Miniature(running, zero, rank, 2, offload).run(folder / running))
         two = Miniature(running, zero, rank, 2, offload, parts=2)
         keep(f"parts-{running}", two.run(folder / f"parts-{running}"))
-    for running in RESUMED if zero > 1 else ():
+    for running in (case for case in RESUMED if zero > 1 and case in cases(zero, offload)):
         keep(f"resumed-{running}", cut_and_resumed(running, zero, rank, folder, offload))
     running = ""
     said = {kind: poisoned(kind, zero, rank, folder, offload) for kind in ("loss", "gradient")}
@@ -293,7 +305,7 @@ def rank_main(zero: int, offload: bool, folder: Path) -> None:
     params=[(1, False), (2, False), (3, False), (3, True)],
     ids=["zero1", "zero2", "zero3", "zero3, offload"],
 )
-def ranks(request, tmp_path_factory) -> tuple[int, Path]:
+def ranks(request, tmp_path_factory) -> Ran:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install 'flc[deepspeed]'")
     (zero, offload), folder = request.param, tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -307,7 +319,7 @@ def ranks(request, tmp_path_factory) -> tuple[int, Path]:
             os.killpg(launch.pid, signal.SIGKILL)
             code = launch.wait()
     assert code == 0, (folder / "output.txt").read_text()[-6000:]
-    return zero, folder
+    return Ran(zero, cases(zero, offload), folder)
 
 
 @pytest.fixture(scope="module")
@@ -328,9 +340,11 @@ def test_two_ranks_equal_one_process(ranks, alone, case, parts):
     to half of one: an update that was missed, taken twice or given another sign is a whole step, on every weight
     that it concerns.
     """
-    zero, folder = ranks
-    if zero < 3 and case in ZERO3_ONLY:
-        pytest.skip("deepspeed fails on it under ZeRO 1 and 2")
+    folder = ranks.folder
+    if case not in ranks.cases:
+        pytest.skip(
+            "deepspeed fails on it under ZeRO 1 and 2" if case in ZERO3_ONLY else "ZeRO 3 ran it without offload"
+        )
     found, expected = load_file(folder / f"{parts}{case}.safetensors"), alone[case]
     assert found.keys() == expected.keys()
     lr = 1e-2 if case == "skipping" else 1e-3
@@ -339,8 +353,10 @@ def test_two_ranks_equal_one_process(ranks, alone, case, parts):
             continue
         if name.startswith("norm."):
             assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
-        elif name == "evaluations":  # where each sample has an exit of its own, a rank without one left calls for one
-            assert float(value) <= float(found[name]) <= 1.05 * float(value), name
+        elif name == "evaluations":
+            # where each sample has an exit of its own, a rank without one left calls for one: of two clips, one on
+            # each rank, the longer counts twice, 6.25 steps of a rollout for 5 in the mean, and there is more beside it
+            assert float(value) <= float(found[name]) <= (1.15 if parts else 1.05) * float(value), name
         elif name.startswith("velocity."):
             assert torch.allclose(found[name], value, atol=0.02), name
         else:
@@ -357,7 +373,7 @@ def test_a_skipped_blocks_gradient_is_zero_and_not_the_last_one(ranks):
     where |g| is well above AdamW's eps. The r_n of steps 2 to 5 sum to 2.0; a stale gradient keeps each at 1, so
     that the weights would be two steps away.
     """
-    _, folder = ranks
+    folder = ranks.folder
     found, p = load_file(folder / "skipping.safetensors")[f"student.{SKIPPED}"], tiny().get_parameter(SKIPPED).detach()
     b1, b2, lr, wd = 0.9, 0.999, 1e-2, 0.1
     sign = (p * (1 - lr * wd) ** STEPS - found).sign()
@@ -371,17 +387,18 @@ def test_a_skipped_blocks_gradient_is_zero_and_not_the_last_one(ranks):
 @pytest.mark.parametrize("case", RESUMED)
 def test_a_signalled_rank_stops_both_and_resuming_equals_an_uninterrupted_run(ranks, case):
     """Bit for bit: rank 1 alone is signalled, both save after the same step, a fresh start goes on."""
-    zero, folder = ranks
-    if zero == 1:
+    if ranks.zero == 1:
         pytest.skip("under ZeRO 2 and 3 only, for time: ZeRO 1 keeps the same optimizer state as ZeRO 2")
-    whole, resumed = (load_file(folder / f"{n}{case}.safetensors") for n in ("", "resumed-"))
+    if case not in ranks.cases:
+        pytest.skip("ZeRO 3 ran it without offload")
+    whole, resumed = (load_file(ranks.folder / f"{n}{case}.safetensors") for n in ("", "resumed-"))
     different = [n for n in resumed if not torch.equal(whole[n], resumed[n])]
     assert resumed.keys() <= whole.keys() and different == []
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_one_ranks_non_finite_value_stops_both_before_the_optimizer(ranks, kind):
-    _, folder = ranks
+    folder = ranks.folder
     for rank in (0, 1):
         said = json.loads((folder / f"rank-{rank}.json").read_text())[kind]
         assert f"the {'loss' if kind == 'loss' else 'gradient norm'} of 'student' is nan" in said, (rank, said)
