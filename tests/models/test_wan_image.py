@@ -264,7 +264,7 @@ def test_an_outline_counts_what_the_whole_holds(folder, wan_image, tmp_path):
      ({"size": {"shortest_edge": -1}}, "shortest_edge -1 is no size of an image"),
      ({"crop_size": {"height": 48, "width": 48}}, r"makes \(1, 3, 48, 48\) of an image, its encoder takes \(1, 3, "),
      ({"image_std": [0.5, 0.5]}, "does not load as a Wan image-to-video pipeline"),
-     ({"image_mean": [0.5, 0.5, "0.5"]}, "does not load as a Wan image-to-video pipeline")],
+     ({"image_mean": [0.5, 0.5, "much"]}, "does not load as a Wan image-to-video pipeline")],
     ids=str,
 )  # fmt: skip
 def test_a_processor_that_makes_nothing_of_an_image_for_its_encoder_is_refused(tmp_path, entries, says):
