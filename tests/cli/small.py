@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 SMALL = {
-    "prepare.clips": 32, "pruner.samples": 16, "recover.iterations": 6, "recover.batch": 4, "recover.save_every": 2,
+    "prepare.clips": 32, "pruner.samples": 8, "recover.iterations": 6, "recover.batch": 4, "recover.save_every": 2,
     "distill.iterations": 8, "distill.batch": 4, "distill.save_every": 2, "distill.check_every": 4,
     "distiller.fake_warmup": 2, "distiller.ratio": 2, "evaluate.clips": 8, "evaluate.reference": 16,
     "evaluate.teacher_steps": 2, "evaluate.videos": 2,
