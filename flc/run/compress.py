@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import signal
-import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console as Rich
-from rich.table import Table
-
 from flc.errors import Interrupted, UserError
 from flc.export.pipeline import check_schedule
 from flc.files import write_text
-from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check, read_json
+from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check
 from flc.models.notes import read_notes, read_student
 from flc.options import parse_set
 from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Choice, Recipe, lock_text, placed, read_yaml, resolve
@@ -28,6 +24,7 @@ from flc.run.job import STAGES, Job, Outline, check_device
 from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
 from flc.run.objectives import check_objectives, said_before
 from flc.run.plan import read_plan
+from flc.run.table import print_table
 from flc.run.walk import check_scheduler
 from flc.run.weights import check_shape
 from flc.train.launch import Ranks, from_environment
@@ -372,21 +369,3 @@ def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]
         declared = read_student(inputs[-1] / stages.STUDENT)
         schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
         check_schedule(declared, schedule)
-
-
-def print_table(job: Job) -> None:
-    metrics = read_json(job.out / "metrics.json")
-    title = f"{metrics['clips']} clips, seed {metrics['seed']}; all scores in [0, 1], higher is better"
-    suite = metrics["suite"]
-    table = Table(title=title if suite == "shapes" else f"VBench, suite {suite}: {title}")
-    columns = ["", "steps", "M parameters", "s/clip", "average"]
-    if suite == "shapes":
-        columns += ["caption_accuracy", "distribution", "diversity", *finish.pair_labels(metrics)]
-    else:
-        columns += [n for n in finish.table_columns(metrics) if n not in (*columns, "guidance")]
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if not column else "right")
-    for row in finish.table_rows(metrics):
-        table.add_row(*[row.get(c, "") for c in columns])
-    wide = None if sys.stdout.isatty() else 160  # in a file or a pipe there is no width to fit
-    Rich(width=wide).print(table)

@@ -34,6 +34,7 @@ from flc.run.folders import run_stage
 from flc.run.job import Job
 from flc.run.plan import read_plan
 from flc.run.stages import STUDENT, clips, parked
+from flc.run.table import table_columns, table_rows
 from flc.run.weights import load_transformer
 from flc.train.nets import RoleNet
 
@@ -236,36 +237,6 @@ def drawn_reference(job: Job, count: int) -> Clips:
     return Clips(videos, tuple(c for _, c in pairs), videos[:, 0], np.zeros(len(pairs), bool))
 
 
-GUARDS = ("distribution", "diversity")
-
-
-def pair_labels(metrics: dict[str, Any]) -> list[str]:
-    """Columns for what was measured between two rows; each says its direction itself."""
-    return [pair["label"] for pair in metrics.get("pairs", [])]
-
-
-def table_columns(metrics: dict[str, Any]) -> list[str]:
-    """Of the model card's table: cost, average, its metrics, and what stands beside it."""
-    names = [m["name"] for m in metrics["metrics"]]
-    guards = [n for n in GUARDS if n in names]
-    head = ["", "steps", "guidance", "M parameters", "s/clip", "average"]
-    return [*head, *[n for n in names if n not in guards], *guards, *pair_labels(metrics)]
-
-
-def table_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
-    """metrics.json as the table of the terminal and the model card."""
-    out = []
-    for row in metrics["rows"]:
-        cells = {"": row["title"], "steps": str(row["steps"]), "guidance": f"{row['guidance']:g}",
-                 "M parameters": f"{row['parameters'] / 1e6:.2f}", "s/clip": f"{row['seconds']:.3f}",
-                 }  # fmt: skip
-        values = {"average": row["average"], **row["scores"]}
-        cells |= {name: "n/a" if value is None else f"{value:.3f}" for name, value in values.items()}
-        cells |= {p["label"]: f"{p['value']:.3f}" for p in metrics.get("pairs", []) if p["rows"][-1] == row["name"]}
-        out.append(cells)
-    return out
-
-
 def public(recipe: Recipe) -> Recipe:
     """As a model card may show it: files and folders by name, not by where they lie on this machine."""
     return placed(recipe, lambda place: public_name(Path(place).resolve()))
@@ -300,6 +271,3 @@ def report(job: Job) -> Path:
         raise UserError(text) from error
     write_text(job.out / "pipeline" / "README.md", card)
     return write_report(job.out)
-
-
-__all__ = ["evaluate", "evaluate_pipeline", "export", "pair_labels", "report", "table_columns", "table_rows"]
