@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +15,24 @@ from flc.installed import forgive
 app = typer.Typer(
     name="flc",
     help="Fewer steps, fewer blocks: compress video diffusion transformers.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 
+def say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flc {version('flc')}")
+        raise typer.Exit
+
+
 @app.callback()
-def root(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Print flc's version.")
+    ] = False,
+) -> None:
     """Fewer steps, fewer blocks: compress video diffusion transformers."""
     forgive()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -26,6 +27,10 @@ FLAGS = [
     "--model", "--data", "--pruner", "--recovery", "--distiller", "--teacher", "--steps", "--keep", "--recipe", "--set",
     "--seed", "--out", "--resume", "--until", "--dry-run", "--ranks", "--height", "--width", "--frames", "--guidance",
     "--negative-prompt", "--device", "--dtype", "--preset", "--engine", "--zero", "--offload",
+]  # fmt: skip
+
+COMMANDS = [
+    "compress", "score", "prune", "recover", "distill", "export", "evaluate", "report", "generate", "plugins", "show",
 ]  # fmt: skip
 
 
@@ -112,13 +117,29 @@ def test_help_names_every_command(flc):
     code, out, err = flc("--help")
     assert (code, err) == (0, "")
     words = set(out.split())
-    commands = ["compress", "score", "prune", "recover", "distill", "export", "evaluate", "report", "generate",
-                "plugins", "show"]  # fmt: skip
-    assert not [c for c in commands if c not in words]
+    assert not [c for c in COMMANDS if c not in words]
 
 
 def test_without_arguments_it_prints_its_help(flc):
     assert flc() == flc("--help")
+
+
+def test_version_is_that_of_the_package(flc):
+    assert flc("--version") == (0, f"flc {version('flc')}\n", "")
+
+
+@pytest.mark.parametrize("command", [(), *[(c,) for c in COMMANDS]])
+def test_h_is_help_for_every_command(flc, command):
+    code, out, err = flc(*command, "-h")
+    assert (code, err) == (0, "") and (code, out, err) == flc(*command, "--help")
+
+
+@pytest.mark.parametrize(("words", "completed"), [("flc com", ["compress"]), ("flc compress --ke", ["--keep"])])
+def test_the_shell_completes_commands_and_flags(words, completed):
+    asked = {"_FLC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    ran = subprocess.run([sys.executable, "-c", "from flc.cli import main; main()"], env=os.environ | asked,
+                         capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert (ran.returncode, ran.stdout.split(), ran.stderr) == (0, completed, "")
 
 
 def test_python_m_flc_is_the_same_program(flc):

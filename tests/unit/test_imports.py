@@ -184,7 +184,9 @@ def loaded_by(code: str) -> set[str]:
     "code",
     ["import flc", "import flc.api", "from flc.cli import main; main(['--help'])",
      "from flc.cli import main; main(['compress', '--help'])", "from flc.cli import main; main(['plugins'])",
-     "from flc.cli import main; main(['plugins', '--json'])"],
+     "from flc.cli import main; main(['plugins', '--json'])", "from flc.cli import main; main(['--version'])",
+     "import os; os.environ.update(_FLC_COMPLETE='complete_bash', COMP_WORDS='flc com', COMP_CWORD='1'); "
+     "from flc.cli import main; main([])"],
 )  # fmt: skip
 def test_listing_and_help_load_no_heavy_package(code):
     assert loaded_by(code) == set()
