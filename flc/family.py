@@ -29,9 +29,9 @@ class ModelAdapter(Configured, ABC):
     """A family of checkpoints: how to recognise, load, call, prune and deploy it. One instance holds one model."""
 
     #: Attributes of the transformer that are lists of blocks, in the order in which they run, each with the config
-    #: entry that counts them. A block is
-    #: called as `block(hidden, *others)` and returns the next hidden states (B, tokens, width), alone or, as a tuple,
-    #: with the next ones of the arguments that follow (a text's): its first arguments, all of this shape.
+    #: entry that counts them. A block is called as `block(hidden, *others)`, by position or by name, and returns the
+    #: next hidden states (B, tokens, width), alone or, as a tuple, with the next ones of the arguments that follow (a
+    #: text's): the first parameters of its `forward`, all of this shape.
     stacks: ClassVar[Mapping[str, str]]
     #: Of each stack whose feed-forward layers can be narrowed, the config entry that counts their channels.
     ffn: ClassVar[Mapping[str, str]]

@@ -8,6 +8,7 @@ view equals removing, bit for bit. (A shallow copy of the model with a list of i
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -68,6 +69,15 @@ def hidden_of(state: State) -> Tensor:
     return parts(state)[0]
 
 
+def placed(block: nn.Module, args: tuple[Any, ...], names: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments by position where the block's signature has one for them: some families name all of them, in
+    any order, and the state comes first."""
+    if not names:
+        return args, names
+    bound = inspect.signature(block.forward).bind(*args, **names)
+    return bound.args, bound.kwargs
+
+
 def entered(out: State, args: Sequence[Any]) -> State:
     """Of a block's arguments those that it returned as `out`."""
     return tuple(args[: len(out)]) if isinstance(out, tuple) else args[0]
@@ -95,8 +105,9 @@ class Tapped(nn.Module):
         super().__init__()
         self.block = block  # registered: who asks for all modules of the network during the call finds its layers, too
 
-    def forward(self, *args: Any) -> State:
-        self.after = self.block(*args)
+    def forward(self, *args: Any, **names: Any) -> State:
+        args, names = placed(self.block, args, names)
+        self.after = self.block(*args, **names)
         self.before = entered(self.after, args)
         return self.after
 
@@ -110,8 +121,9 @@ class Measured(nn.Module):
         super().__init__()
         self.block, self.measure = block, measure
 
-    def forward(self, *args: Any) -> State:
-        out = self.block(*args)
+    def forward(self, *args: Any, **names: Any) -> State:
+        args, names = placed(self.block, args, names)
+        out = self.block(*args, **names)
         self.value = self.measure(hidden_of(entered(out, args)), hidden_of(out))
         return out
 
@@ -123,7 +135,7 @@ class Inject(nn.Module):
         super().__init__()
         self.state = state
 
-    def forward(self, *args: Any) -> State:
+    def forward(self, *args: Any, **names: Any) -> State:
         return self.state
 
 
@@ -135,8 +147,9 @@ class Gated(nn.Module):
         self.block = block
         self.gate = torch.ones(batch, 1, 1, device=device, requires_grad=True)
 
-    def forward(self, *args: Any) -> State:
-        out = self.block(*args)
+    def forward(self, *args: Any, **names: Any) -> State:
+        args, names = placed(self.block, args, names)
+        out = self.block(*args, **names)
         pairs = zip(parts(entered(out, args)), parts(out), strict=True)
         gated = tuple(h + self.gate.to(h.dtype) * (new - h) for h, new in pairs)
         return gated if isinstance(out, tuple) else gated[0]
@@ -156,13 +169,14 @@ class Sweep(nn.Module):
         self.variants: list[State] = []
         self.evaluations = 0
 
-    def forward(self, *args: Any) -> State:
+    def forward(self, *args: Any, **names: Any) -> State:
         self.variants = []
         for block in self.blocks:
-            out = block(*args)
+            args, names = placed(block, args, names)
+            out = block(*args, **names)
             state = entered(out, args)
             rest = args[len(parts(state)) :]
-            self.variants = [block(*parts(v), *rest) for v in self.variants]
+            self.variants = [block(*parts(v), *rest, **names) for v in self.variants]
             self.variants.append(state)
             self.evaluations += len(self.variants)
             args = (*parts(out), *rest)
