@@ -88,24 +88,28 @@ class Prunable:
     @torch.no_grad()
     def skip_each(self, sample: Sample, kept: Kept | None = None) -> Iterator[tuple[tuple[str, int] | None, Tensor]]:
         """One sweep over each stack: every block's weights are touched once a batch (see `Sweep`). What a variant of a
-        later stack has behind it is in its state: the stacks before it are left out of its call."""
+        later stack has behind it is in its state: the stacks before it are left out of its call.
+
+        Nothing is exchanged while the caller has a velocity: it may use the model meanwhile, or leave the loop."""
         kept = self.full if kept is None else kept
         before: dict[str, tuple[int, ...]] = {}
         for stack, indices in kept.items():
             after = sum(map(len, kept.values())) - sum(map(len, before.values())) - len(indices)
-            with view(self.transformer, kept):
-                sweep = Sweep([self.stack(stack)[i] for i in range(len(indices))])
-                with exchanged(self.transformer, stack, [sweep]):
-                    whole = self._call(sample)
-                self.evaluations += sum(map(len, before.values())) + sweep.evaluations + after
-                if not before:
-                    yield None, whole
-                with view(self.transformer, dict.fromkeys(before, ())):
-                    for index, state in zip(indices, sweep.variants, strict=True):
-                        with exchanged(self.transformer, stack, [Inject(state)]):
-                            self.evaluations += after
-                            yield (stack, index), self._call(sample)
+            sweep = Sweep([self.stack(stack)[i] for i in indices])
+            whole = self._call_on(sample, kept, stack, sweep)
+            self.evaluations += sum(map(len, before.values())) + sweep.evaluations + after
+            if not before:
+                yield None, whole
+            behind = {**kept, **dict.fromkeys(before, ())}
+            for index, state in zip(indices, sweep.variants, strict=True):
+                self.evaluations += after
+                yield (stack, index), self._call_on(sample, behind, stack, Inject(state))
             before[stack] = indices
+
+    def _call_on(self, sample: Sample, kept: Kept, stack: str, block: nn.Module) -> Tensor:
+        """The velocity of a view in which one block stands for a whole stack."""
+        with view(self.transformer, kept), exchanged(self.transformer, stack, [block]):
+            return self._call(sample)
 
     @torch.no_grad()
     def each_block(

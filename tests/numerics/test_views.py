@@ -6,8 +6,9 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from flc.api import Query, View
+from flc.api import Query, Sample, View
 from flc.draws import StepDraws
+from flc.models.prunable import Prunable
 from flc.models.view import Inject, Sweep, Tapped, exchanged, removed, view
 from flc.registry import create
 from flc.train.nets import RoleNet, Teacher
@@ -81,6 +82,24 @@ def test_the_sweep_equals_skipping_each_block_alone_and_costs_n_n_plus_1_over_2(
             swept = wan(*inputs(), return_dict=False)[0]
         with view(wan, {"blocks": tuple(j for j in range(5) if j != i)}):
             assert torch.equal(swept, wan(*inputs(), return_dict=False)[0])
+
+
+@torch.no_grad()
+def test_the_model_can_be_used_while_its_blocks_are_skipped_and_the_loop_be_left(adapter, wan, make_condition):
+    model, before = Prunable(adapter, adapter.prepare(wan)), list(wan.blocks)
+    x0, x1 = torch.randn(2, 2, 16, 3, 4, 4)
+    sample = Sample(x0, x1, torch.tensor([0.3, 0.7]), make_condition(2))
+    expected, whole = list(model.skip_each(sample)), model.velocity(sample)
+    met = 0
+    for (key, v), (same, again) in zip(model.skip_each(sample), expected, strict=True):
+        assert all(a is b for a, b in zip(wan.blocks, before, strict=True)), key
+        assert torch.equal(model.velocity(sample), whole), "asked for between two skips"
+        assert key == same and torch.equal(v, again)
+        met += 1
+    assert met == 6
+    abandoned = model.skip_each(sample, KEPT)
+    next(abandoned), next(abandoned)
+    assert all(a is b for a, b in zip(wan.blocks, before, strict=True))
 
 
 @torch.no_grad()
