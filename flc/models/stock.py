@@ -287,11 +287,13 @@ class StockAdapter(ModelAdapter):
     @contextmanager
     def at_work(self, *names: str) -> Iterator[None]:
         """With these components on the device, and off it afterwards."""
-        for name in names:
-            getattr(self.pipe, name).to(self.device)
-        yield
-        for name in names:
-            getattr(self.pipe, name).to("cpu")
+        try:
+            for name in names:
+                getattr(self.pipe, name).to(self.device)
+            yield
+        finally:
+            for name in names:
+                getattr(self.pipe, name).to("cpu")
 
     def text(self, prompts: Sequence[str]) -> Tensor:
         """(B, L, D) without the rows that are padding in all; zero after each prompt's end."""

@@ -161,9 +161,11 @@ def parked(job: Job, idle: bool) -> Iterator[None]:
     """While the model's own transformer has nothing to do it leaves the device to those that train."""
     if idle:
         job.adapter.transformer.to("cpu")
-    yield
-    if idle:
-        job.adapter.transformer.to(job.adapter.device)
+    try:
+        yield
+    finally:
+        if idle:
+            job.adapter.transformer.to(job.adapter.device)
 
 
 def recovery_of(folder: Path) -> str:

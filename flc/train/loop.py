@@ -7,7 +7,8 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ class Stopper:
 
     signal: int | None = None
     looping = False
+
+    @contextmanager
+    def in_loop(self) -> Iterator[None]:
+        """A signal waits for the iteration's end; after the loop, however that ended, it stops the program at once."""
+        self.looping = True
+        try:
+            yield
+        finally:
+            self.looping = False
 
 
 STOP = Stopper()
@@ -203,41 +213,39 @@ def train(
     def cost() -> Cost:
         return Cost(time.monotonic() - began, before.evaluations + engine.total(nets.evaluations.count))
 
-    STOP.looping = True
-    while step < options.iterations:
-        first, world = engine.rank * options.parts, engine.world * options.parts
-        draws = [StepDraws(options.seed, options.stage, step, first + part, world) for part in range(options.parts)]
-        batches = [batch_at(own) for own in draws]
-        metrics: dict[str, float] = {}
-        for phase in objective.phases(step):
-            engine.activate(phase)
-            optim = roles[phase].optim
-            assert optim is not None, f"phase {phase!r} names a role that is not trained"
-            losses = []
-            for own, batch in zip(draws, batches, strict=True):
-                nets.rng = own
-                with nets.evaluations.counting():
-                    losses.append(loss_of(objective, phase, nets, batch, step, own))
-                    engine.backward(phase, losses[-1].value)
-            factor = lr_factor(step, options, optim.warmup)
-            metrics[f"{phase}/grad_norm"] = engine.step(phase, factor)
-            metrics |= {f"{phase}/{k}": v for k, v in mean_of(losses).items()}
-        step += 1
-        for name, value in metrics.items():
-            total, count = window.get(name, (0.0, 0))
-            window[name] = total + value, count + 1
-        if step % options.log_every == 0 or step == options.iterations:
-            if engine.rank == 0:
-                write_log(folder, step, window)
-            window.clear()
-        on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
-        stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
-        if options.save_every and (step % options.save_every == 0 or step == options.iterations or stop):
-            save_checkpoint(folder, engine, step, cost(), window)
-        if stop:
-            STOP.looping = False
-            raise Interrupted(STOP.signal or signal.SIGTERM)
-    STOP.looping = False
+    with STOP.in_loop():
+        while step < options.iterations:
+            first, world = engine.rank * options.parts, engine.world * options.parts
+            draws = [StepDraws(options.seed, options.stage, step, first + part, world) for part in range(options.parts)]
+            batches = [batch_at(own) for own in draws]
+            metrics: dict[str, float] = {}
+            for phase in objective.phases(step):
+                engine.activate(phase)
+                optim = roles[phase].optim
+                assert optim is not None, f"phase {phase!r} names a role that is not trained"
+                losses = []
+                for own, batch in zip(draws, batches, strict=True):
+                    nets.rng = own
+                    with nets.evaluations.counting():
+                        losses.append(loss_of(objective, phase, nets, batch, step, own))
+                        engine.backward(phase, losses[-1].value)
+                factor = lr_factor(step, options, optim.warmup)
+                metrics[f"{phase}/grad_norm"] = engine.step(phase, factor)
+                metrics |= {f"{phase}/{k}": v for k, v in mean_of(losses).items()}
+            step += 1
+            for name, value in metrics.items():
+                total, count = window.get(name, (0.0, 0))
+                window[name] = total + value, count + 1
+            if step % options.log_every == 0 or step == options.iterations:
+                if engine.rank == 0:
+                    write_log(folder, step, window)
+                window.clear()
+            on_step(step, metrics)  # before the checkpoint: a run resumed from it does not look at this iteration again
+            stop = engine.any(STOP.signal is not None)  # all ranks stop at the same step, whichever was signalled
+            if options.save_every and (step % options.save_every == 0 or step == options.iterations or stop):
+                save_checkpoint(folder, engine, step, cost(), window)
+            if stop:
+                raise Interrupted(STOP.signal or signal.SIGTERM)
     taken = cost()
     if engine.any(STOP.signal is not None):  # it came while the last iteration was being saved
         raise Interrupted(STOP.signal or signal.SIGTERM)

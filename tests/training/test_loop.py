@@ -11,6 +11,7 @@ import torch
 
 from flc.draws import StepDraws
 from flc.errors import Interrupted, NonFinite, UserError
+from flc.run.compress import signals
 from flc.train import loop
 
 from .conftest import DMD
@@ -101,6 +102,17 @@ def test_the_seconds_of_a_training_are_those_of_all_sittings(miniature, tmp_path
     second = miniature("sft")
     second.run(tmp_path, 3)
     assert 1000 < second.cost.seconds < 1060, "one iteration of the miniature takes no minute"
+
+
+def test_a_signal_after_a_loop_that_failed_stops_at_once(miniature, tmp_path):
+    def fail(step, metrics):
+        assert loop.STOP.looping
+        raise RuntimeError("as a plugin may")
+
+    with pytest.raises(RuntimeError, match="as a plugin may"):
+        miniature("sft").run(tmp_path, 2, on_step=fail)
+    with pytest.raises(Interrupted), signals():
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_kill_between_checkpoints_repeats_from_the_last_one(miniature, tmp_path):
