@@ -54,7 +54,8 @@ class ModelAdapter(Configured, ABC):
     @classmethod
     @abstractmethod
     def recognises(cls, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
-        """From the contents of `model_index.json` and of `transformer/config.json`."""
+        """From the contents of `model_index.json` and of `transformer/config.json`. Two families that recognise one
+        folder are an error, unless one is a subclass of the other: it is taken in the other's place."""
 
     @abstractmethod
     def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:

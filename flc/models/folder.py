@@ -154,22 +154,33 @@ def check(folder: Path, flag: str = "--model", weights: bool = True) -> tuple[di
 
 
 def adapter_for(folder: Path, weights: bool = True) -> Any:
-    """An adapter of the family that recognises the folder, not yet loaded; `weights`: as of `check`."""
+    """An adapter of the family that recognises the folder, not yet loaded; `weights`: as of `check`. Where several do,
+    one that extends all others is taken; `UserError` where there is none, because each would load and call the model
+    in its own way."""
     index, config = check(folder, weights=weights)
-    names, faults = registry().names("model"), []
+    names = registry().names("model")
+    claims: dict[str, Any] = {}
+    faults = []
     for name in names:
         try:  # an adapter that is broken must not stand in the way of another family's
             cls: Any = registry().load("model", name)
-            if not cls.recognises(index, config):
-                continue
+            if cls.recognises(index, config):
+                claims[name] = cls
         except PluginError as error:
             faults.append(f" ({error})")
         except Exception as error:  # a stranger's code, on a stranger's config
             origin = registry().find("model", name).origin
             faults.append(f" (model {name!r} from {origin} failed: {type(error).__name__}: {error})")
-        else:
+    for cls in claims.values():
+        if all(issubclass(cls, other) for other in claims.values()):
             check_libraries(folder, index, cls.libraries)
             return cls()
+    if claims:
+        both = " and ".join(f"{name!r} from {registry().find('model', name).origin}" for name in claims)
+        raise UserError(
+            f"{folder} is claimed by {len(claims)} model families, {both}: uninstall one of these plugins, or leave it "
+            "out of FLC_PLUGINS"
+        )
     raise UserError(
         f"no model adapter for {index.get('_class_name')} / {config.get('_class_name')} in {folder}: "
         f"supported families are {', '.join(names)}; others come as plugins (hook flc_models){''.join(faults)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flc.cli import main
-from flc.errors import PluginError
+from flc.errors import PluginError, UserError
 from flc.registry import create, discover, registry
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -188,6 +188,29 @@ def test_a_broken_model_family_does_not_stand_in_the_way_of_another(install):
     install("broken_adapter")
     assert registry().names("model")[0] == "a-family", "it is asked first"
     assert type(adapter_for(EMBEDDED)).__name__ == "WanAdapter"
+
+
+def test_two_families_that_claim_one_folder_are_both_named(install, capsys, monkeypatch):
+    from flc.models.folder import EMBEDDED, adapter_for
+
+    monkeypatch.setenv("FAMILY", "Stranger")
+    install("rival_families")
+    with pytest.raises(UserError, match="is claimed by 2 model families") as caught:
+        adapter_for(EMBEDDED)
+    assert "'a-family' from flc-rival-families 1.0" in str(caught.value) and "'wan' from flc" in str(caught.value)
+    code, _, err = flc(capsys, "compress", "--dry-run", "--model", str(EMBEDDED), "--out", "never")
+    assert code == 2 and "is claimed by 2 model families" in err and len(err.splitlines()) == 1
+    monkeypatch.setenv("FLC_PLUGINS", "teachers")
+    registry.cache_clear()
+    assert type(adapter_for(EMBEDDED)).__name__ == "WanAdapter", "the way out that the error names"
+
+
+def test_a_family_that_extends_another_is_taken_in_its_place(install, monkeypatch):
+    from flc.models.folder import EMBEDDED, adapter_for
+
+    monkeypatch.setenv("FAMILY", "Extending")
+    install("rival_families")
+    assert type(adapter_for(EMBEDDED)).__name__ == "Extending"
 
 
 @pytest.mark.parametrize("source", ["flc_good.egg-info", "flc.good-1.0.egg-info"])
