@@ -114,16 +114,19 @@ class Samples(Health):
     """The watch over a distillation: small samples of the student.
 
     Distribution matching fails in known ways: oversaturation, static motion, over-sharp edges, one clip for all seeds.
-    A few clips are generated with the student's own few steps, and their saturation, motion, sharpness and diversity
-    are compared with those of real clips of the same captions: a deviation is the worst of the ratios, either way.
-    `decode` turns latents into clips; `batch` holds real clips.
+    A few clips are generated with the student's own few steps and guidance (standard form), and their saturation,
+    motion, sharpness and diversity are compared with those of real clips of the same captions: a deviation is the worst
+    of the ratios, either way. `decode` turns latents into clips; `batch` holds real clips.
     """
 
     collapsed = 4.0
 
-    def __init__(self, batch: Batch, schedule: FewStepSchedule, decode: Callable[[Tensor], np.ndarray], folder: Path):
+    def __init__(
+        self, batch: Batch, schedule: FewStepSchedule, decode: Callable[[Tensor], np.ndarray], folder: Path,
+        guidance: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__(folder)
-        self.batch, self.schedule, self.decode = batch, schedule, decode
+        self.batch, self.schedule, self.decode, self.guidance = batch, schedule, decode, guidance
         self.real = measure(decode(batch.x0))
 
     def check(self, student: Net) -> dict[str, float]:
@@ -134,7 +137,7 @@ class Samples(Health):
         few = at_once(x0)
         parts = [slice(i, i + few) for i in range(0, len(x0), few)]
         cond = self.batch.cond
-        latents = [sample(student, s, 1.0, noise[p], cond[p], generators[p]) for p in parts]
+        latents = [sample(student, s, self.guidance, noise[p], cond[p], generators[p]) for p in parts]
         return ratios(measure(self.decode(torch.cat(latents))), self.real)
 
     def deviation(self, found: dict[str, float]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flc.api import Batch, Objective, TeacherComposer, View
+from flc.api import Batch, Objective, StepDistiller, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.draws import StepDraws
 from flc.recipe import RecoverStage, TrainStage
@@ -131,7 +131,9 @@ def health_of(
     if setting.schedule is not None:
         rows = torch.arange(clips) % len(data)
         batch = data.batch(rows, torch.zeros(len(rows), dtype=torch.bool))
-        return Samples(batch, setting.schedule, adapter.decode, folder)
+        assert isinstance(objective, StepDistiller)
+        own = objective.guidance()
+        return Samples(batch, setting.schedule, adapter.decode, folder, job.guidance if own is None else own)
     if setting.pruned.kept == setting.full.kept and unpruned is None:
         return None
     few = at_once(data.batch(torch.arange(1), None).x0)

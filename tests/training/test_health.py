@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from flc.api import Batch, Sample, View
+from flc.api import Batch, Sample, Setting, View
+from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips
 from flc.draws import StepDraws
 from flc.models.view import removed
+from flc.recipe import Recipe
+from flc.registry import create
+from flc.sample import generators_for, noise_for, sample
 from flc.train.health import Samples, Velocities, measure, ratios
 from flc.train.nets import RoleNet
+from flc.train.stage import health_of
+
+from .conftest import DMD
 
 CLIPS = np.stack([video for video, _ in drawn_clips(8, 17, 48, 48, seed=0)])
 REAL = measure(CLIPS)
@@ -81,6 +90,25 @@ def test_a_check_repeats_and_leaves_the_random_state_alone(watch, adapter):
     before = torch.get_rng_state()
     first, second = watch.check(net), watch.check(net)
     assert first == second and torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("own", "taken"), [(1.0, 1.0), (3.0, 3.0), (None, 5.0)])
+def test_a_student_is_looked_at_with_the_guidance_that_it_is_deployed_with(adapter, tmp_path, monkeypatch, own, taken):
+    """None: the model's own, 5 here. Guided clips are those of `flc.sample.sample` at that scale."""
+    encode(adapter, [(video, "a red circle moving left") for video in CLIPS[:2]], tmp_path)
+    data, distiller = LatentClips(tmp_path, adapter), create("distiller", "dmd", DMD)
+    blocks = View({"blocks": tuple(range(len(adapter.transformer.blocks)))})
+    distiller.bind(Setting(blocks, blocks, 2, 10, adapter.schedule(2, 3.0, "sde")))
+    monkeypatch.setattr(distiller, "guidance", lambda: own)
+    job = SimpleNamespace(adapter=adapter, guidance=5.0)
+    options = Recipe().distill.model_copy(update={"check_every": 1, "check_clips": 2})
+    watch = health_of(job, distiller, adapter.transformer, None, data, options, tmp_path)
+    net, shown = RoleNet(adapter, adapter.transformer, adapter.transformer, View()), []
+    watch.decode = lambda latents: shown.append(latents) or adapter.decode(latents)
+    watch.check(net)
+    generators = generators_for([0, 1])
+    noise, cond = noise_for(tuple(watch.batch.x0.shape[1:]), generators), watch.batch.cond
+    assert torch.equal(shown[0], sample(net, distiller.setting.schedule, taken, noise, cond, generators))
 
 
 def test_a_check_of_large_clips_samples_few_at_once_and_finds_the_same(watch, adapter, monkeypatch):
