@@ -48,6 +48,7 @@ from flc.evaluate.suite import metrics
 from flc.evaluate.vbench_layout import SEEDS, expected, file_name, official_prompts
 from flc.models.folder import EMBEDDED, adapter_for
 from flc.recipe import EvaluateStage, Recipe, merge, resolve
+from flc.run.compress import completed
 
 CELLS = [OURS]
 DRAWN = (17, 48, 48)
@@ -99,7 +100,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
     given = {"suite": args.suite, "manifest": args.manifest, "vbench_python": args.vbench_python}
     said = {name: str(value) for name, value in given.items() if value}
     scale = scale_of(args)
-    recipe = resolve(merge(scale.base(), {"evaluate": said}), {}, {})
+    recipe = completed(resolve(merge(scale.base(), {"evaluate": said}), {}, {}))
     check(recipe.evaluate, args.scale)
     folder = (args.runs or cache()) / args.scale / "table1" / recipe.evaluate.suite
     return Suite(recipe, [], scale.read().get("timing", {}), folder)

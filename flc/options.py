@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -55,10 +57,23 @@ def _nested(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseMod
     return model
 
 
+def shares(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """`70%` is .7 wherever a number with a fraction is asked for, in a section of `model`, too."""
+    out = dict(values)
+    for name, value in values.items():
+        kind = info.annotation if (info := model.model_fields.get(name)) else None
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            out[name] = shares(kind, value)
+        elif kind in (float, float | None) and isinstance(value, str) and value.endswith("%"):
+            with suppress(InvalidOperation):  # pydantic says what is wrong with it
+                out[name] = float(Decimal(value[:-1]) / 100)  # of 33.3 it is 0.333, which it is not of the float
+    return out
+
+
 def checked(model: type[M], values: dict[str, Any], where: str) -> M:
     """An instance of `model`; the first problem as one line that names the option and the nearest ones."""
     try:
-        return model.model_validate(values)
+        return model.model_validate(shares(model, values))
     except ValidationError as error:
         first = error.errors()[0]
         path = shortened(".".join([where, *map(str, first["loc"])]))

@@ -20,6 +20,10 @@ from flc.registry import registry
 PRESETS = Path(__file__).parent / "assets" / "presets"
 #: Bytes of a recipe; a lock file has five thousand.
 LONGEST = 250_000
+AUTO = "auto"
+DTYPES = ("float32", "bfloat16", "float16")
+#: Names that people use for them, too.
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 PACKAGES = ("flc", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "deepspeed")
 
 
@@ -138,8 +142,10 @@ class Recipe(Options):
         description="guidance scale of the teacher's rows and of an undistilled student, standard form; 1 is none",
     )
     negative_prompt: str = ""
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field(AUTO, description="where networks run; auto is the GPU that is there, else the CPU")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto is bfloat16 on a GPU, float32 elsewhere"
+    )
     engine: Literal["plain", "deepspeed"] = "plain"
     zero: Literal[1, 2, 3] | None = Field(None, description="ZeRO stage of --engine deepspeed; 2 when absent")
     offload: bool = Field(False, description="optimizer on the CPU, with --engine deepspeed --zero 3")
@@ -153,6 +159,11 @@ class Recipe(Options):
     distill: DistillStage = DistillStage()
     evaluate: EvaluateStage = EvaluateStage()
 
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _long(cls, dtype: Any) -> Any:
+        return long_name(dtype)
+
 
 #: Options that name a file or a folder; LPIPS' weights may also be `random`.
 PLACES = ("model", "data")
@@ -162,6 +173,20 @@ EVALUATE_PLACES = ("manifest", "vbench_python", "vbench_data", "lpips")
 MUON = ("matrices", "fake_matrices")
 
 ALGORITHMS: tuple[Kind, ...] = ("pruner", "recovery", "distiller", "teacher")
+
+
+def long_name(dtype: Any) -> Any:
+    """torch's name of a dtype; what is no short name stays as it is."""
+    return SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype
+
+
+def settled(device: str, dtype: str, gpu: bool) -> tuple[str, str]:
+    """The device and dtype that `auto` stands for. Apple's `mps` has to be named: no run of ours was made there."""
+    if device == AUTO:
+        device = "cuda" if gpu else "cpu"
+    if dtype == AUTO:
+        dtype = "bfloat16" if device.partition(":")[0] == "cuda" else "float32"
+    return device, dtype
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

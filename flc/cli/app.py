@@ -144,8 +144,11 @@ def generate(
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="Negative prompt.")] = "",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; its own when absent.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...; auto is the GPU that is there.")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="bfloat16 (bf16), float32 or float16; auto is a student's own, else bfloat16 on a GPU."),
+    ] = "auto",
     out: Annotated[Path, typer.Option(help="The video (.mp4).")] = Path("clip.mp4"),
 ) -> None:
     """Generate a clip with the stock pipeline of a folder."""

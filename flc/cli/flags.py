@@ -33,8 +33,12 @@ RUN: list[Flag] = [
         None,
     ),
     ("negative_prompt", Annotated[str | None, Opt(help="Stands for the empty prompt in guidance.")], None),
-    ("device", Annotated[str | None, Opt(help="cpu, cuda, cuda:1, ...")], None),
-    ("dtype", Annotated[str | None, Opt(help="float32, bfloat16 or float16.")], None),
+    ("device", Annotated[str | None, Opt(help="cpu, cuda, cuda:1, mps, ...; the GPU that is there, else cpu.")], None),
+    (
+        "dtype",
+        Annotated[str | None, Opt(help="bfloat16 (bf16), float32 or float16; bfloat16 on a GPU, else float32.")],
+        None,
+    ),
     ("engine", Annotated[str | None, Opt(help="plain, or deepspeed (under torchrun).")], None),
     ("zero", Annotated[int | None, Opt(help="ZeRO stage 1, 2 or 3, with --engine deepspeed.")], None),
     (
@@ -44,7 +48,11 @@ RUN: list[Flag] = [
     ),
 ]
 PRUNER: Flag = ("pruner", Annotated[str | None, Opt(help="Which blocks stay: elbo, uniform, ...")], None)
-KEEP: Flag = ("keep", Annotated[float | None, Opt(help="Share of block parameters that stay, in (0, 1].")], None)
+KEEP: Flag = (
+    "keep",
+    Annotated[str | None, Opt(metavar="<share>", help="Share of block parameters that stay: 0.7, or 70%.")],
+    None,
+)
 RECOVERY: Flag = ("recovery", Annotated[str | None, Opt(help="Stage II: bernoulli, none, ...")], None)
 DISTILLER: Flag = ("distiller", Annotated[str | None, Opt(help="Stage III: dmd, ...")], None)
 TEACHER: Flag = ("teacher", Annotated[str | None, Opt(help="Real side of stage III: well-guided, cfg, ...")], None)

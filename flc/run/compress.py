@@ -9,13 +9,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flc.errors import Interrupted, UserError
 from flc.export.pipeline import check_schedule
 from flc.files import write_text
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check
 from flc.models.notes import read_notes, read_student
 from flc.options import parse_set
-from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Choice, Recipe, lock_text, placed, read_yaml, resolve
+from flc.recipe import ALGORITHMS, AUTO, STAGE_OPTIONS, Choice, Recipe, lock_text, placed, read_yaml, resolve, settled
 from flc.registry import create
 from flc.run import finish, stages
 from flc.run.console import Console
@@ -72,10 +74,12 @@ def check_preset(given: dict[str, Any], file: dict[str, Any], path: Path, way_ou
         raise UserError(f"{text}: {way_out}, or set them with --set")
 
 
-def completed(recipe: Recipe) -> Recipe:
-    """The recipe with every option of its algorithms, checked and typed: what the lock file must hold for a later
-    version with other defaults to repeat the run, and what fingerprints must not tell apart ("32" from 32)."""
-    chosen: dict[str, Any] = {}
+def completed(recipe: Recipe, elsewhere: bool = False) -> Recipe:
+    """The recipe with every option of its algorithms, checked and typed, and with this machine's device and dtype: what
+    the lock file must hold for a later version with other defaults to repeat the run, and what fingerprints must not
+    tell apart ("32" from 32). `elsewhere`: the run's GPUs are another machine's."""
+    device, dtype = settled(recipe.device, recipe.dtype, elsewhere or torch.cuda.is_available())
+    chosen: dict[str, Any] = {"device": device, "dtype": dtype}
     for kind in ALGORITHMS:
         choice: Choice = getattr(recipe, kind)
         options = create(kind, choice.name, choice.options).options.model_dump(mode="json")
@@ -104,7 +108,8 @@ def signals() -> Iterator[None]:
 
 def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
     """The job of a command that runs the `planned` stages, checked."""
-    recipe = completed(recipe_from(values))
+    asked = recipe_from(values)
+    recipe = completed(asked, elsewhere=bool(values.get("ranks")))
     if count := values.get("ranks"):
         if recipe.engine == "plain" and count > 1:
             raise UserError(f"--ranks {count}: --engine plain is one process; add --engine deepspeed")
@@ -113,6 +118,8 @@ def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
         check_device(recipe.device)
         ranks = from_environment(recipe.engine, recipe.device)
         job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks, values.get("store"))
+    if AUTO in (asked.device, asked.dtype):
+        job.chosen = f"device {recipe.device}, dtype {recipe.dtype}"
     job.check(planned)
     check_scheduler(job, planned)
     check_objectives(job, planned)
@@ -201,6 +208,8 @@ def begun(job: Job, resume: bool) -> Iterator[None]:
             stack.enter_context(held(job.out))
             # absolute, so that a run goes on, and its lock file repeats it, from another folder
             write_text(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
+            if job.chosen:
+                job.console.say(job.chosen)
         job.ranks.barrier()
         yield
 

@@ -98,7 +98,8 @@ def count(job: Job) -> None:
     show(table)
     show("counted as if whole blocks were removed: a pruner that narrows layers leaves more of them, each smaller")
     show("not in it: encoders, autoencoder, activations, and under ZeRO-3 the blocks that are gathered")
-    show(f"counted for {ranks} ranks from the model's configs; nothing was loaded, scored, timed or written")
+    from_configs = "from the model's configs; nothing was loaded, scored, timed or written"
+    show(f"counted for {ranks} ranks in {job.recipe.dtype} {from_configs}")
 
 
 def dry_run(job: Job, scratch: Path) -> None:
@@ -143,7 +144,7 @@ def dry_run(job: Job, scratch: Path) -> None:
     others, most = bytes_of_encoders(job) / 1e9, peak(job.adapter.device) / 1e9
     show(f"not in it: autoencoder, and encoders while they encode, on every rank, {others:.2g} GB; activations")
     show(f"peak of this process while it timed: {most:.2f} GB ({job.adapter.device.type})")
-    show(f"about {total:.0f} minutes, on {device}; nothing was written")
+    show(f"about {total:.0f} minutes, on {device} in {job.recipe.dtype}; nothing was written")
 
 
 def peak(device: torch.device) -> int:

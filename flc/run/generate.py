@@ -19,26 +19,28 @@ from flc.models.folder import adapter_for, by_name, check
 from flc.models.notes import read_notes
 from flc.models.quiet import hush
 from flc.options import LARGEST
+from flc.recipe import AUTO, DTYPES, long_name, settled
 from flc.run.console import Console
 from flc.run.job import check_device
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def generate(
     folder: Path, prompt: str, image: Path | None, seed: int, steps: int | None, guidance: float | None,
-    height: int | None, width: int | None, frames: int | None, negative: str, device: str, dtype: str | None, out: Path,
+    height: int | None, width: int | None, frames: int | None, negative: str, device: str, dtype: str, out: Path,
 ) -> None:  # fmt: skip
     """As the model card's example has it: a schedule that draws noise does so from torch's global generator, which
     draws the first noise, too; where the first is all, it is a generator's on the CPU, the same for every device."""
     folder = by_name(folder)
     check(folder, "PIPELINE")
-    check_device(device)
     check_out(out)
     check_numbers(seed, guidance, {"steps": steps, "height": height, "width": width, "frames": frames})
-    if dtype not in (None, *DTYPES):
+    if (dtype := long_name(dtype)) not in (AUTO, *DTYPES):
         raise UserError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}")
     notes = read_notes(folder)
+    if dtype == AUTO and notes.get("dtype"):
+        dtype = notes["dtype"]  # what the student was made in
+    device, dtype = settled(device, dtype, torch.cuda.is_available())
+    check_device(device)
     adapter, console = adapter_for(folder), Console()
     f, h, w = adapter.size_of(folder)
     scale = adapter.guidance_of(folder) if guidance is None else guidance
@@ -54,7 +56,6 @@ def generate(
         raise UserError(f"--image {image}: {folder} is a text-to-video model and takes no first frame")
     if image is None and adapter.needs_first_frame:
         raise UserError(f"--image is missing: {folder} makes its clips from a first frame")
-    dtype = dtype or notes.get("dtype")
     fixed = "sigmas" in notes and adapter.grid(1) is None  # the scheduler's own grid, which ends where theirs does
     if fixed and settings["num_inference_steps"] == 1 != notes["steps"]:
         raise UserError(f"--steps 1: the schedule of {folder} has {notes['steps']} steps and makes nothing of one")

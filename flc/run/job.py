@@ -47,6 +47,8 @@ class Job:
     ranks: Ranks = field(default_factory=Ranks)
     store: Path | None = None
     """Folder in which runs share finished stages."""
+    chosen: str = ""
+    """What `auto` stands for on this machine, to be said when the run begins."""
 
     @property
     def model_folder(self) -> Path:

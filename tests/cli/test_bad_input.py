@@ -19,6 +19,7 @@ import pytest
 from flc.data.source import read_manifest, write_video
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
+from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Job
 
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("place")
 FLAGS = {
     "keep nothing": (["--keep", "0"], ["keep", "greater than 0"]),
     "keep more than all": (["--keep", "1.5"], ["keep", "less than or equal to 1"]),
-    "keep no number": (["--keep", "abc"], ["Invalid value for '--keep'"]),
+    "keep no number": (["--keep", "abc"], ["recipe.keep='abc'", "a valid number"]),
+    "keep percent of nothing": (["--keep", "%"], ["recipe.keep='%'", "a valid number"]),
+    "keep more than all in percent": (["--keep", "101%"], ["keep", "less than or equal to 1"]),
     "keep nan": (["--keep", "nan"], ["keep"]),
     "no steps": (["--steps", "0"], ["steps", "greater than or equal to 1"]),
     "steps of a half": (["--steps", "2.5"], ["--steps", "integer"]),
@@ -299,7 +302,7 @@ def test_the_clips_that_are_decoded_before_a_run_are_those_that_its_stages_read(
 
     def read(stages: list[str], **evaluate: object) -> list[int]:
         options = {"clips": 8, "seeds": 2, "reference": 8, **evaluate}
-        recipe = resolve({"data": "clips", "prepare": {"clips": 10}, "evaluate": options}, {}, {})
+        recipe = completed(resolve({"data": "clips", "prepare": {"clips": 10}, "evaluate": options}, {}, {}))
         return Job(recipe, place / "run", Console(quiet=True)).rows_read(stages)
 
     assert read(["score"]) == read(["recover"]) == read(["distill"]) == [*range(10)]

@@ -132,14 +132,14 @@ def test_a_batch_that_does_not_divide_over_the_ranks(place, unloaded, name):
     recipe = resolve(
         {"engine": "deepspeed"}, {}, {"recover": {"batch": 6}, "distill": {"batch": 6}, name: {"batch": 7}}
     )
-    job = Job(recipe, place / "run", Console(quiet=True), Ranks(world=3))
+    job = Job(completed(recipe), place / "run", Console(quiet=True), Ranks(world=3))
     with pytest.raises(UserError, match=rf"{name}.batch=7 does not divide over 3 ranks: --set {name}.batch=6"):
         job.check()
 
 
 def test_float16_is_refused_where_something_is_trained_only(place, monkeypatch):
     monkeypatch.setattr("flc.models.wan.WanAdapter.load", lambda *a: (_ for _ in ()).throw(KeyError("loaded")))
-    job = Job(resolve({"dtype": "float16"}, {}, {}), place / "run", Console(quiet=True))
+    job = Job(completed(resolve({"dtype": "float16"}, {}, {})), place / "run", Console(quiet=True))
     with pytest.raises(KeyError, match="loaded"):
         job.check(["evaluate"])
     with pytest.raises(UserError, match="float16"):

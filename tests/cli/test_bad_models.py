@@ -16,6 +16,7 @@ from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.models.loaded import check_finite
 from flc.recipe import resolve
+from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Outline
 from flc.run.walk import check_scheduler
@@ -388,5 +389,5 @@ FLOWS = {
 @pytest.mark.parametrize("case", FLOWS)
 def test_schedulers_of_flow_matching_pass(place, model, case, steps):
     with_scheduler(model, *FLOWS[case])
-    recipe = resolve({"model": "model", "evaluate": {"teacher_steps": steps}}, {}, {})
+    recipe = completed(resolve({"model": "model", "evaluate": {"teacher_steps": steps}}, {}, {}))
     check_scheduler(Outline(recipe, place / "run", Console(quiet=True)), ["evaluate"])

@@ -14,6 +14,7 @@ from flc.data.source import write_video
 from flc.data.video import check_video
 from flc.recipe import resolve
 from flc.run import clips
+from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Job
 from tests.cli.small import SMALL
@@ -67,7 +68,8 @@ def test_clips_of_another_run_are_decoded(flc, decoded, place):
 
 
 def job_of(place: Path, count: int) -> Job:
-    return Job(resolve({"data": "clips", "prepare": {"clips": count}}, {}, {}), place / "run", Console(quiet=True))
+    recipe = completed(resolve({"data": "clips", "prepare": {"clips": count}}, {}, {}))
+    return Job(recipe, place / "run", Console(quiet=True))
 
 
 def test_of_an_encoding_that_was_stopped_the_rest_is_decoded(decoded, place):

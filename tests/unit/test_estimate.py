@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from flc.api import Optim, Role, View
 from flc.models.folder import EMBEDDED
 from flc.recipe import resolve
+from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.estimate import bound, calls_of_table
 from flc.run.job import STAGES, Job
@@ -63,7 +64,7 @@ CHECKPOINTS, BEST = 2 * 16 * COUNT, 4 * COUNT
 def disk_of(tmp_path):
     def disk(*stages: str, **options: object) -> int:
         recipe = resolve({"keep": 0.5, "pruner": {"name": "elbo", "after": 0}, **options}, {}, {})
-        return Job(recipe, tmp_path / "out", Console(quiet=True), Ranks()).disk_needed(stages)
+        return Job(completed(recipe), tmp_path / "out", Console(quiet=True), Ranks()).disk_needed(stages)
 
     return disk
 
@@ -121,7 +122,7 @@ WHOLE = sum(v.numel() for v in load_file(EMBEDDED / "transformer" / "diffusion_p
 
 def stage_three(tmp_path, **sections: Any) -> int:
     """Bytes that stage III of the embedded model holds."""
-    job = Job(resolve(sections, {}, {}), tmp_path, Console(quiet=True), Ranks())
+    job = Job(completed(resolve(sections, {}, {})), tmp_path, Console(quiet=True), Ranks())
     objective, _ = bound(job, "distill", "distiller", View({"blocks": (0, 1, 2, 3, 4, 5, 6)}))
     return bytes_of_stage(job, objective, None, True)
 
@@ -160,6 +161,6 @@ def test_the_original_is_counted_beside_the_recovered_network_where_stage_three_
     ],
 )
 def test_calls_of_the_tables_networks(tmp_path, evaluate, world, expected):
-    job = Job(resolve({"evaluate": evaluate}, {}, {}), tmp_path, Console(quiet=True), Ranks(world=world))
+    job = Job(completed(resolve({"evaluate": evaluate}, {}, {})), tmp_path, Console(quiet=True), Ranks(world=world))
     job.asked = [None] * 10 if "suite" in evaluate else []
     assert calls_of_table(job) == expected

@@ -10,7 +10,7 @@ import yaml
 from flc.errors import UserError
 from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
 from flc.registry import registry
-from flc.run.compress import begun, completed, recipe_from
+from flc.run.compress import begun, completed, make_job, recipe_from
 from flc.run.console import Console
 from flc.run.finish import public
 from flc.run.job import Job
@@ -101,6 +101,73 @@ def test_places_are_absolute_in_the_lock_file_and_names_in_the_model_card(tmp_pa
     assert held["evaluate"]["lpips"] == "random", "not a place"
     assert (public(recipe).model, public(recipe).data) == ("big", "clips")
     assert public(recipe_from(values())).model is None, "the embedded model is not a place"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "gpu", "expected"),
+    [
+        ("auto", "auto", True, ("cuda", "bfloat16")),
+        ("auto", "auto", False, ("cpu", "float32")),
+        ("cpu", "auto", True, ("cpu", "float32")),
+        ("cuda:1", "auto", True, ("cuda:1", "bfloat16")),
+        ("mps", "auto", False, ("mps", "float32")),
+        ("auto", "float32", True, ("cuda", "float32")),
+        ("auto", "bfloat16", False, ("cpu", "bfloat16")),
+    ],
+)
+def test_auto_is_the_gpu_that_is_there_in_bfloat16_else_the_cpu_in_float32(monkeypatch, device, dtype, gpu, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    recipe = completed(resolve({}, {"device": device, "dtype": dtype}, {}))
+    assert (recipe.device, recipe.dtype) == expected
+    assert yaml.safe_load(lock_text(recipe))["device"] == expected[0]
+
+
+def test_a_machine_is_looked_at_once_and_the_lock_file_says_what_was_found(tmp_path, monkeypatch):
+    """Otherwise a run that goes on elsewhere would train in another precision."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (recipe_from(values()).device, recipe_from(values()).dtype) == ("auto", "auto"), "the default"
+    (tmp_path / "lock.yaml").write_text(lock_text(completed(recipe_from(values()))))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    again = completed(recipe_from(values(recipe=tmp_path / "lock.yaml")))
+    assert (again.device, again.dtype) == ("cpu", "float32")
+
+
+def test_a_count_for_gpus_elsewhere_looks_for_none_here(tmp_path, monkeypatch):
+    def look() -> bool:
+        raise AssertionError("it looked")
+
+    monkeypatch.setattr("torch.cuda.is_available", look)
+    counted = make_job({"out": tmp_path / "out", "dry_run": True, "ranks": 1})
+    assert counted.recipe.dtype == "bfloat16", "as it is on a GPU"
+    assert make_job({"out": tmp_path, "dry_run": True, "ranks": 1, "device": "cpu"}).recipe.dtype == "float32"
+
+
+def test_what_auto_stands_for_is_said_once_by_the_leader(tmp_path, capsys):
+    with begun(make_job({"out": tmp_path / "out"}), resume=False):
+        pass
+    assert capsys.readouterr().err == "device cpu, dtype float32\n"
+    for more in ({"out": tmp_path / "out"}, {"out": tmp_path / "new", "device": "cpu", "dtype": "fp32"}):
+        with begun(make_job(more), resume=True):
+            pass
+        assert capsys.readouterr().err == "", "the lock file, or who asks for it, says so"
+
+
+@pytest.mark.parametrize(
+    ("short", "long"), [("bf16", "bfloat16"), ("fp16", "float16"), ("half", "float16"), ("fp32", "float32")]
+)
+def test_short_names_of_dtypes_are_the_long_ones_in_the_lock_file(tmp_path, short, long):
+    (tmp_path / "recipe.yaml").write_text(f"dtype: {short}\n")
+    for recipe in (recipe_from(values(dtype=short)), recipe_from(values(recipe=tmp_path / "recipe.yaml"))):
+        assert yaml.safe_load(lock_text(recipe))["dtype"] == long
+
+
+def test_a_share_may_be_given_in_percent_wherever_options_come_from(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("keep: 33.3%\nteacher: {name: well-guided, beta1: 250%}\n")
+    recipe = completed(recipe_from(values(recipe=tmp_path / "recipe.yaml", set_=["evaluate.given_share=25%"])))
+    assert (recipe.keep, recipe.teacher.options["beta1"], recipe.evaluate.given_share) == (0.333, 2.5, 0.25)
+    assert recipe_from(values(keep="70%")) == recipe_from(values(keep="0.7"))
+    with pytest.raises(UserError, match=r"recover.iterations='5%': .* integer"):
+        recipe_from(values(set_=["recover.iterations=5%"]))
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
