@@ -1,4 +1,4 @@
-"""Write the README's "Measured" section from the committed results, so that no figure is typed by hand.
+"""Write `docs/results.md` and the README's table from the committed results, so that no figure is typed by hand.
 
 python -m benchmarks.readme
 """
@@ -64,7 +64,7 @@ def comparison(name: str, values: dict[str, Any]) -> list[str]:
         f"Methods under one trainer and one {EQUAL[name]}, each with its own best rates of a small"
         " search, fastlightgen with those of an earlier one (`python -m"
         f" benchmarks.{name}`, seeds {seeds}, commits {commits}; {averaged(values)}; all columns in"
-        f" [results/{name}.md](benchmarks/results/{name}.md)). The last column is the paper's average, of WanX-TI2V"
+        f" [results/{name}.md](../benchmarks/results/{name}.md)). The last column is the paper's average, of WanX-TI2V"
         " under VBench-I2V:",
         "",
         "| | steps | M parameters | k evaluations | speed-up | average"
@@ -162,12 +162,48 @@ def section() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    path = ROOT / "README.md"
-    text = path.read_text()
+#: Rows of the README's table; what they are called there is the results' own title.
+SHOWN = ("teacher-many", "teacher-few-guided", "student")
+
+
+def table() -> str:
+    """What the README's first line makes: scores of that very run, speed and sizes of the same preset's runs."""
+    first, quick = read("first_line"), {row["name"]: row for row in read("quality_quick")["rows"]}
+    kinds = first["instructions"]
+    lines = head(["", "speed-up", "M parameters", "average", "distribution", "diversity"])
+    for name in SHOWN:
+        row, scores = quick[name], kinds["all"]["rows"][name]
+        cells = [f"{row['speed_up']['mean']:.1f}×", f"{row['parameters'] / 1e6:.2f}"]
+        cells += [f"{scores[n]:.3f}" for n in ("average", *GUARDS)]
+        lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
+    minutes = " to ".join(sorted(f"{kind['minutes']:.1f}" for kind in kinds.values()))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"One run of the first line [below](#try-it), seed {kinds['all']['seed']}: {minutes} minutes on"
+            f" {first['cores']} CPU cores, {kinds['all']['peak_memory_gb']:.1f} GB of memory (commit"
+            f" {first['commit']}). Scores are in [0, 1], higher is better. The speed-up of sampling is of earlier runs"
+            f" of this preset, over three seeds (commit {', '.join(read('quality_quick')['runs_of'])}).",
+        ]
+    )
+
+
+def written(text: str, made: str) -> str:
+    """A page with what stands between its marks replaced."""
     before, rest = text.split(BEGIN)
     _, tail = rest.split(END)
-    path.write_text(f"{before}{BEGIN}\n\n{section()}\n\n{END}{tail}")
+    return f"{before}{BEGIN}\n\n{made}\n\n{END}{tail}"
+
+
+#: What is written, and where.
+PAGES = {"docs/results.md": section, "README.md": table}
+
+
+def main() -> None:
+    for name, make in PAGES.items():
+        path = ROOT / name
+        path.write_text(written(path.read_text(), make()))
 
 
 if __name__ == "__main__":

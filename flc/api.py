@@ -32,7 +32,9 @@ Kind = Literal["pruner", "recovery", "distiller", "teacher", "quantizer", "model
 class Algorithm:
     """One record of the registry. `target` is imported only when the algorithm is used.
 
-    >>> Algorithm("elbo", "my_package.elbo:ElboPruner", "Skip each block, rank by error", "arXiv:2603.01685")
+    Example::
+
+        Algorithm("elbo", "my_package.elbo:ElboPruner", "Skip each block, rank by error", "arXiv:2603.01685")
     """
 
     name: str

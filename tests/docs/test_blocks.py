@@ -1,0 +1,174 @@
+"""What README, CONTRIBUTING and docs/ have a reader type or copy does what it says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from typer.main import get_command
+
+from flc.api import Budget, Query
+from flc.cli.app import app
+from flc.models.first_frame import FirstFrameAdapter
+from flc.models.folder import EMBEDDED
+from flc.options import parse_set
+from flc.recipe import Recipe, lock_text, resolve
+from flc.registry import create, registry
+from flc.run.compress import completed, recipe_from
+from tests.contract.test_pruners import TinyPrunable, make_samples
+
+from .pages import PAGES, ROOT, blocks, commands, name, spans
+
+README = ROOT / "README.md"
+WITH = {language: [p for p in PAGES if blocks(p, language)] for language in ("python", "yaml")}
+#: Options in the text that are torchrun's and mkdocs' own.
+OTHERS = {"--shutdown-timeout", "--nproc-per-node", "--strict"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder as a reader's is after the first line: a pipeline, which stock diffusers wrote, and a lock file."""
+    (tmp_path / "flc-out").mkdir()
+    (tmp_path / "flc-out" / "pipeline").symlink_to(EMBEDDED)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "recipe.lock.yaml").write_text(lock_text(Recipe()))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """The README's plugin as an installed package; its code."""
+    (code,) = [block for block in blocks(README, "python") if "flc_mine" in block]
+    (tmp_path / "flc_mine.py").write_text(code)
+    points = tomllib.loads(blocks(README, "toml")[0])["project"]["entry-points"]["flc"]
+    info = tmp_path / "flc_mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: flc-mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[flc]\n" + "".join(f"{n} = {v}\n" for n, v in points.items()))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry.cache_clear()
+    yield code
+    registry.cache_clear()
+
+
+def run(page: Any) -> dict[str, Any]:
+    """The page's Python, in its order; what it leaves."""
+    left: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        exec(compile(block, name(page), "exec"), left)
+    return left
+
+
+def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """The command and its values, as the real command line has them; nothing is run."""
+    group: Any = get_command(app)
+    if arguments[0] in {
+        spelt for p in [*group.params, group.get_help_option(group.context_class(group))] for spelt in p.opts
+    }:
+        return "", {}
+    with group.make_context("flc", list(arguments)) as context:
+        found, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+        with command.make_context(found, rest, parent=context) as inner:
+            return found, inner.params
+
+
+def test_the_readmes_student_makes_a_clip_without_flc(place):
+    video = run(README)["video"]
+    assert video.shape == (17, 48, 48, 3)
+
+
+@pytest.mark.parametrize("page", [p for p in WITH["python"] if p != README], ids=name)
+def test_the_pythons_of_a_page_run_in_order(place, page):
+    assert run(page)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if [*commands(p)]], ids=name)
+def test_every_flc_line_is_one_that_the_command_line_takes(place, plugin, page):
+    for arguments in commands(page):
+        command, values = parsed(arguments)
+        if "recipe" in values:
+            completed(recipe_from(values))
+        elif command == "show":
+            assert values["name"] == "NAME" or values["name"] in {p.algorithm.name for p in registry().provided}
+
+
+def test_an_flc_line_with_a_wrong_option_is_not_taken(place):
+    with pytest.raises(Exception, match="--kep"):
+        parsed(["compress", "--kep", "0.7"])
+
+
+def test_every_option_in_the_text_is_one_of_a_command():
+    known = {spelt for c in get_command(app).commands.values() for p in c.params for spelt in p.opts}  # type: ignore[attr-defined]
+    for page in PAGES:
+        for span in spans(page):
+            flags = re.findall(r"(?<!\S)--[a-z][\w-]*", span) if span.startswith("--") else []
+            assert set(flags) <= known | OTHERS, f"{name(page)}: {span}"
+            for said in re.findall(r"--set ([a-z]+\.[a-z_]+=[^\s.]\S*)", span):
+                completed(resolve({}, {}, parse_set([said])))
+
+
+@pytest.mark.parametrize("page", WITH["yaml"], ids=name)
+def test_every_recipe_on_a_page_resolves(page):
+    for block in blocks(page, "yaml"):
+        completed(resolve(yaml.safe_load(block), {}, {}))
+
+
+def test_every_extra_and_every_script_on_a_page_is_there():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = re.findall(
+        r"^\| ((?:`\w+`(?:, )?)+) \| ", README.read_text().partition("| extra |")[2].partition("##")[0], re.M
+    )
+    assert {e for row in listed for e in re.findall(r"\w+", row)} == set(extras)
+    for page in PAGES:
+        text = page.read_text()
+        assert {e for row in re.findall(r'-e "\.\[([\w,]+)\]"', text) for e in row.split(",")} <= set(extras), page
+        for module in re.findall(r"python -m (benchmarks\.\w+)", text):
+            assert find_spec(module), f"{name(page)}: {module}"
+
+
+def test_the_readmes_plugin_is_twelve_lines_at_most_and_prunes_by_name(plugin):
+    assert len([line for line in plugin.splitlines() if line.strip()]) <= 12
+    pruner, model = create("pruner", "every-other"), TinyPrunable({"blocks": 6})
+    budget = Budget(0.7, model.weights)
+    plan = pruner.plan(model, make_samples, budget)
+    assert budget.fits(plan.kept) and set(plan.kept["blocks"]) >= {0, 2, 4} and len(plan.kept["blocks"]) < 6
+
+
+def test_the_guides_pruners_fit_the_budget_and_rank_what_they_say():
+    left, model = run(ROOT / "docs" / "plugin.md"), TinyPrunable({"blocks": 6})
+    budget = Budget(0.6, model.weights)
+    ends = left["Leaning"](left["Leaning"].Options()).plan(model, make_samples, budget)
+    assert {0, 5} <= set(ends.kept["blocks"]) and budget.fits(ends.kept)
+    turning = left["Turning"]().plan(model, make_samples, budget)
+    assert budget.fits(turning.kept) and len(set(turning.scores["blocks"])) == 6
+
+
+def test_the_guides_teacher_is_guidance_of_scale_4_and_its_metric_sees_darkness(adapter):
+    left = run(ROOT / "docs" / "plugin.md")
+    text, null = Query("unpruned"), Query("unpruned", "null")
+    v = left["Fixed"]().compose({text: torch.tensor(2.0), null: torch.tensor(1.0)}, None)
+    assert float(v) == 1 + 4 * (2 - 1)
+
+    class Clips:
+        def __init__(self, level: float) -> None:
+            self.video = torch.full((2, 3, 4, 4, 3), level)
+
+    assert left["Brightness"]().score(Clips(0.25), Clips(0.75)).value == 0.5
+
+
+def test_the_support_matrix_names_every_family_and_what_it_does():
+    rows = [
+        [c.strip(" `") for c in line.strip("|").split("|")]
+        for line in README.read_text().partition("| family |")[2].partition("\n\n")[0].splitlines()[2:]
+    ]
+    assert {row[0] for row in rows} == set(registry().names("model"))
+    for family, _, first, width, _ in rows:
+        cls: Any = registry().load("model", family)
+        assert (width == "yes") == bool(cls.ffn), family
+        assert (first == "must be given") == issubclass(cls, FirstFrameAdapter), family
