@@ -106,6 +106,7 @@ def run_stage(
             ran = run_stage(made, options, inputs, work, ranks)
         if leader:
             link(made, partial)
+            sync_tree(partial)
             settle(partial, final)
         ranks.barrier()
         return ran
@@ -113,6 +114,7 @@ def run_stage(
         if leader and read_mark(partial / FINGERPRINT) != mark:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            sync(partial.parent)  # or the folder, and with it every checkpoint, may be gone after a power cut
             write_text(partial / FINGERPRINT, json.dumps(mark))
         facts = work(partial) or {}
         if leader:

@@ -206,6 +206,7 @@ def train(
     `on_step(step, metrics)` sees every iteration. What it does itself counts as no block evaluation.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sync(folder.parent)
     roles = objective.roles()
     step, before, window = restore(folder, engine)
     began, nets.evaluations.count = time.monotonic() - before.seconds, 0

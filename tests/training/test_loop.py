@@ -104,6 +104,13 @@ def test_the_seconds_of_a_training_are_those_of_all_sittings(miniature, tmp_path
     assert 1000 < second.cost.seconds < 1060, "one iteration of the miniature takes no minute"
 
 
+def test_the_folder_of_checkpoints_is_on_the_disk_before_the_first_of_them(miniature, tmp_path, monkeypatch):
+    synced, seen = [], []
+    monkeypatch.setattr(loop, "sync", synced.append)
+    miniature("sft").run(tmp_path / "checkpoints", 1, on_step=lambda step, metrics: seen.extend(synced))
+    assert seen == [tmp_path]
+
+
 def test_a_signal_after_a_loop_that_failed_stops_at_once(miniature, tmp_path):
     def fail(step, metrics):
         assert loop.STOP.looping

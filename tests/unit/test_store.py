@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,33 @@ def test_a_folder_that_is_no_stages_is_not_replaced_by_one_of_the_store(stage):
     (stage.runs / "b" / "recover").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no finished stage"):
         stage("b")
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["made here", "from a store"])
+@pytest.mark.parametrize("links", [False, True], ids=["copies", "links"])
+def test_a_stage_has_its_name_when_all_of_it_is_on_the_disk(tmp_path, monkeypatch, kept, links):
+    """Files' contents, and the names in every folder: by inode, as fsync was asked for them."""
+    synced, renamed = set(), {}
+
+    def note(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def rename(source, target, plain=Path.rename):
+        renamed[Path(target).name] = {p.name for p in [source, *source.rglob("*")] if p.stat().st_ino not in synced}
+        return plain(source, target)
+
+    def work(folder):
+        assert folder.parent.stat().st_ino in synced, "a training's checkpoints lie in this folder"
+        (folder / "transformer").mkdir()
+        (folder / "transformer" / "weights").write_bytes(b"1" * 100)
+
+    def refuse(*_):
+        raise OSError
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "rename", rename)
+    run_stage(tmp_path / "out" / "prune", {}, {}, work, store=tmp_path / "store" if kept else None)
+    assert renamed.pop("prune") == set() and all(not left for left in renamed.values())
