@@ -23,11 +23,12 @@ from benchmarks.common import write
 from flc.api import Kept
 from flc.recipe import resolve
 from flc.registry import create
-from flc.run import stages
 from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Job
 from flc.run.scoring import noised_clips, prunable
+from flc.run.stages.prepare import PREPARE
+from flc.run.stages.score import SCORE
 from flc.run.weights import load_transformer
 
 ITERATIONS, AFTER, SAMPLES = 320, 160, 96
@@ -58,8 +59,8 @@ def errors(job: Job, transformer: Any, data: Path, times: str) -> dict[Removed, 
 
 def of_seed(seed: int, folder: Path) -> dict[str, Any]:
     base = Job(recipe(seed, "path"), folder / f"seed-{seed}", Console(quiet=True))
-    data = stages.prepare(base)
-    scored, out = stages.score(base, data), dict[str, Any]()
+    data = PREPARE.run(base, {})
+    scored, out = SCORE.run(base, {"data": data}), dict[str, Any]()
     for times in TIMES:
         job = Job(recipe(seed, times), base.out, base.console)
         found = {

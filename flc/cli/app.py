@@ -55,48 +55,57 @@ WEIGHTS: f.Flag = (
 
 
 @app.command()
+@f.with_flags(*f.RUN)
+def prepare(values: dict[str, Any]) -> None:
+    """Encode the clips that training reads. Writes OUT/prepare."""
+    from flc.run.compress import run_one
+
+    run_one("prepare", values)
+
+
+@app.command()
 @f.with_flags(f.PRUNER, f.KEEP, *f.RUN)
 def score(values: dict[str, Any]) -> None:
     """Stage I: score blocks and choose which stay. Writes OUT/score."""
-    from flc.run.compress import stage
+    from flc.run.compress import run_one
 
-    stage("score", values)
+    run_one("score", values)
 
 
 @app.command()
 @f.with_flags(PLAN, *f.RUN)
 def prune(values: dict[str, Any]) -> None:
     """Remove the blocks outside a plan. Writes OUT/prune/transformer."""
-    from flc.run.compress import stage
+    from flc.run.compress import run_one
 
-    stage("prune", values)
+    run_one("prune", values)
 
 
 @app.command()
 @f.with_flags(f.RECOVERY, PLAN, *f.RUN)
 def recover(values: dict[str, Any]) -> None:
     """Stage II: train the network to work without the removed blocks. Writes OUT/recover."""
-    from flc.run.compress import stage
+    from flc.run.compress import run_one
 
-    stage("recover", values)
+    run_one("recover", values)
 
 
 @app.command()
 @f.with_flags(f.DISTILLER, f.TEACHER, f.STEPS, PLAN, WEIGHTS, *f.RUN)
 def distill(values: dict[str, Any]) -> None:
     """Stage III: distil the pruned network into a few-step generator. Writes OUT/distill."""
-    from flc.run.compress import stage
+    from flc.run.compress import run_one
 
-    stage("distill", values)
+    run_one("distill", values)
 
 
 @app.command()
 @f.with_flags(PLAN, WEIGHTS, *f.RUN)
 def export(values: dict[str, Any]) -> None:
     """Write OUT/pipeline: a stock diffusers folder with the student and its schedule."""
-    from flc.run.compress import stage
+    from flc.run.compress import run_one
 
-    stage("export", values)
+    run_one("export", values)
 
 
 PIPELINE: f.Flag = (
@@ -118,18 +127,18 @@ MANIFEST: f.Flag = (
 @f.with_flags(PIPELINE, SUITE, MANIFEST, *f.RUN)
 def evaluate(values: dict[str, Any]) -> None:
     """Measure the finished run in OUT, or one pipeline: videos, metrics.json, the table."""
-    from flc.run.compress import stage
+    from flc.run.compress import run_one
 
-    stage("evaluate", values)
+    run_one("evaluate", values)
 
 
 @app.command()
 @f.with_flags(*f.RUN)
 def report(values: dict[str, Any]) -> None:
     """Write OUT/report.html and the model card."""
-    from flc.run.compress import stage
+    from flc.run.compress import run_one
 
-    stage("report", values)
+    run_one("report", values)
 
 
 @app.command()

@@ -64,7 +64,7 @@ RANKS: Flag = (
 )
 UNTIL: Flag = (
     "until",
-    Annotated[str | None, Opt(help="Stop after this stage; --resume goes on. score, prune, recover, distill, export.")],
+    Annotated[str | None, Opt(help="Stop after this stage, from prepare to evaluate; --resume goes on.")],
     None,
 )
 STORE: Flag = (

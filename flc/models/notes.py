@@ -11,6 +11,7 @@ from flc.errors import UserError
 from flc.models.folder import NOTES, read_json
 from flc.options import LARGEST
 
+STUDENT = "student.json"
 Whole = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

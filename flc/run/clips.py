@@ -7,49 +7,13 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flc.data.latents import parts_of
 from flc.data.source import read_manifest
 from flc.data.video import check_video
-from flc.run.fingerprints import ClipsOf
-from flc.run.folders import FINGERPRINT, PARTIAL, fingerprint, is_done, is_done_anywhere, read_mark, without_places
 from flc.run.job import Job
-from flc.run.marks import of_data, trained_on
-from flc.run.store import name_in_store
+from flc.run.stages.prepare import encoded
 
-DATA = "data"
 AGAIN = 0.1
 """Share of a clip's frames; where more of them are taken again, it is said."""
-
-
-def places(job: Job) -> tuple[list[Path], dict[str, object]]:
-    """Where this run's latents may lie, and what those are made with. Clips are hashed where there are any."""
-    final = job.out / DATA
-    if not any(place and place.exists() for place in (final, final.with_name(PARTIAL + DATA), job.store)):
-        return [], {}
-    inputs: dict[str, Path | ClipsOf] = {"model": job.model_folder}
-    if job.recipe.data:
-        inputs["data"] = trained_on(job)
-    mark = fingerprint(of_data(job), inputs)
-    return [final, *([job.store / name_in_store(DATA, without_places(mark))] if job.store else [])], mark
-
-
-def finished(job: Job) -> Path | None:
-    """The folder of this run's latents, where all are encoded."""
-    found, mark = places(job)
-    return next((place for place in found if is_done_anywhere(place, mark)), None)
-
-
-def encoded(job: Job) -> set[int]:
-    """Numbers of the clips whose latents are there, of an encoding that was stopped, too."""
-    found, mark = places(job)
-    count, rows = job.clips_trained, set[int]()
-    for place in found:
-        partial = place.with_name(PARTIAL + place.name)
-        if is_done_anywhere(place, mark) or is_done(partial, mark):
-            return set(range(count))
-        if read_mark(partial / FINGERPRINT) == mark:
-            rows |= {row for path, part in parts_of(partial, count) if path.exists() for row in part}
-    return rows
 
 
 def check_videos(job: Job, stages: Collection[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,33 @@ from typing import Any
 import torch
 
 from flc.errors import Interrupted, UserError
-from flc.export.pipeline import check_schedule
 from flc.files import write_text
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check
-from flc.models.notes import read_notes, read_student
+from flc.models.notes import read_notes
 from flc.options import parse_set
 from flc.recipe import ALGORITHMS, AUTO, STAGE_OPTIONS, Choice, Recipe, lock_text, placed, read_yaml, resolve, settled
 from flc.registry import create
-from flc.run import finish, stages
 from flc.run.console import Console
+from flc.run.derived import student_guidance
 from flc.run.folders import check_out, check_resumed, check_store, held, nearest_existing, require
-from flc.run.job import STAGES, Job, Outline, check_device
-from flc.run.marks import changed, check_chain, check_goes_on, student_guidance
+from flc.run.job import Job, Outline, check_device
 from flc.run.objectives import check_objectives, said_before
 from flc.run.plan import read_plan
+from flc.run.provenance import ahead, changed, check_chain, check_goes_on
+from flc.run.stage import Stage
+from flc.run.stages import PIPELINE, STAGES, places, until
+from flc.run.stages.evaluate import check_complete
+from flc.run.stages.export import EXPORT
+from flc.run.stages.prepare import PREPARE
+from flc.run.stages.score import SCORE
 from flc.run.table import print_table
 from flc.run.walk import check_scheduler
-from flc.run.weights import check_shape
 from flc.train.launch import Ranks, from_environment
 from flc.train.loop import STOP
 
 LOCK = "recipe.lock.yaml"
 #: Flags that are not part of a recipe.
 OUTSIDE = {"out", "recipe", "set_", "resume", "dry_run", "until", "store", "ranks", "plan", "weights", "pipeline"}
-#: Of the stages that a run may stop after, the next one that is made of options.
-AFTER = {"score": "prune", "prune": "recover", "recover": "distill"}
 #: Flags for an option of a section.
 SECTIONS = {"suite": "evaluate", "manifest": "evaluate"}
 
@@ -106,7 +108,7 @@ def signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def make_job(values: dict[str, Any], planned: Collection[str] = STAGES) -> Job:
+def make_job(values: dict[str, Any], planned: Collection[str]) -> Job:
     """The job of a command that runs the `planned` stages, checked."""
     asked = recipe_from(values)
     recipe = completed(asked, elsewhere=bool(values.get("ranks")))
@@ -228,7 +230,7 @@ def compress(values: dict[str, Any]) -> None:
         raise UserError("--until has no effect on a --dry-run, which runs no stage: leave one of them out")
     if values["store"] and values["dry_run"]:
         raise UserError("--store has no effect on a --dry-run, which writes nothing: leave one of them out")
-    job = make_job(values, planned)
+    job = make_job(values, [stage.name for stage in planned])
     if values["ranks"]:
         from flc.run.estimate import count
 
@@ -244,87 +246,69 @@ def compress(values: dict[str, Any]) -> None:
             job.ranks.barrier()
         return
     check_goes_on(job, planned)
-    for name, field in changed(job, AFTER.get(planned[-1], "")):
+    for name, field in changed(job, planned):
         job.console.warn(f"{job.out / name} was made with another {field}: it is made again, and what rests on it")
     with signals(), begun(job, values["resume"]):
-        for name in chain(job):
-            if name == "score" and "distill" in planned:
-                stages.check_plan(job, job.out / name)
-            if name == values["until"]:
-                return job.console.say(f"{name} is done in {job.out}; --resume without --until goes on")
+        chain(job, planned)
+        if values["until"]:
+            return job.console.say(f"{values['until']} is done in {job.out}; --resume without --until goes on")
         if job.ranks.leader:
-            finish.report(job)
             print_table(job)
-            job.console.say(f"student: {job.out / 'pipeline'}   report: {job.out / 'report.html'}")
-            finish.check_complete(job)
+            job.console.say(f"student: {EXPORT.place(job)}   report: {job.out / 'report.html'}")
+            check_complete(job)
 
 
-def stages_until(last: str | None) -> tuple[str, ...]:
+def stages_until(last: str | None) -> Sequence[Stage]:
     """All stages, or those up to the one after which a run stops."""
-    if last is not None and last not in STAGES[:-1]:
-        raise UserError(f"--until {last!r} is none of {', '.join(STAGES[:-1])}")
-    return STAGES if last is None else STAGES[: STAGES.index(last) + 1]
+    names = [stage.name for stage in PIPELINE[:-1]]
+    if last is not None and last not in names:
+        raise UserError(f"--until {last!r} is none of {', '.join(names)}")
+    return until(last)
 
 
-def chain(job: Job) -> Iterator[str]:
-    """Every stage in turn, by its name when it is done."""
-    data = stages.prepare(job)
-    scored = stages.score(job, data)
-    yield "score"
-    pruned = stages.prune(job, scored)
-    yield "prune"
-    recovered = stages.recover(job, data, scored)
-    yield "recover"
-    distilled = stages.distill(job, data, scored, recovered)
-    yield "distill"
-    finish.export(job, scored, distilled)
-    yield "export"
-    finish.evaluate(job, scored, pruned, recovered, distilled)
-    yield "evaluate"
+def chain(job: Job, planned: Sequence[Stage]) -> None:
+    """Every stage in turn. Once there is a plan, those that are to come say whether they can work with it."""
+    for number, stage in enumerate(planned):
+        made = stage.run(job, places(job, stage))
+        if stage is SCORE:
+            for later in planned[number + 1 :]:
+                later.check_plan(job, made)
 
 
-def stage(name: str, values: dict[str, Any]) -> None:
+def run_one(name: str, values: dict[str, Any]) -> None:
     """One stage in OUT; what it needs comes from OUT too, or from --plan and --weights."""
-    alone = values.get("pipeline")
-    if alone:
+    stage, pipeline = STAGES[name], values.get("pipeline")
+    if pipeline:
         if values.get("model"):
             raise UserError("--model has no effect with --pipeline, whose folder is the model: leave one of them out")
-        alone = by_name(alone)
-        check(alone, "--pipeline")
-        values = values | {"model": alone, "pipeline": alone}
-    fresh = name == "score" or alone  # the other stages go on in a folder by their nature
+        pipeline = by_name(pipeline)
+        check(pipeline, "--pipeline")
+        values = values | {"model": pipeline, "pipeline": pipeline}
+    begins = set(stage.reads) <= {"data"}  # the other stages go on in a folder by their nature
+    fresh = begins or pipeline
     check_out(values["out"], values["resume"] or not fresh)
     if values["resume"] or (not fresh and values["out"].exists()):
         check_resumed(values["out"], LOCK)
-    if alone:
-        check_apart(values["out"], alone)
-    inputs = [] if alone else stage_inputs(name, values)
+    if pipeline:
+        check_apart(values["out"], pipeline)
+    given = {which: values[flag] for which, flag in stage.given.items() if values.get(flag)}
+    if not fresh:
+        check_there(stage, values["out"], given)
     job = make_job(values, [name])
-    if alone and job.recipe.evaluate.lpips:
+    if pipeline and job.recipe.evaluate.lpips:
         raise UserError("evaluate.lpips compares a run's teacher with its student: one pipeline has no other row")
-    if not fresh and (found := changed(job, name)):
+    if not fresh and (found := changed(job, ahead(stage))):
         made, field = found[0]
         raise UserError(f"{job.out / made} was made with another {field}: leave that out, or give another --out")
-    check_inputs(job, name, inputs, values)
-    check_goes_on(job, [name])
-    with signals(), begun(job, values["resume"] if name == "score" else True):
-        if name == "score":
-            stages.score(job, stages.prepare(job))
-        elif name == "prune":
-            stages.prune(job, *inputs)
-        elif name == "recover":
-            stages.recover(job, stages.prepare(job), *inputs)
-        elif name == "distill":
-            stages.distill(job, stages.prepare(job), *inputs)
-        elif name == "export":
-            finish.export(job, *inputs)
-        elif name == "evaluate":
-            _ = finish.evaluate(job, *inputs) if inputs else finish.evaluate_pipeline(job)
-            if job.ranks.leader:
-                print_table(job)
-                finish.check_complete(job)
-        else:
-            job.console.say(str(finish.report(job)))
+    inputs = {} if fresh else places(job, stage, given)
+    if inputs:
+        check_together(job, stage, inputs, given)
+    check_goes_on(job, [stage])
+    with signals(), begun(job, values["resume"] if begins else True):
+        if "data" in stage.reads:
+            inputs["data"] = PREPARE.run(job, {})
+        stage.run(job, inputs)
+        stage.say(job)
 
 
 def check_apart(out: Path, pipeline: Path) -> None:
@@ -335,46 +319,19 @@ def check_apart(out: Path, pipeline: Path) -> None:
         raise UserError(f"--out {out} holds another run: measure --pipeline {pipeline} in a folder of its own")
 
 
-def stage_inputs(name: str, values: dict[str, Any]) -> list[Path]:
-    """The folders a stage starts from; `UserError` for the first that is missing."""
-    out: Path = values["out"]
-    weights, plan = values.get("weights"), (values.get("plan") or out / "score", "the plan", "flc score, or --plan")
-    needs = {
-        "prune": [plan],
-        "recover": [plan],
-        "distill": [plan, (weights or out / "recover", "the recovered network", "flc recover, or --weights")],
-        "export": [plan, (weights or out / "distill", "the student", "flc distill, or --weights")],
-        "evaluate": [(out / n, f"{n}/", f"flc {n}") for n in ("score", "prune", "recover", "distill")],
-        "report": [(out / "pipeline", "the pipeline", "flc export"),
-                   (out / "metrics.json", "the measurements", "flc evaluate")],
-    }  # fmt: skip
-    return [require(*need) for need in needs.get(name, [])]
+def check_there(stage: Stage, out: Path, given: Mapping[str, Path]) -> None:
+    """`UserError` for the first folder that a stage reads and that is missing; latents are made on the way."""
+    at = Job(Recipe(), out, Console(quiet=True))
+    for place, what, hint in stage.needed(at, places(at, stage, given)):
+        if place != PREPARE.place(at):
+            require(place, what, hint)
 
 
-#: Of the user's own folders, by stage and flag: which input of the stage each stands for.
-GIVEN = {
-    "prune": {"plan": "plan"},
-    "recover": {"plan": "plan"},
-    "distill": {"plan": "plan", "weights": "recovered"},
-    "export": {"plan": "plan", "weights": "student"},
-}
-
-
-def check_inputs(job: Job, name: str, inputs: list[Path], values: dict[str, Any]) -> None:
+def check_together(job: Job, stage: Stage, inputs: Mapping[str, Path], given: Mapping[str, Path]) -> None:
     """That a stage can read what it starts from, and that this belongs together, before anything is written."""
-    given = {which: values[flag] for flag, which in GIVEN.get(name, {}).items() if values.get(flag)}
-    if name == "report":
-        inputs = [job.out / stage for stage in ("recover", "distill", "evaluate", "pipeline")]
-    check_chain(job, inputs, given)
-    if name == "report" or not inputs:
-        return
-    plan = read_plan(job, inputs[0])
-    if name == "recover":
-        stages.spent(job, inputs[0], plan)
-    needs = {"distill": [False], "export": [True], "evaluate": [True, False, True]}
-    for folder, pruned in zip(inputs[1:], needs.get(name, []), strict=True):
-        check_shape(job, plan, folder, pruned)
-    if name in ("export", "evaluate"):
-        declared = read_student(inputs[-1] / stages.STUDENT)
-        schedule = job.adapter.schedule(declared["steps"], declared["shift"], declared["sampler"])
-        check_schedule(declared, schedule)
+    read = {name: place for name, place in inputs.items() if name != "data"}
+    check_chain(job, stage, read, given)
+    if "plan" in read:
+        read_plan(job, read["plan"])
+        stage.check_plan(job, read["plan"])
+    stage.check_inputs(job, read)

@@ -25,20 +25,21 @@ from flc.api import Objective, Setting, TeacherComposer, View
 from flc.data.latents import LatentClips
 from flc.evaluate.sampling import blank, now
 from flc.models.channels import narrowed
-from flc.run import stages
-from flc.run.clips import finished
-from flc.run.job import Job, student_schedule
-from flc.run.marks import student_guidance
+from flc.run.derived import iterations_before, student_guidance, student_schedule
+from flc.run.job import Job
 from flc.run.memory import bytes_of_encoders, bytes_of_stage
 from flc.run.objectives import beside, said_of_pruned
-from flc.run.plan import iterations_before, read_plan
+from flc.run.plan import read_plan
+from flc.run.stages import PIPELINE
+from flc.run.stages.prepare import PREPARE, finished
+from flc.run.stages.score import Score
 from flc.run.weights import load_transformer
 from flc.train.stage import train_stage
 
 SPAN = 3
 """Iterations a combination of phases is timed over, after one that is cold."""
 COUNTS, MEMORY = ("iterations", "updates of the student"), "weights and optimizer, GB a rank"
-STAGES = (("recover", "recovery"), ("distill", "distiller"))
+TRAINED = [(stage.name, stage.kind) for stage in PIPELINE if stage.kind in ("recovery", "distiller")]
 Teacher = tuple[TeacherComposer, View]
 
 
@@ -86,7 +87,7 @@ def count(job: Job) -> None:
     show(f"{job.model_folder.name}: {whole / 1e9:.2f} billion parameters; latents of a clip {job.latent_shape}")
     show(f"{blocks} ({job.budget.share(kept):.0%} of their parameters); which, {job.recipe.pruner.name} decides")
     table = columns(*COUNTS, "samples a rank and iteration", MEMORY)
-    for name, kind in STAGES:
+    for name, kind in TRAINED:
         stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
         if not trains(objective, stage.iterations):
             table.add_row(name, *counts(objective, stage.iterations), "", "")
@@ -108,9 +109,9 @@ def dry_run(job: Job, scratch: Path) -> None:
     vars(trial).update({name: vars(job)[name] for name in ("adapter", "prunable") if name in vars(job)})
     device, began = job.adapter.device, time.perf_counter()
     there = job.ranks.agreed(lambda: str(finished(job) or ""))
-    data = Path(there) if there else stages.prepare(trial)
+    data = Path(there) if there else PREPARE.run(trial, {})
     encoded = now(device)
-    plan = read_plan(trial, stages.score(trial, data, trial=True))
+    plan = read_plan(trial, Score(trial=True).run(trial, {"data": data}))
     before = {"encode": encoded - began, "score": now(device) - encoded}
     weights, pruned, channels = job.budget.weights, View(plan["kept"]), plan["channels"]
     show(f"plan ({job.recipe.pruner.name}): {plan['share']:.0%} of block parameters stay")
@@ -124,14 +125,14 @@ def dry_run(job: Job, scratch: Path) -> None:
     table, total = columns(*COUNTS, "s/iteration", "minutes", MEMORY), sum(before.values()) / 60
     for name, seconds in before.items():
         table.add_row(name, "", "", "", f"{seconds / 60:.1f}", "")
-    for name, kind in STAGES:
+    for name, kind in TRAINED:
         stage, (objective, teacher) = getattr(job.recipe, name), bound(job, name, kind, pruned)
         if not trains(objective, stage.iterations):
             table.add_row(name, *counts(objective, stage.iterations), "", "", "")
             continue
         if kind == "recovery":
             say_pruned(job, objective, show)
-        with stages.parked(job, True):
+        with job.parked(True):
             seconds = seconds_of_stage(trial, name, objective, data, plan, teacher) / stage.iterations
         memory, minutes = bytes_of_stage(job, objective, channels, teacher is not None), seconds * stage.iterations / 60
         total += minutes

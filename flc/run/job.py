@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,21 +22,14 @@ from flc.evaluate.metrics import drawn_kind
 from flc.evaluate.options import check_options
 from flc.evaluate.suite import Broken, metrics
 from flc.evaluate.vbench_layout import SEEDS, official_prompts
-from flc.models.folder import EMBEDDED, adapter_for, numbers
+from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
 from flc.models.spread import Spread
 from flc.recipe import ALGORITHMS, Recipe, RowName
 from flc.registry import create
 from flc.run.console import Console
-from flc.run.fingerprints import DONE
-from flc.run.folders import nearest_existing
-from flc.schedule import FewStepSchedule
 from flc.train.launch import Ranks
-
-FOLDERS = {"export": "pipeline"}
-"""Of stages that are not called as their folder is."""
-STAGES = ("score", "prune", "recover", "distill", "export", "evaluate")
 
 
 @dataclass
@@ -65,6 +58,18 @@ class Job:
         """Read the model again when it is next asked for."""
         self.__dict__.pop("prunable", None)
         self.__dict__.pop("adapter", None)
+
+    @contextmanager
+    def parked(self, idle: bool) -> Iterator[None]:
+        """While the model's own transformer has nothing to do it leaves the device to those that train."""
+        if not idle:
+            yield
+            return
+        self.adapter.transformer.to("cpu")
+        try:
+            yield
+        finally:
+            self.adapter.transformer.to(self.adapter.device)
 
     @cached_property
     def size(self) -> tuple[int, int, int]:
@@ -160,28 +165,6 @@ class Job:
                     text = f"{own} {place} lies in {flag} {folder}, which it would change"
                     raise UserError(f"{text}: give another folder")
 
-    def disk_needed(self, stages: Collection[str]) -> int:
-        """Bytes at the least: transformers of the stages that are not done, and the student's pipeline; while one of
-        them trains, a copy's float32 weights, moments and average, twice, and the best weights (a checkpoint is written
-        beside the one before it; the best weights are, too, but not at the same time, and are smaller)."""
-        from flc.run.plan import iterations_before
-
-        r, transformer = self.recipe, self.model_folder / "transformer"
-        count, before = numbers(transformer), iterations_before(self) if "score" in stages else 0
-        whole = count * getattr(torch, r.dtype).itemsize
-        small = round(r.keep * whole)
-        files = (f for f in self.model_folder.rglob("*.safetensors") if not f.is_relative_to(transformer))
-        written = {"score": whole if before else 0, "prune": small, "recover": whole, "distill": small}
-        written["export"] = small + sum(f.stat().st_size for f in files)
-        left = [s for s in stages if not (self.out / FOLDERS.get(s, s) / DONE).exists()]
-        states, training = 2 * (4 + 8 + 4) * count, 0
-        recovers = self.algorithm("recovery").trains and r.recover.iterations
-        if ("score" in left and before) or ("recover" in left and recovers):
-            training = states + whole * bool(r.recover.check_every)
-        if "distill" in left and self.algorithm("distiller").trains and r.distill.iterations:
-            training = max(training, states + small * bool(r.distill.check_every))
-        return sum(written.get(stage, 0) for stage in left) + training
-
     def check_metrics(self) -> None:
         """Those that the table needs, before the first stage; another one that is broken is said, and is n/a."""
         for name, metric in metrics().items():
@@ -236,9 +219,10 @@ class Job:
             raise UserError(f"--offload goes with --zero 3, not with {self.zero}: give both, or neither")
         self.check_training(stages)
 
-    def check(self, stages: Collection[str] = STAGES) -> None:
+    def check(self, stages: Collection[str]) -> None:
         """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
         from flc.run.clips import check_videos
+        from flc.run.disk import check_disk
 
         self.check_choices(stages)
         self.check_apart()
@@ -248,10 +232,7 @@ class Job:
             self.check_metrics()
         check_options(self.recipe.evaluate, self.console.warn)
         listed = read_captions(Path(self.recipe.data)) if self.recipe.data else []
-        need = self.disk_needed(stages)
-        free = shutil.disk_usage(nearest_existing(self.out)).free
-        if free < need:
-            raise UserError(f"--out {self.out} has {free / 1e9:.3g} GB of disk, about {need / 1e9:.3g} GB are needed")
+        check_disk(self, stages)
         _ = self.latent_shape
         if "evaluate" in stages and self.size[0] < LEAST_FRAMES:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
@@ -267,11 +248,6 @@ class Job:
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video, self.adapter.needs_first_frame)
 
 
-def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
-    shift = objective.shift()
-    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
-
-
 class Outline(Job):
     """A run whose model is known by its configs alone: what can be counted on a machine that has nothing of it."""
 
@@ -280,7 +256,7 @@ class Outline(Job):
         hush()
         return adapter_for(self.model_folder, weights=False).outline(self.model_folder, self.recipe.dtype)
 
-    def check(self, stages: Collection[str] = STAGES) -> None:
+    def check(self, stages: Collection[str]) -> None:
         self.check_choices(stages)
         _ = self.latent_shape
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from flc.api import Budget, Channels, Kept, Objective, Role, View
+from flc.run.derived import iterations_before
 from flc.run.job import Job
 from flc.run.objectives import beside
-from flc.run.plan import iterations_before
 from flc.train.nets import is_unpruned, lora_layers
 
 

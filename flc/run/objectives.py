@@ -9,9 +9,8 @@ from flc.api import Objective, Role, Setting, View
 from flc.errors import PluginError, UserError
 from flc.models.view import blocks_at
 from flc.registry import Kind, registry
-from flc.run.job import Job, student_schedule
-from flc.run.marks import real_of
-from flc.run.plan import iterations_before
+from flc.run.derived import iterations_before, real_of, student_schedule
+from flc.run.job import Job
 from flc.train.nets import asks_for_unpruned, check_apart, check_teacher, is_unpruned
 
 #: Of a recovery's iterations those that train the pruned network itself are warned of when they are a smaller share.

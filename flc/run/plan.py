@@ -1,4 +1,4 @@
-"""A plan: what comes before it, and its file: which blocks, and which of their channels, stay."""
+"""A plan's file: which blocks, and which of their channels, stay."""
 
 from __future__ import annotations
 
@@ -9,24 +9,9 @@ from flc.api import Channels
 from flc.errors import UserError
 from flc.models.channels import narrowed
 from flc.models.folder import read_json
-from flc.run.job import Job, student_schedule
+from flc.run.job import Job
 
 PLAN = "plan.json"
-
-
-def iterations_before(job: Job) -> int:
-    """How many of stage II's iterations come before the blocks are chosen: what the pruner asks for, half at most, and
-    none where the recovery does not train with random blocks away."""
-    recovery = job.algorithm("recovery")
-    asked = int(job.algorithm("pruner").after()) if recovery.trains and recovery.draws else 0
-    return min(asked, job.recipe.recover.iterations // 2)
-
-
-def sigmas_of(job: Job) -> tuple[float, ...]:
-    """The student's times, where the pruner reads them."""
-    if not job.algorithm("pruner").reads_schedule():
-        return ()
-    return tuple(sigma for sigma in student_schedule(job, job.algorithm("distiller")).sigmas if sigma)
 
 
 def read_plan(job: Job, folder: Path) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from flc.draws import StepDraws
 from flc.errors import PluginError, UserError
 from flc.models.channels import narrowed
 from flc.models.prunable import Prunable
+from flc.run.derived import iterations_before, sigmas_of
 from flc.run.job import Job
 from flc.run.objectives import failed, named
-from flc.run.plan import fitting, iterations_before, sigmas_of
+from flc.run.plan import fitting
 from flc.run.weights import load_transformer
 
 #: Clips that the removal of a plan's blocks is measured on, whatever the pruner looked at.

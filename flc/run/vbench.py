@@ -22,10 +22,9 @@ from flc.evaluate.vbench_layout import SEEDS, expected, file_name
 from flc.models.folder import read_json
 from flc.run.folders import run_stage
 from flc.run.job import Job
-from flc.run.stages import parked
 
 if TYPE_CHECKING:
-    from flc.run.finish import Entry
+    from flc.run.rows import Entry
 
 
 def fps(job: Job) -> int:
@@ -68,7 +67,7 @@ def write_videos(job: Job, entry: Entry, folder: Path, inputs: dict[str, Path]) 
         left = len(vbench.missing(place, own))
         with job.console.bar(f"videos of {entry.name}", -(-left // o.batch) * entry.steps) as bar:
             sampled = (job.size, r.negative_prompt, o.batch, fps(job))
-            with parked(job, entry.own):
+            with job.parked(entry.own):
                 vbench.write_videos(job.adapter, entry.row(), own, place, *sampled, bar.advance, ranks.rank)
         ranks.barrier()
 
@@ -93,7 +92,7 @@ def measure_row(job: Job, name: str, folder: Path) -> dict[str, str]:
         text = f"evaluate.vbench_python is not set: {vbench.INSTALL}, then {vbench.OPTION}"
         return dict.fromkeys(pending, text)
     job.console.say(f"VBench: {len(pending)} dimensions of {name}, log in {folder / vbench.RESULTS / 'log.txt'}")
-    with parked(job, True):
+    with job.parked(True):
         torch.cuda.empty_cache()  # what torch keeps for itself VBench, a process of its own, could not take
         wrong = vbench.run(python, o.suite, folder, job.recipe.device, pending)
     return {d: wrong.get(d, vbench.NO_VALUE) for d in lacking()}

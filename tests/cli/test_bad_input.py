@@ -74,7 +74,7 @@ FLAGS = {
     "section is no section": (["--set", "steps.count=4"], ["steps", "integer"]),
     "device nonsense": (["--device", "toaster"], ["--device 'toaster'", "cpu, cuda"]),
     "device that computes nothing": (["--device", "meta"], ["--device meta"]),
-    "until no stage": (["--until", "recovery"], ["--until 'recovery' is none of score, prune, recover"]),
+    "until no stage": (["--until", "recovery"], ["--until 'recovery' is none of prepare, score, prune, recover"]),
     "until and a dry run": (["--until", "score", "--dry-run"], ["--until has no effect on a --dry-run"]),
     "missing model": (["--model", "nowhere"], ["--model nowhere does not exist"]),
     "missing data": (["--data", "nowhere"], ["--data nowhere", "captions.jsonl"]),
@@ -199,11 +199,11 @@ def test_a_disk_that_fills_up_during_a_stage(flc, place, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("flc.run.stages.encode_parts", full)
+    monkeypatch.setattr("flc.run.stages.prepare.encode_parts", full)
     code, _, err = flc("compress", "--out", "run", "--set", "prepare.clips=2")
     [line] = [line for line in err.splitlines() if line.startswith("flc: error: ")]
     assert code == 2 and "no disk space left under run" in line and "--resume" in line
-    assert not (place / "run" / "data").exists()
+    assert not (place / "run" / "prepare").exists()
 
 
 @pytest.mark.parametrize("place_of", ["flc.run.compress.write_text", "flc.run.generate.write_video"])
@@ -222,7 +222,7 @@ def test_a_disk_that_is_full_outside_the_stages(flc, monkeypatch, place_of):
     ("command", "says"),
     [("prune", "the plan comes from flc score"), ("recover", "the plan comes from flc score"),
      ("distill", "the plan comes from flc score"), ("export", "the plan comes from flc score"),
-     ("evaluate", "score/ comes from flc score"), ("report", "the pipeline comes from flc export")],
+     ("evaluate", "the plan comes from flc score"), ("report", "the pipeline comes from flc export")],
 )  # fmt: skip
 def test_a_stage_without_the_one_before(refused, unloaded, command, says):
     assert says in refused(command, "--out", "run")

@@ -17,6 +17,7 @@ from flc.run import clips
 from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Job
+from flc.run.stages import prepare
 from tests.cli.small import SMALL
 
 SETS = [part for key, value in (SMALL | {"prepare.clips": 3}).items() for part in ("--set", f"{key}={value}")]
@@ -55,7 +56,7 @@ def test_clips_that_are_encoded_are_not_decoded_before_a_command(flc, decoded, p
     assert run(flc, decoded, *first, "--out", "other", "--store", "store") == "", "the store has them"
     assert run(flc, decoded, *first, "--out", "another") == "abc", "no store was given"
     assert run(flc, decoded, "score", "--resume", *DATA, "--out", "run") == ""
-    monkeypatch.setattr("flc.run.stages.encode_parts", lambda *_: pytest.fail("clips were encoded again"))
+    monkeypatch.setattr("flc.run.stages.prepare.encode_parts", lambda *_: pytest.fail("clips were encoded again"))
     assert run(flc, decoded, "compress", "--dry-run", *DATA, "--out", "run") == ""
 
 
@@ -78,9 +79,9 @@ def test_of_an_encoding_that_was_stopped_the_rest_is_decoded(decoded, place):
         (place / "clips" / name).hardlink_to(place / "clips" / "a.mp4")
     text = "\n".join(json.dumps({"file": name, "caption": "a cat"}) for name in names)
     (place / "clips" / "captions.jsonl").write_text(text)
-    job, partial = job_of(place, len(names)), place / "run" / ".partial-data"
+    job, partial = job_of(place, len(names)), place / "run" / ".partial-prepare"
     partial.mkdir(parents=True)
-    (partial / "fingerprint.json").write_text(json.dumps(clips.places(job)[1]))
+    (partial / "fingerprint.json").write_text(json.dumps(prepare.places(job)[1]))
     parts_of(partial, len(names))[0][0].write_bytes(b"")
     clips.check_videos(job, ["recover"])
     assert sorted(decoded) == ["16", "17"]

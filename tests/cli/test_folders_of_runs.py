@@ -17,10 +17,11 @@ from flc.recipe import lock_text, preset_values, resolve
 from flc.run.compress import completed, recipe_from
 from flc.run.console import Console
 from flc.run.fingerprints import ClipsOf
-from flc.run.finish import public
 from flc.run.folders import fingerprint, held
 from flc.run.job import Job
-from flc.run.marks import INPUTS, OPTIONS, changed
+from flc.run.provenance import ahead, changed
+from flc.run.stages import STAGES, places
+from flc.run.stages.export import public
 from flc.train.launch import Ranks
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -49,12 +50,11 @@ def made(place: Path, **values: object) -> Path:
         completed(resolve({**QUICK, **values}, {}, {})),
     )
     job = Job(recipe, run, Console(quiet=True))
-    inputs = {"recover": ["plan"], "distill": ["plan", "recovered"]}
-    for stage in ("data", "score", "prune", "recover", "distill"):
-        (run / stage).mkdir(parents=True)
-        folders = {name: run / INPUTS[name] for name in inputs.get(stage, [])}
-        mark = fingerprint(OPTIONS[stage](job), folders | {"model": job.model_folder})
-        (run / stage / "done.json").write_text(json.dumps({"fingerprint": mark}))
+    for stage in [stage for stage in STAGES.values() if stage.compared]:
+        stage.place(job).mkdir(parents=True)
+        read = stage.inputs(job) | (places(job, stage) if stage.name in ("recover", "distill") else {})
+        mark = fingerprint(stage.made_with(job), read)
+        (stage.place(job) / "done.json").write_text(json.dumps({"fingerprint": mark}))
     (run / "recipe.lock.yaml").write_text(lock_text(recipe))
     (run / "pipeline").mkdir()
     (run / "metrics.json").write_text("{}")
@@ -64,7 +64,7 @@ def made(place: Path, **values: object) -> Path:
 @pytest.mark.parametrize(
     ("command", "flags", "says"),
     [
-        ("report", ["--seed", "77"], "run/data was made with another seed"),
+        ("report", ["--seed", "77"], "run/prepare was made with another seed"),
         ("export", ["--set", "pruner.samples=3"], "run/score was made with another pruner"),
         ("evaluate", ["--set", "recover.iterations=7"], "run/recover was made with another iterations"),
         ("distill", ["--set", "recovery.alpha=0.5"], "run/recover was made with another recovery"),
@@ -134,20 +134,20 @@ def test_other_clips_are_said(place, flc, monkeypatch):
     (place / "clips" / "a.mp4").write_bytes(b"a film")
     (place / "clips" / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}')
     run = made(place)
-    mark = json.loads((run / "data" / "done.json").read_text())
+    mark = json.loads((run / "prepare" / "done.json").read_text())
     read = fingerprint({}, {"data": ClipsOf(place / "clips", range(1))})
     mark["fingerprint"]["inputs"]["data"] = read["inputs"]["data"]
-    (run / "data" / "done.json").write_text(json.dumps(mark))
+    (run / "prepare" / "done.json").write_text(json.dumps(mark))
     recipe = compress.completed(resolve(QUICK | {"data": str(place / "clips")}, {}, {}))
     job = Job(recipe, run, Console(quiet=True))
     assert changed(job) == []
     (place / "clips" / "notes.txt").write_text("of mine")
     assert changed(job) == []
     (place / "clips" / "a.mp4").write_bytes(b"another film")
-    assert changed(job) == [("data", "--data")]
+    assert changed(job) == [("prepare", "--data")]
     monkeypatch.setattr(compress, "begun", lambda job, resume: (_ for _ in ()).throw(UserError("stopped here")))
     _, _, err = flc("compress", "--resume", "--out", "run")
-    assert "run/data was made with another --data: it is made again" in " ".join(err.split()), "forgotten"
+    assert "run/prepare was made with another --data: it is made again" in " ".join(err.split()), "forgotten"
 
 
 def test_what_is_encoded_of_a_first_frame_is_made_again_in_another_precision(place, adapter):
@@ -156,7 +156,7 @@ def test_what_is_encoded_of_a_first_frame_is_made_again_in_another_precision(pla
     def options(dtype: str, needs_first_frame: bool) -> dict:
         job = Job(completed(resolve({"preset": "quick", "dtype": dtype}, {}, {})), place / "run", Console(quiet=True))
         job.__dict__["adapter"] = SimpleNamespace(needs_first_frame=needs_first_frame, size_of=adapter.size_of)
-        return OPTIONS["data"](job)
+        return STAGES["prepare"].made_with(job)
 
     assert options("float32", True) != options("bfloat16", True)
     assert options("float32", False) == options("bfloat16", False)
@@ -164,7 +164,7 @@ def test_what_is_encoded_of_a_first_frame_is_made_again_in_another_precision(pla
 
 def test_a_recovery_is_made_again_for_a_student_of_other_steps_which_it_is_told(place):
     jobs = [Job(completed(resolve({"steps": steps}, {}, {})), place / "run", Console(quiet=True)) for steps in (2, 4)]
-    few, more = (OPTIONS["recover"](job) for job in jobs)
+    few, more = (STAGES["recover"].made_with(job) for job in jobs)
     assert {name for name in few if few[name] != more[name]} == {"steps"}
 
 
@@ -197,8 +197,8 @@ def test_a_report_of_measurements_that_were_edited(refused, place, metrics):
 
 
 def test_a_stage_command_touches_no_folder_that_holds_no_run(refused, unloaded, place):
-    """A project's own data/ and pipeline/ are called as ours are."""
-    for name in ("data", "pipeline"):
+    """A project's own prepare/ and pipeline/ are called as ours are."""
+    for name in ("prepare", "pipeline"):
         (place / "project" / name).mkdir(parents=True)
         (place / "project" / name / "precious.txt").write_text("mine")
     (place / "plan.json").write_text('{"kept": {"blocks": [0]}}')
@@ -240,7 +240,7 @@ def test_a_run_may_go_on_elsewhere(place):
             return text
 
     elsewhere = Job(recipe, run, Console(quiet=True), Leader(0, 2, 0))
-    assert changed(elsewhere, "distill") == changed(elsewhere, "export") == changed(elsewhere) == []
+    assert changed(elsewhere, ahead(STAGES["distill"])) == changed(elsewhere) == []
     saving = completed(resolve({**QUICK, "recover": {"save_every": 7, "log_every": 3}}, {}, {}))
     assert changed(Job(saving, run, Console(quiet=True))) == [], "how it is saved changes nothing of it"
 

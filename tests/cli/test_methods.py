@@ -127,7 +127,7 @@ def test_a_teacher_that_a_narrowing_plan_cannot_have_is_refused_before_stage_two
     code, _, err = flc("compress", *flags, tmp_path / "out", *given)
     last = err.strip().splitlines()[-1]
     assert code == 2 and "which is the model's own here and has none" in last, last
-    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["data", "score"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["prepare", "score"]
 
 
 def test_a_teacher_without_its_fake_is_refused_in_one_line(flc, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from flc.api import Query
 from flc.models.folder import EMBEDDED
 from flc.run.folders import DONE, read_mark
+from flc.run.job import Job
 from flc.train.nets import Teacher
 from tests.cli.small import SMALL
 
@@ -80,10 +81,8 @@ def test_a_shared_anchor_makes_the_recovered_network_the_unpruned_one(ran, asked
 
 
 def test_an_original_that_nobody_asks_for_leaves_the_machine_to_those_that_train(ran, monkeypatch):
-    from flc.run import stages
-
-    idle, parked = [], stages.parked
-    monkeypatch.setattr(stages, "parked", lambda job, still: idle.append(still) or parked(job, still))
+    idle, parked = [], Job.parked
+    monkeypatch.setattr(Job, "parked", lambda job, still: idle.append(still) or parked(job, still))
     _, err = ran("--set", "teacher.beta2=0", "--set", "teacher.spread2=0", "--set", "distill.real=original")
     assert idle == [True]
     assert "distill.real=original has no effect: --teacher well-guided asks for no unpruned network" in err

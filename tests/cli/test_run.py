@@ -59,7 +59,7 @@ def whole(tmp_path_factory):
 
 def test_outputs(whole):
     out, done = whole
-    names = {"data", "score", "prune", "recover", "distill", "pipeline", "evaluate"}
+    names = {"prepare", "score", "prune", "recover", "distill", "pipeline", "evaluate"}
     assert {p.name for p in out.iterdir()} == names | {"recipe.lock.yaml", "metrics.json", "report.html"}
     metrics = json.loads((out / "metrics.json").read_text())
     rows = [row["name"] for row in metrics["rows"]]
@@ -100,7 +100,7 @@ def test_a_dry_run_loads_the_model_once_and_writes_no_weights(flc, tmp_path, mon
 
 def test_a_rows_network_is_gone_before_the_next_ones_is_loaded(whole, tmp_path, flc, monkeypatch):
     """Those of full size do not fit side by side."""
-    from flc.run.finish import Entry
+    from flc.run.rows import Entry
 
     out, alive, refs, row = tmp_path / "out", [], [], Entry.row
     shutil.copytree(whole[0], out)
@@ -128,7 +128,7 @@ def test_a_users_clips_are_trained_on_and_others_of_them_asked_for(inside, tmp_p
             write_video(folder / f"{index}.mp4", video)
             captions.write(json.dumps({"file": f"{index}.mp4", "caption": caption}) + "\n")
     done = inside(*command(tmp_path / "out", "--data", str(folder)))
-    trained = json.loads((tmp_path / "out" / "data" / "captions.json").read_text())
+    trained = json.loads((tmp_path / "out" / "prepare" / "captions.json").read_text())
     assert trained == [caption for _, caption in pairs[:32]]
     asked = [p["caption"] for p in json.loads((tmp_path / "out" / "metrics.json").read_text())["prompts"]]
     assert asked == [caption for _, caption in pairs[32:36] for _ in range(2)], "two seeds of each"
@@ -221,7 +221,7 @@ def test_the_lock_file_repeats_the_run(whole, inside, tmp_path):
 def test_a_run_until_a_stage_goes_on_to_the_same_student(whole, inside, tmp_path):
     out = tmp_path / "out"
     done = inside(*command(out, "--until", "recover"))
-    assert {p.name for p in out.iterdir()} == {"recipe.lock.yaml", "data", "score", "prune", "recover"}
+    assert {p.name for p in out.iterdir()} == {"recipe.lock.yaml", "prepare", "score", "prune", "recover"}
     assert f"recover is done in {out}; --resume without --until goes on" in " ".join(done.stderr.split())
     inside(sys.executable, "-m", "flc", "compress", "--out", str(out), "--resume")
     assert digest(out) == digest(whole[0])

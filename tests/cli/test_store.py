@@ -19,9 +19,9 @@ def test_runs_that_differ_in_stage_three_share_what_comes_before_it(flc, place):
     same = {
         stage: [os.path.samefile(place / "one" / stage / "done.json", place / out / stage / "done.json")
                 for out in ("other", "keep")]
-        for stage in ("data", "score", "recover")
+        for stage in ("prepare", "score", "recover")
     }  # fmt: skip
-    assert same == {"data": [True, True], "score": [True, False], "recover": [True, False]}
+    assert same == {"prepare": [True, True], "score": [True, False], "recover": [True, False]}
     assert not (place / "store" / "one").exists() and not list((place / "one").glob(".partial*"))
     code, _, err = flc("compress", "--out", "other", "--until", "recover", "--resume", *SETS, "--distiller", "lcm",
                        "--teacher", "cfg")  # fmt: skip

@@ -180,7 +180,7 @@ def test_no_command_follows_a_link_in_its_out(refused, unloaded, place, command)
     (place / "elsewhere").mkdir()
     (place / "elsewhere" / "done.json").write_text("precious")
     (place / "run" / "recipe.lock.yaml").write_text(lock_text(resolve({}, {}, {})))
-    for name in ("data", "score", "prune", "recover", "distill", "evaluate", "pipeline"):
+    for name in ("prepare", "score", "prune", "recover", "distill", "evaluate", "pipeline"):
         (place / "run" / name).symlink_to(place / "elsewhere")
     line = refused(command, "--out", "run", *(["--resume"] if command in ("compress", "score") else []))
     assert "is a link, which no run makes or follows" in line

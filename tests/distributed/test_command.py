@@ -66,10 +66,10 @@ def test_two_ranks_make_the_student_of_one_process(alone, ranks):
         assert found[same] == expected[same]
     for stack, scores in expected["scores"].items():  # ranks share a batch's clips: float32 sums of another size
         assert found["scores"][stack] == pytest.approx(scores, rel=1e-5)
-    parts = [sorted(p.name for p in (o / "data").glob("*.safetensors")) for o in (out, alone)]
+    parts = [sorted(p.name for p in (o / "prepare").glob("*.safetensors")) for o in (out, alone)]
     assert parts[0] == parts[1] and len(parts[0]) > 1, "both ranks encode"
     for part in parts[0]:
-        mine, theirs = (load_file(o / "data" / part) for o in (out, alone))
+        mine, theirs = (load_file(o / "prepare" / part) for o in (out, alone))
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
     expected, found = weights(alone), weights(out)
     assert expected.keys() == found.keys()

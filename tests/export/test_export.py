@@ -18,7 +18,7 @@ from flc.errors import UserError
 from flc.export.card import call_example, model_card
 from flc.export.pipeline import write_pipeline
 from flc.models.folder import EMBEDDED, NOTES, adapter_for, read_json
-from flc.run.finish import public_name
+from flc.run.stages.export import public_name
 from tests.models import hunyuan, hunyuan_image, wan_image
 
 DECLARED = {

@@ -94,7 +94,7 @@ def test_random_repeats_for_a_seed_and_removes_every_block_as_often():
 
 @pytest.mark.parametrize(("options", "scale"), [({"guidance": 3}, 3), ({"guidance": 1}, 1), ({}, 5)])
 def test_an_undistilled_student_is_sampled_under_the_guidance_of_its_option_or_the_models_own(options, scale):
-    from flc.run.marks import student_guidance
+    from flc.run.derived import student_guidance
 
     job: Any = SimpleNamespace(guidance=5.0, algorithm=lambda kind: create(kind, "euler", options))
     assert student_guidance(job) == scale

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from flc.models.wan import WanAdapter
-from flc.run.stages import parked
+from flc.run.job import Job
 
 
 class Moved:
@@ -31,6 +31,6 @@ def test_an_encoder_leaves_the_device_when_its_work_fails():
 def test_the_parked_network_comes_back_when_a_training_fails():
     network = Moved()
     job = SimpleNamespace(adapter=SimpleNamespace(transformer=network, device="cuda"))
-    with pytest.raises(RuntimeError, match="out of memory"), parked(job, idle=True):
+    with pytest.raises(RuntimeError, match="out of memory"), Job.parked(job, idle=True):
         raise RuntimeError("out of memory")
     assert network.places == ["cpu", "cuda"]

@@ -14,9 +14,11 @@ from flc.models.folder import EMBEDDED
 from flc.recipe import resolve
 from flc.run.compress import completed
 from flc.run.console import Console
+from flc.run.disk import disk_needed
 from flc.run.estimate import bound, calls_of_table
-from flc.run.job import STAGES, Job
+from flc.run.job import Job
 from flc.run.memory import Sharing, bytes_of_role, bytes_of_stage, frozen_networks, head_parameters
+from flc.run.stages import STAGES
 from flc.train.launch import Ranks
 
 TRAINED = Optim(1e-3)
@@ -64,7 +66,8 @@ CHECKPOINTS, BEST = 2 * 16 * COUNT, 4 * COUNT
 def disk_of(tmp_path):
     def disk(*stages: str, **options: object) -> int:
         recipe = resolve({"keep": 0.5, "pruner": {"name": "elbo", "after": 0}, **options}, {}, {})
-        return Job(completed(recipe), tmp_path / "out", Console(quiet=True), Ranks()).disk_needed(stages)
+        job = Job(completed(recipe), tmp_path / "out", Console(quiet=True), Ranks())
+        return disk_needed(job, stages)
 
     return disk
 

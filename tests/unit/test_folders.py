@@ -167,7 +167,7 @@ def test_a_full_disk_is_one_line(stage):
 
 
 PLACES_OF_LINKS = [
-    "data", "score/plan.json", "recipe.lock.yaml", ".partial-recover", "metrics.json", "prune/transformer",
+    "prepare", "score/plan.json", "recipe.lock.yaml", ".partial-recover", "metrics.json", "prune/transformer",
     ".partial-recover/checkpoints/latest", "evaluate/videos/student/0.mp4",
 ]  # fmt: skip
 

@@ -12,8 +12,8 @@ from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
 from flc.registry import registry
 from flc.run.compress import begun, completed, make_job, recipe_from
 from flc.run.console import Console
-from flc.run.finish import public
 from flc.run.job import Job
+from flc.run.stages.export import public
 from flc.train.launch import Ranks
 
 
