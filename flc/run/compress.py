@@ -108,7 +108,7 @@ def signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def make_job(values: dict[str, Any], planned: Collection[str]) -> Job:
+def make_job(values: dict[str, Any], planned: Collection[str] = tuple(STAGES)) -> Job:
     """The job of a command that runs the `planned` stages, checked."""
     asked = recipe_from(values)
     recipe = completed(asked, elsewhere=bool(values.get("ranks")))

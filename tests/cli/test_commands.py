@@ -19,7 +19,6 @@ from flc.recipe import STAGE_OPTIONS
 from flc.registry import HOOKS, registry
 from flc.run.compress import make_job, recipe_from
 from flc.run.console import Console
-from flc.run.stages import STAGES
 
 EVERY = [(p.kind, p.algorithm.name) for p in registry().provided]
 
@@ -174,7 +173,7 @@ def test_python_m_flc_is_the_same_program(flc):
     ],
 )  # fmt: skip
 def test_settings_of_a_stage_that_trains_nothing_are_said_to_have_no_effect(flags, idle, tmp_path, capsys):
-    make_job({"out": tmp_path / "out"} | flags, list(STAGES))
+    make_job({"out": tmp_path / "out"} | flags)
     assert capsys.readouterr().err == "".join(f"warning: {line}\n" for line in idle)
 
 
@@ -182,11 +181,11 @@ def test_a_guided_student_of_a_recovery_without_empty_texts_is_warned_of(tmp_pat
     """The embedded presets drop no text in stage II: their students need no guidance."""
     said = "warning: this student is sampled with guidance, and stage II never trains it without text"
     for flags in ({"distiller": "euler"}, {"distiller": "euler", "recovery": "icmd"}):
-        make_job({"out": tmp_path / "out"} | flags, list(STAGES))
+        make_job({"out": tmp_path / "out"} | flags)
         assert said in capsys.readouterr().err
     for flags in ({}, {"distiller": "euler", "recovery": "none"}, {"distiller": "euler", "guidance": 1.0},
                   {"distiller": "euler", "set_": ["recover.drop_text=0.1"]}):  # fmt: skip
-        make_job({"out": tmp_path / "out"} | flags, list(STAGES))
+        make_job({"out": tmp_path / "out"} | flags)
         assert said not in capsys.readouterr().err
 
 
@@ -194,7 +193,7 @@ def test_depths_that_fall_together_are_refused_before_the_first_stage(tmp_path):
     for flags in ({"distiller": "dmd2", "set_": ["distiller.depths=[0.98,1.0]"]},
                   {"recovery": "icmd", "set_": ["recovery.depths=[0.01,0.02]"]}):  # fmt: skip
         with pytest.raises(UserError, match=r"depths \[.*\] fall together on 10 blocks: give fewer"):
-            make_job({"out": tmp_path / "out"} | flags, list(STAGES))
+            make_job({"out": tmp_path / "out"} | flags)
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys):
