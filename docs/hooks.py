@@ -171,5 +171,5 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """A docstring's `::` before an example, as it is meant."""
-    return re.sub(r"::</p>", ":</p>", html)
+    """A docstring's `::` before an example, as it is meant; a spread stays in its value's line."""
+    return re.sub(r"(\d) ± (\d)", "\\1\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}\\2", re.sub(r"::</p>", ":</p>", html))

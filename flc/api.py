@@ -337,16 +337,15 @@ class Optim:
 class Role:
     """One network of an objective.
 
-    view   which blocks of the incoming weights it holds; blocks outside it are removed for good.
-    train  full: its own trained copy; lora: an adapter on the frozen incoming weights; frozen: those weights, or, with
-           all blocks, the unpruned network where that is one of its own (a plan narrowed the incoming weights, or
-           stage III's teacher is asked of the original); head: a trained
-           module of the algorithm's own, which `head(width)` makes for hidden states of that width (zeros and
-           draws of torch's global generator only: the core seeds it); follow: the moving average of the full role
-           `of`.
-    ema    decay of the averaged weights that the stage hands on, 0 for none; of a follower, its average's.
-    passes gradients go through this frozen network to its input (a GAN on its features): it is never sharded.
-    depths of a head: after which shares of the whole network's blocks it looks, each another block.
+    - `view`: which blocks of the incoming weights it holds; blocks outside it are removed for good.
+    - `train`: `full`, its own trained copy; `lora`, an adapter on the frozen incoming weights; `frozen`, those weights,
+      or, with all blocks, the unpruned network where that is one of its own (a plan narrowed the incoming weights, or
+      stage III's teacher is asked of the original); `head`, a trained module of the algorithm's own, which
+      `head(width)` makes for hidden states of that width (zeros and draws of torch's global generator only: the core
+      seeds it); `follow`, the moving average of the full role `of`.
+    - `ema`: decay of the averaged weights that the stage hands on, 0 for none; of a follower, its average's.
+    - `passes`: gradients go through this frozen network to its input (a GAN on its features): it is never sharded.
+    - `depths` of a head: after which shares of the whole network's blocks it looks, each another block.
     """
 
     train: Literal["full", "lora", "frozen", "head", "follow"]
@@ -479,9 +478,9 @@ class StepDistiller(Objective):
 class Query:
     """One velocity a teacher needs: which network, under which condition.
 
-    view       pruned | unpruned
-    condition  text: as given; null: the text replaced by the empty prompt, a given first frame kept
-    adapter    scale of the low-rank branch that a LoRA role trains on these weights; 0 without it
+    - `view`: `pruned` or `unpruned`.
+    - `condition`: `text`, as given; `null`, the text replaced by the empty prompt, a given first frame kept.
+    - `adapter`: scale of the low-rank branch that a LoRA role trains on these weights; 0 without it.
     """
 
     view: Literal["pruned", "unpruned"]
