@@ -25,6 +25,15 @@ class Incomplete(UserError):
     """All is written, but for values that could not be had, and the table says which. Exit code 1."""
 
 
+class UnknownOption(UserError):
+    """An option that its section has not. `what` was asked for, by its `name`, in `section`; `way` is the way out as
+    far as the section knows one: others may have it."""
+
+    def __init__(self, what: str, way: str, section: str, name: str) -> None:
+        super().__init__(f"{what}: {way}" if way else what)
+        self.what, self.section, self.name = what, section, name
+
+
 class PluginError(UserError):
     """A plugin that is unknown, broken, or provided twice."""
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from flc.errors import UserError
+from flc.errors import UnknownOption, UserError
 from flc.files import parse_json
 
 M = TypeVar("M", bound=BaseModel)
@@ -36,7 +36,7 @@ def parse_set(items: list[str]) -> dict[str, dict[str, Any]]:
         key, equals, raw = item.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and section and name):
-            raise UserError(f"--set {shortened(item)!r} is not of the form section.option=value")
+            raise UnknownOption(f"--set {shortened(item)!r} is not of the form section.option=value", "", "", key)
         value: Any = raw
         if raw[:1] in "[{" and raw:
             try:
@@ -81,7 +81,8 @@ def checked(model: type[M], values: dict[str, Any], where: str) -> M:
             names = list(_nested(model, first["loc"][:-1]).model_fields)
             near = difflib.get_close_matches(str(first["loc"][-1]), names, n=2, cutoff=0.5)
             way = f"did you mean {' or '.join(near)}?" if near else f"options are: {', '.join(names) or 'none'}"
-            raise UserError(f"unknown option {path}: {way}") from error
+            *_, section, name = where, *map(str, first["loc"])
+            raise UnknownOption(f"unknown option {path}", way, section, name) from error
         said = shortened(first["msg"].removeprefix("Value error, "))
         raise UserError(f"{path}={shortened(repr(first['input']))}: {said}") from error
 

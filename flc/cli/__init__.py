@@ -9,7 +9,16 @@ from typing import Any, NoReturn
 import typer
 
 from flc.cli.app import app
-from flc.errors import Incomplete, Interrupted, NonFinite, UserError, check_text, out_of_space, refused_path
+from flc.errors import (
+    Incomplete,
+    Interrupted,
+    NonFinite,
+    UnknownOption,
+    UserError,
+    check_text,
+    out_of_space,
+    refused_path,
+)
 
 #: Characters of a word in a message.
 LONGEST = 300
@@ -32,13 +41,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except typer.Exit as error:
         code = error.exit_code
     except USAGE as error:
-        code = fail(error.format_message(), 2, debug)
+        from flc.cli.hints import of_flag
+
+        code = fail(of_flag(error), 2, debug)
     except (typer.Abort, KeyboardInterrupt):
         code = fail("interrupted", 130, debug)
     except Interrupted as error:
         code = fail(f"{error}; finished work is kept: run again with --resume", 128 + error.signal, debug)
     except (NonFinite, Incomplete) as error:
         code = fail(str(error), 1, debug)
+    except UnknownOption as error:
+        from flc.cli.hints import way_to
+
+        way = way_to(error.name, error.section)
+        code = fail(f"{error.what}: {way}" if way else str(error), 2, debug)
     except UserError as error:
         code = fail(str(error), 2, debug)
     except Exception as error:
