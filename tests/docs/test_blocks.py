@@ -13,6 +13,7 @@ import yaml
 from typer.main import get_command
 
 from flc.api import Budget, Query
+from flc.cli import main
 from flc.cli.app import app
 from flc.models.first_frame import FirstFrameAdapter
 from flc.models.folder import EMBEDDED
@@ -20,6 +21,7 @@ from flc.options import parse_set
 from flc.recipe import Recipe, lock_text, resolve
 from flc.registry import create, registry
 from flc.run.compress import completed, recipe_from
+from tests.comparison.test_scales import configs, estimated
 from tests.contract.test_pruners import TinyPrunable, make_samples
 
 from .pages import PAGES, ROOT, blocks, commands, name, spans
@@ -159,6 +161,42 @@ def test_the_guides_teacher_is_guidance_of_scale_4_and_its_metric_sees_darkness(
             self.video = torch.full((2, 3, 4, 4, 3), level)
 
     assert left["Brightness"]().score(Clips(0.25), Clips(0.75)).value == 0.5
+
+
+#: Columns of the guide's table of memory, by the names of sizes.
+MODELS = {"Wan 1.3B": "wan-1.3b", "Wan TI2V 5B": "wan-ti2v-5b", "Wan 14B": "wan-14b", "HunyuanVideo 13B": "hunyuan-13b"}
+
+
+@pytest.mark.parametrize("title", MODELS)
+def test_the_memory_of_the_guide_is_what_a_dry_run_counts(tmp_path, monkeypatch, title, capsys):
+    monkeypatch.chdir(tmp_path)
+    configs(MODELS[title], tmp_path)
+    head, _, *rows = (
+        [c.strip(" `") for c in line.strip("|").split("|")]
+        for line in ("| options |" + (ROOT / "docs" / "large.md").read_text().partition("| options |")[2])
+        .partition("\n\n")[0]
+        .splitlines()
+    )
+    assert head[1:] == [*MODELS] and len(rows) == 6
+    for options, *cells in rows:
+        run = [
+            "compress",
+            "--model",
+            ".",
+            "--preset",
+            "full",
+            "--dtype",
+            "bfloat16",
+            "--dry-run",
+            "--out",
+            "new",
+        ]
+        with pytest.raises(SystemExit) as ended:
+            main([*run, *options.split()])
+        said, wrong = capsys.readouterr()
+        assert ended.value.code == 0, wrong
+        counted = [f"{float(row[-1]):.0f}" for row in estimated(said).values()]
+        assert cells[head.index(title) - 1] == " / ".join(counted), options
 
 
 def test_the_support_matrix_names_every_family_and_what_it_does():
