@@ -39,6 +39,13 @@ def spans(page: Path) -> list[str]:
     return re.findall(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)", BLOCK.sub("", page.read_text()))
 
 
+def table(page: Path, first: str) -> list[list[str]]:
+    """The table whose first column has this title: its head, and its rows."""
+    _, found, rest = page.read_text().partition(f"| {first} |")
+    head, _, *rows = (found + rest).partition("\n\n")[0].splitlines()
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in (head, *rows)]
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """Arguments of every `flc` that the page has a reader type: in blocks, and in lines of text."""
     typed = [line for block in blocks(page, "", "sh", "bash") for line in block.replace("\\\n", " ").splitlines()]

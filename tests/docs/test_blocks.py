@@ -24,7 +24,7 @@ from flc.run.compress import completed, recipe_from
 from tests.comparison.test_scales import configs, estimated
 from tests.contract.test_pruners import TinyPrunable, make_samples
 
-from .pages import PAGES, ROOT, blocks, commands, name, spans
+from .pages import PAGES, ROOT, blocks, commands, name, spans, table
 
 README = ROOT / "README.md"
 WITH = {language: [p for p in PAGES if blocks(p, language)] for language in ("python", "yaml")}
@@ -122,10 +122,8 @@ def test_every_recipe_on_a_page_resolves(page):
 
 def test_every_extra_and_every_script_on_a_page_is_there():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    listed = re.findall(
-        r"^\| ((?:`\w+`(?:, )?)+) \| ", README.read_text().partition("| extra |")[2].partition("##")[0], re.M
-    )
-    assert {e for row in listed for e in re.findall(r"\w+", row)} == set(extras)
+    _, *listed = table(README, "extra")
+    assert {e for row in listed for e in re.findall(r"\w+", row[0])} == set(extras)
     for page in PAGES:
         text = page.read_text()
         assert {e for row in re.findall(r'-e "\.\[([\w,]+)\]"', text) for e in row.split(",")} <= set(extras), page
@@ -171,28 +169,12 @@ MODELS = {"Wan 1.3B": "wan-1.3b", "Wan TI2V 5B": "wan-ti2v-5b", "Wan 14B": "wan-
 def test_the_memory_of_the_guide_is_what_a_dry_run_counts(tmp_path, monkeypatch, title, capsys):
     monkeypatch.chdir(tmp_path)
     configs(MODELS[title], tmp_path)
-    head, _, *rows = (
-        [c.strip(" `") for c in line.strip("|").split("|")]
-        for line in ("| options |" + (ROOT / "docs" / "large.md").read_text().partition("| options |")[2])
-        .partition("\n\n")[0]
-        .splitlines()
-    )
+    head, *rows = table(ROOT / "docs" / "large.md", "options")
     assert head[1:] == [*MODELS] and len(rows) == 6
     for options, *cells in rows:
-        run = [
-            "compress",
-            "--model",
-            ".",
-            "--preset",
-            "full",
-            "--dtype",
-            "bfloat16",
-            "--dry-run",
-            "--out",
-            "new",
-        ]
+        run = f"compress --model . --preset full --dtype bfloat16 --dry-run --out new {options}"
         with pytest.raises(SystemExit) as ended:
-            main([*run, *options.split()])
+            main(run.split())
         said, wrong = capsys.readouterr()
         assert ended.value.code == 0, wrong
         counted = [f"{float(row[-1]):.0f}" for row in estimated(said).values()]
@@ -200,10 +182,7 @@ def test_the_memory_of_the_guide_is_what_a_dry_run_counts(tmp_path, monkeypatch,
 
 
 def test_the_support_matrix_names_every_family_and_what_it_does():
-    rows = [
-        [c.strip(" `") for c in line.strip("|").split("|")]
-        for line in README.read_text().partition("| family |")[2].partition("\n\n")[0].splitlines()[2:]
-    ]
+    _, *rows = table(README, "family")
     assert {row[0] for row in rows} == set(registry().names("model"))
     for family, _, first, width, _ in rows:
         cls: Any = registry().load("model", family)
