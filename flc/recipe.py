@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from flc.api import Kind, Options, option
 from flc.errors import UserError
@@ -44,6 +44,18 @@ class DataStage(Options):
 
 class ScoreStage(Options):
     batch: int = option(16, "noised clips in one evaluation, over all ranks", "ours", ge=1)
+    given_share: float | None = option(
+        None, "share of those clips with a given first frame; default recover.given_share", "ours", ge=0, le=1
+    )
+    time_min: float = option(0.02, "smallest time at which they are noised", "ours", ge=0, lt=1)
+    time_max: float = option(0.98, "largest such time", "ours", gt=0, le=1)
+
+    @field_validator("time_max")
+    @classmethod
+    def _not_before_time_min(cls, time_max: float, others: ValidationInfo) -> float:
+        if time_max < others.data.get("time_min", 0):
+            raise ValueError(f"should be no less than time_min, {others.data['time_min']}")
+        return time_max
 
 
 class TrainStage(Options):
@@ -163,6 +175,12 @@ class Recipe(Options):
     @classmethod
     def _long(cls, dtype: Any) -> Any:
         return long_name(dtype)
+
+    @property
+    def share_scored(self) -> float:
+        """The share of a pruner's clips with a given first frame: the network is scored as stage II trains it."""
+        own = self.score.given_share
+        return self.recover.given_share if own is None else own
 
 
 #: Options that name a file or a folder; LPIPS' weights may also be `random`.

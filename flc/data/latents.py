@@ -161,13 +161,17 @@ class LatentClips:
         dropped = (draws.uniform(size) < drop_text).to(self.device)
         return replace(batch, cond=batch.cond.with_text_dropped(dropped))
 
-    def samples(self, count: int, size: int, seed: int, shift: float) -> Iterator[Sample]:
-        """`count` noised clips in batches of `size`, the same at every call: stratified shifted times."""
+    def samples(
+        self, count: int, size: int, seed: int, shift: float, given_share: float = 0.5,
+        times: tuple[float, float] = (0.02, 0.98),
+    ) -> Iterator[Sample]:  # fmt: skip
+        """`count` noised clips in batches of `size`, the same at every call: stratified shifted times, none outside
+        `times`."""
         draws = StepDraws(seed, "samples", 0)
         rows, u = torch.arange(count) % len(self), draws.uniform(count)
-        given = draws.uniform(count) < 0.5
+        given = draws.uniform(count) < given_share
         for begin in range(0, count, size):
             part = slice(begin, min(begin + size, count))
             batch = self.batch(rows[part], given[part])
-            t = shifted(u[part], shift).clamp(0.02, 0.98).to(self.device)
+            t = shifted(u[part], shift).clamp(*times).to(self.device)
             yield Sample(batch.x0, draws.normal(batch.x0), t, batch.cond)

@@ -54,7 +54,8 @@ def noised_clips(job: Job, data: Path) -> Iterator[Batches]:
 
         def batches(count: int) -> Iterator[Sample]:
             bar.restart(-(-count // size))
-            for sample in latents.samples(count, size, r.seed, job.adapter.shift):
+            times = r.score.time_min, r.score.time_max
+            for sample in latents.samples(count, size, r.seed, job.adapter.shift, r.share_scored, times):
                 yield sample
                 bar.advance()
 

@@ -138,7 +138,7 @@ def health_of(
         return None
     few = at_once(data.batch(torch.arange(1), None).x0)
     original = source if unpruned is None else unpruned
-    samples = data.samples(clips, few, job.recipe.seed, adapter.shift)
+    samples = data.samples(clips, few, job.recipe.seed, adapter.shift, options.given_share)
     return Velocities(samples, RoleNet(adapter, original, original, View()), setting.pruned, folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,10 @@ from flc.data.video import check_video, read_video
 from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.models.condition import join
+from flc.recipe import Recipe, RecoverStage, ScoreStage
+from flc.run.console import Console
+from flc.run.scoring import noised_clips
+from flc.train.launch import Ranks
 
 
 def mask(video):
@@ -242,6 +247,27 @@ def test_latents_match_their_captions_and_batches_repeat(adapter, tmp_path):
     samples = [list(data.samples(10, 4, 0, 3.0)) for _ in range(2)]
     assert [len(s.t) for s in samples[0]] == [4, 4, 2]
     assert all(torch.equal(a.x1, b.x1) and torch.equal(a.t, b.t) for a, b in zip(*samples, strict=True))
+
+
+def test_a_pruners_clips_have_the_first_frames_and_times_that_are_asked_for(adapter, tmp_path):
+    """By default those of stage II: 10 clips take stratified draws, so that a share of .3 is 3 of them exactly."""
+    encode(adapter, [(video, caption) for video, caption in drawn_clips(2, 9, 48, 48, seed=0)], tmp_path)
+    job = SimpleNamespace(adapter=adapter, ranks=Ranks(), console=Console())
+
+    def met(**sections):
+        job.recipe = Recipe(score=ScoreStage(batch=4, **sections.pop("score", {})), **sections)
+        with noised_clips(job, tmp_path) as batches:
+            samples = list(batches(10))
+        return int(sum(s.cond.given.sum() for s in samples)), torch.cat([s.t for s in samples])
+
+    half, times = met()
+    assert half == 5 and times.min() >= 0.02 and times.max() <= 0.98
+    given, same = met(recover=RecoverStage(given_share=0.3))
+    assert given == 3 and torch.equal(same, times)
+    given, other = met(recover=RecoverStage(given_share=0.3), score={"given_share": 1, "time_min": 0.7, "time_max": 1})
+    assert given == 10 and torch.equal(other.clamp(max=0.98), times.clamp(min=0.7)) and other.max() > 0.98
+    with pytest.raises(ValueError, match="no less than time_min"):
+        ScoreStage(time_min=0.9, time_max=0.5)
 
 
 def test_the_autoencoder_is_given_few_clips_at_once_where_they_are_large(adapter, monkeypatch):

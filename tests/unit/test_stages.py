@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flc.cli.app import app
-from flc.recipe import STAGE_OPTIONS, DistillStage, Recipe, RecoverStage, resolve
+from flc.recipe import STAGE_OPTIONS, Choice, DistillStage, Recipe, RecoverStage, ScoreStage, resolve
 from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Job
@@ -19,6 +19,15 @@ from flc.run.stages import PIPELINE, STAGES, places, until
 @pytest.mark.parametrize("stage", [RecoverStage, DistillStage])
 def test_every_option_of_a_training_is_in_its_fingerprint_but_how_it_is_saved_and_shown(stage):
     assert training(stage()).keys() == stage.model_fields.keys() - QUIET
+
+
+def test_a_plan_is_made_again_where_the_share_of_first_frames_among_its_clips_is_another_one(tmp_path):
+    def mark(**sections):
+        recipe = Recipe(pruner=Choice(name="uniform"), **sections)
+        return STAGES["score"].made_with(Job(recipe, tmp_path, Console(quiet=True)))
+
+    plain, other = mark(), mark(recover=RecoverStage(given_share=0.3))
+    assert plain != other and plain == mark(score=ScoreStage(given_share=0.5), recover=RecoverStage(given_share=0.3))
 
 
 def test_a_stage_reads_what_an_earlier_one_makes():

@@ -30,6 +30,7 @@ class Score(Stage):
         r = job.recipe
         options = {"pruner": r.pruner.model_dump(), "keep": r.keep, "seed": r.seed, **r.score.model_dump()}
         options |= {"dtype": r.dtype, "negative_prompt": r.negative_prompt, "sigmas": sigmas_of(job)}
+        options["given_share"] = r.share_scored
         before = iterations_before(job)
         if not before:
             return options
