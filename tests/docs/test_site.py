@@ -11,6 +11,7 @@ from benchmarks import readme
 from flc.cli.app import app
 from flc.recipe import STAGE_OPTIONS
 from flc.registry import registry
+from flc.run.stages import PIPELINE
 
 from .pages import PAGES, ROOMS, ROOT, hooks, name
 
@@ -80,6 +81,15 @@ def test_the_reference_of_algorithms_has_every_one_and_every_option_of_a_stage()
     page = HOOKS.algorithms_page()
     assert all(f"| `{p.algorithm.name}` | " in page for p in registry().provided)
     assert all(f"| `{option}` | " in page for options in STAGE_OPTIONS.values() for option in options.model_fields)
+
+
+def test_the_readme_has_the_stages_in_their_order_and_their_folders():
+    text = (ROOT / "README.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.count(" ─ ") > 2]
+    assert line.split(" ─ ") == [stage.name for stage in PIPELINE]
+    left = text.partition("leaves in `flc-out/`:")[2].partition("\n\n```")[0]
+    made = set(re.findall(r"(\w+)/", left))
+    assert made >= {stage.folder or stage.name for stage in PIPELINE} - {"report"}, "which is report.html"
 
 
 @pytest.mark.parametrize("page", readme.PAGES)
