@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from flc.api import Configured, TeacherComposer
 from flc.errors import UserError
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from flc.models.condition import Condition
     from flc.schedule import FewStepSchedule, Sampler
+
+
+Part = Literal["transformer", "vae", "text"]
+"""Of a model, what has weights: the network, the autoencoder, and what encodes texts (and images)."""
+EVERY: frozenset[Part] = frozenset(("transformer", "vae", "text"))
 
 
 class ModelAdapter(Configured, ABC):
@@ -58,13 +63,10 @@ class ModelAdapter(Configured, ABC):
         folder are an error, unless one is a subclass of the other: it is taken in the other's place."""
 
     @abstractmethod
-    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:
-        """Read a folder that `flc.models.folder.check` has passed; `UserError` for a kind that is not supported."""
-
-    def outline(self, folder: Path, dtype: str = "float32") -> Self:
-        """Read a folder's configs alone: a transformer without numbers (device meta), no text encoder. What counts
-        parameters asks for it; `UserError` where a family has none."""
-        raise UserError(f"{folder}: the adapter of this family does not read configs alone: leave --ranks out")
+    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32", parts: frozenset[Part] = EVERY) -> Self:
+        """Read a folder that `flc.models.folder.check` has passed; `UserError` for a kind that is not supported. Of
+        what is not in `parts` the configs alone are read: transformer and autoencoder have no numbers then (device
+        meta), encoders are None. Without any part it is what counts parameters and makes schedules."""
 
     @abstractmethod
     def prepare(self, transformer: nn.Module) -> nn.Module:
@@ -193,9 +195,11 @@ class ModelAdapter(Configured, ABC):
     def teacher_scheduler(self) -> Any:
         """A fresh scheduler as the folder configures it."""
 
-    @abstractmethod
-    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
-        """A stock pipeline folder with another transformer and scheduler."""
+    def mend(self, folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Mend a student's folder, whose parts beside the network and the scheduler are copies of the model's, where
+        stock loaders would not read these as the model's own pipeline does. Returns entries of model_index.json that
+        take the place of those in `index`."""
+        return {}
 
     @abstractmethod
     def stock_class(self, with_image: bool) -> type:

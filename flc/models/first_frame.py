@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import nn
 
 from flc.errors import UserError
 from flc.models.folder import read_json
@@ -46,16 +44,12 @@ class FirstFrameAdapter(StockAdapter):
             made = f"makes {tuple(pixels.shape)} of an image, its encoder takes {(1, 3, sides, sides)}"
             raise UserError(f"{folder / 'image_processor'} {made}: take both from one model")
 
-    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
-        """With the processor of images by the name that every transformers knows: where torchvision is missing it has
+    def mend(self, folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+        """The processor of images goes by the name that every transformers knows: where torchvision is missing it has
         another one, which the first 5.0 does not know."""
-        super().save_pipeline(folder, transformer, scheduler)
-        path = folder / "model_index.json"
-        index = read_json(path)
-        library, name = index["image_processor"]
-        if name is not None and name.endswith("Pil"):
-            index["image_processor"] = [library, name.removesuffix("Pil")]
-            path.write_text(json.dumps(index, indent=2) + "\n")
+        entries = super().mend(folder, index)
+        library, name = index.get("image_processor") or (None, None)
+        return entries | ({"image_processor": [library, name.removesuffix("Pil")]} if name else {})
 
 
 def pictures(images: np.ndarray) -> Sequence[Image.Image]:

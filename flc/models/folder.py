@@ -22,6 +22,7 @@ from flc.models.safe import (
 )
 from flc.registry import registry
 
+INDEX = "model_index.json"
 NOTES = "flc.json"
 """Beside model_index.json: the size and guidance a pipeline is meant for, and what a student declares."""
 EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny-wan"

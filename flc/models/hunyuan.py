@@ -116,6 +116,15 @@ class HunyuanAdapter(StockAdapter):
             whole = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
             pipe.register_modules(tokenizer=whole)
 
+    def mend(self, folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+        """The tokenizer is written as one of whose kind every transformers reads the file itself (see `ready`)."""
+        place = folder / "tokenizer"
+        if not (place / "tokenizer.json").exists():
+            return {}
+        whole = PreTrainedTokenizerFast.from_pretrained(place, local_files_only=True)
+        whole.save_pretrained(place)
+        return {"tokenizer": ["transformers", type(whole).__name__]}
+
     def running_dtype(self, transformer: Any) -> torch.dtype:
         return transformer.x_embedder.proj.weight.dtype
 

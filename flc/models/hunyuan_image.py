@@ -23,13 +23,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flc.errors import UserError
+from flc.family import EVERY, Part
 from flc.models.condition import Condition
 from flc.models.first_frame import FirstFrameAdapter, pictures
 from flc.models.hunyuan import TEXT_ROWS, HunyuanAdapter
 
 #: The stock pipeline's: of the image's rows every fourth is shown; of the black one's, beside a negative prompt, every
 #: second.
-EVERY, EVERY_OF_BLACK = 4, 2
+FOURTH, OF_BLACK = 4, 2
 TRACE = 0.001
 """How much of the first frame is in the noise that a clip begins from."""
 
@@ -82,9 +83,9 @@ class HunyuanImageAdapter(FirstFrameAdapter, HunyuanAdapter):
             raise UserError(f"{folder / 'text_encoder'} makes {rows} rows of an image, not the stock {expected}")
         self.check_sight(pipe, folder, sight.image_size)
 
-    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:
+    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32", parts: frozenset[Part] = EVERY) -> Self:
         self._black = {}
-        return super().load(folder, device, dtype)
+        return super().load(folder, device, dtype, parts)
 
     # -- encoding -----------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class HunyuanImageAdapter(FirstFrameAdapter, HunyuanAdapter):
     def nothing(self, negative: str) -> Tensor:
         """(1, L, D) of the negative prompt, over a black image."""
         if negative not in self._black:
-            (rows,) = self.seen([Image.new("RGB", (64, 64))], [negative], EVERY_OF_BLACK)
+            (rows,) = self.seen([Image.new("RGB", (64, 64))], [negative], OF_BLACK)
             self._black[negative] = rows.cpu().clone()
         return self._black[negative][None].to(self.device)
 
@@ -131,7 +132,7 @@ class HunyuanImageAdapter(FirstFrameAdapter, HunyuanAdapter):
 
     def first_frames(self, images: np.ndarray, frames: int, prompts: Sequence[str] = ()) -> dict[str, Tensor]:
         """`first`, the latents of the image alone, `given` and the `text` of image and prompt."""
-        text = nn.utils.rnn.pad_sequence(self.seen(pictures(images), prompts, EVERY), batch_first=True)
+        text = nn.utils.rnn.pad_sequence(self.seen(pictures(images), prompts, FOURTH), batch_first=True)
         given = torch.ones(len(images), dtype=torch.bool, device=self.device)
         return {"first": self.encode(images[:, None]), "given": given, "text": text}
 

@@ -59,6 +59,17 @@ def weight_files(folder: Path) -> list[Path]:
     return found
 
 
+def read_files(folder: Path) -> Iterator[Path]:
+    """What loaders read of a component's folder: no notes of a download (hidden files), no other variants of the
+    weights, no text for people."""
+    weights = weight_files(folder)
+    for path in folder.rglob("*"):
+        hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
+        other = path.suffix in (".safetensors", *PICKLES) and weights and path not in weights
+        if path.is_file() and not hidden and not other and path.suffix != ".md":
+            yield path
+
+
 def check_weights_are_safe(folder: Path) -> None:
     """`UserError` unless a component's weights are safetensors under the names that stock loaders look for."""
     if weight_files(folder):

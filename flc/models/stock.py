@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flc.errors import UserError
-from flc.family import ModelAdapter
+from flc.family import EVERY, ModelAdapter, Part
 from flc.models.config import check_types
 from flc.models.folder import read_json
 from flc.models.loaded import check_loaded
@@ -137,20 +137,31 @@ class StockAdapter(ModelAdapter):
         own = {name: value for name, value in index.items() if not isinstance(value, list)}  # no components
         check_types(self.stock_class(False), own, folder / "model_index.json")
 
-    def read(self, cls: Any, folder: Path, **options: Any) -> Any:
-        """A stock pipeline of a folder, whole and finite."""
+    def read(self, cls: Any, folder: Path, absent: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """A stock pipeline of a folder, whole and finite; `absent`: what stands for components that are not read."""
         self.check_classes(folder)
+        gone = absent or {}
         try:
-            pipe = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
+            pipe = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, **gone, **options)
         except Exception as error:  # a stranger's configs and headers may be wrong in any way
             raise UserError(self.unreadable(folder, error)) from error
         for name in self.weighted:
-            if getattr(pipe, name) is None:
+            if name not in gone and getattr(pipe, name) is None:
                 raise UserError(
                     f"{folder / 'model_index.json'} names no {name}, which this pipeline needs: name it there"
                 )
         for name in self.modules(pipe):
-            check_loaded(getattr(pipe, name), folder / name)
+            if name not in gone:
+                check_loaded(getattr(pipe, name), folder / name)
+        if not self.encoders or self.encoders[0] not in gone:
+            self.check_read(pipe, folder)
+        for name in ("flow_shift", "shift"):
+            if (value := pipe.scheduler.config.get(name)) is not None and not are_numbers([value]):
+                raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
+        return pipe
+
+    def check_read(self, pipe: Any, folder: Path) -> None:
+        """What a whole pipeline's files say together."""
         try:
             self.ready(pipe, folder)
             self.check_tokens(pipe, folder)
@@ -159,10 +170,6 @@ class StockAdapter(ModelAdapter):
             raise
         except Exception as error:  # its files were read once, but perhaps not all that they say
             raise UserError(self.unreadable(folder, error)) from error
-        for name in ("flow_shift", "shift"):
-            if (value := pipe.scheduler.config.get(name)) is not None and not are_numbers([value]):
-                raise UserError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {name} must be a number")
-        return pipe
 
     def check_tokens(self, pipe: Any, folder: Path) -> None:
         """`UserError` where a text would not become numbers that its encoder has rows for."""
@@ -178,41 +185,42 @@ class StockAdapter(ModelAdapter):
         said = (str(error) or type(error).__name__).splitlines()[0]
         return f"{folder} does not load as a {self.family} pipeline: {said}"
 
-    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> Self:
+    def load(self, folder: Path, device: str = "cpu", dtype: str = "float32", parts: frozenset[Part] = EVERY) -> Self:
         """Read a folder that `flc.models.folder.check` has passed."""
-        self.device, self._texts, self.notes = torch.device(device), {}, read_notes(folder)
+        self.device, self._texts, self.notes = torch.device(device if parts else "meta"), {}, read_notes(folder)
         self.check_kind(folder)
-        self.pipe = self.read(self.stock_class(False), folder, torch_dtype=self.precisions(dtype))
+        absent = self.absent(folder, parts)
+        self.pipe = self.read(self.stock_class(False), folder, absent, torch_dtype=self.precisions(dtype))
         self.pipe.set_progress_bar_config(disable=True)
-        for component in (self.pipe.transformer, self.pipe.vae):
-            component.to(self.device)
+        for name in ("transformer", "vae"):
+            if name not in absent:
+                getattr(self.pipe, name).to(self.device)
         for name in self.modules(self.pipe):
-            getattr(self.pipe, name).requires_grad_(False).eval()
+            if (module := getattr(self.pipe, name)) is not None:
+                module.requires_grad_(False).eval()
+        if "transformer" in absent:
+            self.pipe.transformer.to(DTYPES[dtype])
         self.prepare(self.pipe.transformer)
         return self
 
-    def outline(self, folder: Path, dtype: str = "float32") -> Self:
-        self.device, self._texts, self.notes = torch.device("meta"), {}, read_notes(folder)
-        self.check_kind(folder)
-        self.check_classes(folder)
+    def absent(self, folder: Path, parts: frozenset[Part]) -> dict[str, Any]:
+        """What stands for the components of a pipeline that are not in `parts`."""
+        gone: dict[str, Any] = {}
         try:
-            with self.device:
-                parts: dict[str, Any] = {
-                    name: self.classes[name].from_config(read_json(folder / name / "config.json"))
-                    for name in ("transformer", "vae")
-                }
-            for name in self.encoders:
-                parts |= {name: None, name.replace("text_encoder", "tokenizer"): None}
-            parts |= dict.fromkeys(self.optional)
-            self.pipe = self.stock_class(False).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, **parts
-            )
+            self.check_classes(folder)
+            for name in ("transformer", "vae"):
+                if name not in parts:
+                    with torch.device("meta"):
+                        gone[name] = self.classes[name].from_config(read_json(folder / name / "config.json"))
         except UserError:
             raise
         except Exception as error:  # a stranger's configs may be wrong in any way
             raise UserError(self.unreadable(folder, error)) from error
-        self.pipe.transformer.to(DTYPES[dtype]).requires_grad_(False)
-        return self
+        if "text" not in parts:
+            for name in self.encoders:
+                gone |= {name: None, name.replace("text_encoder", "tokenizer"): None}
+            gone |= dict.fromkeys(self.optional)
+        return gone
 
     @property
     def transformer(self) -> nn.Module:
@@ -325,16 +333,6 @@ class StockAdapter(ModelAdapter):
     def teacher_scheduler(self) -> Any:
         """A fresh scheduler as the folder configures it."""
         return type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-
-    def save_pipeline(self, folder: Path, transformer: nn.Module, scheduler: Any) -> None:
-        """A stock pipeline folder with another transformer and scheduler."""
-        components = dict(self.pipe.components, transformer=transformer, scheduler=scheduler)
-        pipe = self.stock_class(False)(**components, **self.switches())
-        pipe.save_pretrained(folder, safe_serialization=True)
-
-    def switches(self) -> dict[str, Any]:
-        """Entries of the pipeline's own config that are no components."""
-        return {}
 
     def stock_class(self, with_image: bool) -> Any:
         return self.classes["pipeline"]

@@ -198,8 +198,5 @@ class WanAdapter(StockAdapter):
         scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=sampler == "sde", **settings)
         return FewStepSchedule(scheduler, n, shift=k, sampler=sampler)
 
-    def switches(self) -> dict[str, Any]:
-        return {"expand_timesteps": self.pipe.config.expand_timesteps}
-
     def stock_class(self, with_image: bool) -> Any:
         return WanImageToVideoPipeline if with_image else self.classes["pipeline"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from flc.errors import Interrupted, UserError
+from flc.family import EVERY, Part
 from flc.files import write_text
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check
 from flc.models.notes import read_notes
@@ -21,7 +22,7 @@ from flc.registry import create
 from flc.run.console import Console
 from flc.run.derived import student_guidance
 from flc.run.folders import check_out, check_resumed, check_store, held, nearest_existing, require
-from flc.run.job import Job, Outline, check_device
+from flc.run.job import Job, check_device
 from flc.run.objectives import check_objectives, said_before
 from flc.run.plan import read_plan
 from flc.run.provenance import ahead, changed, check_chain, check_goes_on
@@ -115,15 +116,19 @@ def make_job(values: dict[str, Any], planned: Collection[str] = tuple(STAGES)) -
     if count := values.get("ranks"):
         if recipe.engine == "plain" and count > 1:
             raise UserError(f"--ranks {count}: --engine plain is one process; add --engine deepspeed")
-        job: Job = Outline(recipe, values["out"], Console(), Ranks(world=count))
+        job = Job(recipe, values["out"], Console(), Ranks(world=count), needs=frozenset())
     else:
         check_device(recipe.device)
-        ranks = from_environment(recipe.engine, recipe.device)
-        job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks, values.get("store"))
+        ranks, needs = from_environment(recipe.engine, recipe.device), needed_of_model(planned)
+        job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks, values.get("store"), needs)
     if AUTO in (asked.device, asked.dtype):
         job.chosen = f"device {recipe.device}, dtype {recipe.dtype}"
-    job.check(planned)
-    check_scheduler(job, planned)
+    if count:
+        job.check_counted(planned)
+    else:
+        job.check(planned)
+    if count or job.needs == EVERY:
+        check_scheduler(job, planned)
     check_objectives(job, planned)
     for text in [
         *idle(job, values),
@@ -133,6 +138,11 @@ def make_job(values: dict[str, Any], planned: Collection[str] = tuple(STAGES)) -
     ]:
         job.console.warn(text)
     return job
+
+
+def needed_of_model(planned: Collection[str]) -> frozenset[Part]:
+    """What these stages load of the model; those that train encode clips first, if that is not done."""
+    return frozenset[Part]().union(*(STAGES[name].needs for name in planned))
 
 
 def before(job: Job, planned: Collection[str], values: dict[str, Any]) -> list[str]:

@@ -20,11 +20,10 @@ from pathlib import Path
 from flc.data.source import read_manifest
 from flc.errors import UserError
 from flc.files import parse_json, read_json, read_text, write_text
-from flc.models.folder import NOTES
-from flc.models.safe import PICKLES, components, weight_files
+from flc.models.folder import INDEX, NOTES
+from flc.models.safe import components, read_files
 
 DONE = "done.json"
-INDEX = "model_index.json"
 LARGE = 1 << 20
 """Bytes from which on a digest is kept; smaller files are hashed each time."""
 SETTLED = 2_000_000_000
@@ -62,19 +61,13 @@ def of_files(named: Iterable[tuple[str, Path]]) -> str:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """What is read of a model's folder, or of a component's: no notes of a download (hidden files), no other variants
-    of the weights, no text for people, and of a pipeline the components that its index names alone."""
+    """What is read of a model's folder, or of a component's: of a pipeline the components that its index names."""
     parts = [folder]
     if (folder / INDEX).is_file():
         parts = [folder / name for name in components(read_json(folder / INDEX))]
         yield from (path for path in (folder / INDEX, folder / NOTES) if path.is_file())
     for part in parts:
-        weights = weight_files(part)
-        for path in part.rglob("*"):
-            hidden = any(name.startswith(".") for name in path.relative_to(part).parts)
-            other = path.suffix in (".safetensors", *PICKLES) and weights and path not in weights
-            if path.is_file() and not hidden and not other and path.suffix != ".md":
-                yield path
+        yield from read_files(part)
 
 
 # -- digests of files ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from flc.evaluate.metrics import drawn_kind
 from flc.evaluate.options import check_options
 from flc.evaluate.suite import Broken, metrics
 from flc.evaluate.vbench_layout import SEEDS, official_prompts
+from flc.family import EVERY, Part
 from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.prunable import Prunable
 from flc.models.quiet import hush
@@ -40,6 +41,8 @@ class Job:
     ranks: Ranks = field(default_factory=Ranks)
     store: Path | None = None
     """Folder in which runs share finished stages."""
+    needs: frozenset[Part] = EVERY
+    """What the stages that are planned ask of the model; without any of it, it is known by its configs alone."""
     chosen: str = ""
     """What `auto` stands for on this machine, to be said when the run begins."""
 
@@ -49,10 +52,10 @@ class Job:
 
     @cached_property
     def adapter(self) -> Any:
-        """The loaded model."""
-        adapter = adapter_for(self.model_folder)
+        """The model, of which what the stages need is loaded."""
+        adapter = adapter_for(self.model_folder, weights=bool(self.needs))
         hush()
-        return adapter.load(self.model_folder, self.ranks.device(self.recipe.device), self.recipe.dtype)
+        return adapter.load(self.model_folder, self.ranks.device(self.recipe.device), self.recipe.dtype, self.needs)
 
     def forget_model(self) -> None:
         """Read the model again when it is next asked for."""
@@ -219,20 +222,29 @@ class Job:
             raise UserError(f"--offload goes with --zero 3, not with {self.zero}: give both, or neither")
         self.check_training(stages)
 
+    def check_counted(self, stages: Collection[str]) -> None:
+        """What can be refused of a run on another machine, from the model's configs alone."""
+        self.check_choices(stages)
+        _ = self.latent_shape
+
     def check(self, stages: Collection[str]) -> None:
-        """Everything that can be refused before the first of `stages`; what needs the loaded model comes last."""
+        """Everything that can be refused before the first of `stages`; what needs the loaded model comes last. Stages
+        that need a part of it neither make clips nor train."""
         from flc.run.clips import check_videos
         from flc.run.disk import check_disk
 
         self.check_choices(stages)
         self.check_apart()
         hush()  # before the first adapter's import: transformers logs advice while it is imported
-        adapter_for(self.model_folder)
+        adapter_for(self.model_folder, weights=bool(self.needs))
         if "evaluate" in stages:
             self.check_metrics()
-        check_options(self.recipe.evaluate, self.console.warn)
-        listed = read_captions(Path(self.recipe.data)) if self.recipe.data else []
+            check_options(self.recipe.evaluate, self.console.warn)
+        listed = read_captions(Path(self.recipe.data)) if self.recipe.data and self.needs == EVERY else []
         check_disk(self, stages)
+        if self.needs != EVERY:
+            _ = self.adapter
+            return
         _ = self.latent_shape
         if "evaluate" in stages and self.size[0] < LEAST_FRAMES:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
@@ -243,22 +255,11 @@ class Job:
             said = self.adapter.advice(self.algorithm("teacher"), self.recipe.teacher.options)
             if said:
                 self.console.warn(said)
+        if "evaluate" not in stages:
+            return
         if self.recipe.evaluate.lpips and min(self.size[1:]) < SMALLEST:
             raise UserError(f"evaluate.lpips needs clips of {SMALLEST} pixels a side: --height and --width")
         check_given(self.asked, self.recipe.evaluate.suite, self.adapter.image_to_video, self.adapter.needs_first_frame)
-
-
-class Outline(Job):
-    """A run whose model is known by its configs alone: what can be counted on a machine that has nothing of it."""
-
-    @cached_property
-    def adapter(self) -> Any:
-        hush()
-        return adapter_for(self.model_folder, weights=False).outline(self.model_folder, self.recipe.dtype)
-
-    def check(self, stages: Collection[str]) -> None:
-        self.check_choices(stages)
-        _ = self.latent_shape
 
 
 def check_device(device: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flc.family import EVERY, Part
 from flc.recipe import TrainStage
 from flc.registry import Kind
 from flc.run.fingerprints import ClipsOf
@@ -52,6 +53,8 @@ class Stage:
     kind: ClassVar[Kind | None] = None
     """Of the algorithm that does its work."""
     trains: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Part]] = EVERY
+    """What it asks of the model beside facts, which configs alone say."""
     rests_on: ClassVar[tuple[str, ...]] = ()
     """Further stages whose folders must go together with those that it reads."""
     compared: ClassVar[bool] = True

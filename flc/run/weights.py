@@ -58,8 +58,8 @@ def check_shape(job: Job, plan: dict[str, Any], folder: Path, pruned: bool) -> N
             raise UserError(f"{folder} has {entry}={found}, {wanted}: give weights that were made of this model so")
 
 
-def load_transformer(job: Job, folder: Path) -> Any:
-    """What `check_transformer` finds, ready for this adapter."""
+def read_transformer(job: Job, folder: Path) -> Any:
+    """What `check_transformer` finds, whole and finite, in the run's precision."""
     path = check_transformer(job, folder)
     cls: Any = type(job.adapter.transformer)
     try:
@@ -67,4 +67,9 @@ def load_transformer(job: Job, folder: Path) -> Any:
     except Exception as error:
         raise UserError(unreadable(path, cls, error)) from error
     check_finite(module, path)
-    return job.adapter.prepare(module.requires_grad_(False).eval().to(job.adapter.device))
+    return module.requires_grad_(False).eval()
+
+
+def load_transformer(job: Job, folder: Path) -> Any:
+    """The same, ready for the job's adapter."""
+    return job.adapter.prepare(read_transformer(job, folder).to(job.adapter.device))

@@ -18,7 +18,7 @@ from flc.models.loaded import check_finite
 from flc.recipe import resolve
 from flc.run.compress import completed
 from flc.run.console import Console
-from flc.run.job import Outline
+from flc.run.job import Job
 from flc.run.walk import check_scheduler
 from flc.run.weights import load_transformer
 
@@ -390,4 +390,4 @@ FLOWS = {
 def test_schedulers_of_flow_matching_pass(place, model, case, steps):
     with_scheduler(model, *FLOWS[case])
     recipe = completed(resolve({"model": "model", "evaluate": {"teacher_steps": steps}}, {}, {}))
-    check_scheduler(Outline(recipe, place / "run", Console(quiet=True)), ["evaluate"])
+    check_scheduler(Job(recipe, place / "run", Console(quiet=True), needs=frozenset()), ["evaluate"])

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from flc.data.latents import LatentClips
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.models.notes import read_student
+from flc.models.wan import WanAdapter
 from flc.recipe import lock_text, preset_values, resolve
 from flc.run.compress import completed, recipe_from
 from flc.run.console import Console
@@ -23,9 +25,11 @@ from flc.run.provenance import ahead, changed
 from flc.run.stages import STAGES, places
 from flc.run.stages.export import public
 from flc.train.launch import Ranks
+from tests.cli.small import SMALL
 
 pytestmark = pytest.mark.usefixtures("place")
 
+SETS = [part for key, value in SMALL.items() if "distill" not in key for part in ("--set", f"{key}={value}")]
 #: Blocks are chosen of the model as it is, so that a plan rests on nothing of stage II.
 QUICK = {"preset": "quick", "pruner": {"name": "elbo", "after": 0}}
 
@@ -292,3 +296,19 @@ def test_a_student_is_measured_as_its_base_model_is(place, base, preset):
     flags = {"pipeline": place / "student", "model": place / "student", "out": place / "alone"}
     expected = preset_values(preset == "tiny", "quick")["evaluate"]
     assert recipe_from(flags).evaluate.model_dump(include=set(expected)) == expected
+
+
+def test_a_command_loads_of_the_model_what_it_uses(flc, place, monkeypatch):
+    code, _, err = flc("compress", "--out", "run", "--recovery", "none", "--distiller", "euler", *SETS)
+    assert code == 0, err
+    load, asked = WanAdapter.load, []
+    monkeypatch.setattr(WanAdapter, "load", lambda *a, **more: asked.append(a[4]) or load(*a, **more))
+    shutil.rmtree(place / "run" / "prune")
+    shutil.rmtree(student := place / "run" / "pipeline")
+    for command in ("prune", "export", "report"):
+        code, _, err = flc(command, "--out", "run")
+        assert code == 0, err
+    assert asked == [{"transformer"}, set(), set()]
+    assert {path.name for path in student.iterdir()} >= {"transformer", "vae", "text_encoder", "README.md"}
+    part = load(WanAdapter(), EMBEDDED, "cpu", "bfloat16", frozenset({"transformer"}))
+    assert part.pipe.text_encoder is None and part.pipe.vae.device.type == "meta" and part.dtype == torch.bfloat16

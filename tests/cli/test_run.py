@@ -186,7 +186,7 @@ def test_kill_at_any_moment_and_resume_ends_in_the_same_weights(whole, tmp_path)
     """While clips are encoded, just after the first checkpoint of each trained stage (so that the next start must go
     on from it), while a checkpoint is written, and while the table is made."""
     expected, out = digest(whole[0]), tmp_path / "out"
-    killed_at(out, ".partial-data")
+    killed_at(out, ".partial-prepare")
     killed_at(out, ".partial-recover/checkpoints/latest")
     assert "recover: resuming from step-" in killed_at(out, ".partial-distill/checkpoints/.step-*")
     killed_at(out, ".partial-distill/checkpoints/latest")

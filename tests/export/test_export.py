@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,7 @@ DECLARED = {
 
 def test_the_pipeline_declares_its_schedule_and_a_reload_keeps_it(adapter, tmp_path):
     schedule = adapter.schedule(4, 3.0, "ode")
-    write_pipeline(adapter, adapter.transformer, schedule, DECLARED | schedule.declaration(), tmp_path)
+    write_pipeline(adapter, EMBEDDED, adapter.transformer, schedule, DECLARED | schedule.declaration(), tmp_path)
     assert read_json(tmp_path / NOTES)["sampler"] == "ode"
     scheduler = adapter.stock_pipeline(tmp_path, False).scheduler
     scheduler.set_timesteps(4)
@@ -42,13 +43,38 @@ def test_the_pipeline_declares_its_schedule_and_a_reload_keeps_it(adapter, tmp_p
     assert not any("_name_or_path" in read_json(config) for config in configs), "no place of this machine"
 
 
+def test_what_a_student_has_of_its_model_is_the_models_files(adapter, tmp_path):
+    """Byte for byte, whatever the precision of the run, and of a snapshot whose files are links the files."""
+    model, blobs = tmp_path / "models--me--tiny" / "snapshots" / "0fad", tmp_path / "models--me--tiny" / "blobs"
+    shutil.copytree(EMBEDDED, model)
+    (model / "text_encoder" / "model.fp16.safetensors").write_bytes(b"another variant")
+    (model / "text_encoder" / ".notes").write_text("of a download")
+    (model / "README.md").write_text("of the model")
+    blobs.mkdir()
+    for number, path in enumerate(sorted(p for p in model.rglob("*") if p.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    schedule, out = adapter.schedule(4, 3.0, "ode"), tmp_path / "out"
+    write_pipeline(adapter, model, adapter.transformer, schedule, DECLARED | schedule.declaration(), out)
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+    made = {str(p.relative_to(out)): p for p in out.rglob("*") if p.is_file()}
+    shared = {name for name in made if name.split("/")[0] in ("vae", "text_encoder", "tokenizer")}
+    other = {name for name in shared if made[name].read_bytes() != (EMBEDDED / name).read_bytes()}
+    assert {name.rpartition("/")[2] for name in other} <= {"config.json"}, "which lose where their parts lay"
+    assert {"vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"} < shared
+    assert not any("fp16" in name or ".notes" in name for name in made) and "README.md" not in made
+    index, own = read_json(out / "model_index.json"), read_json(EMBEDDED / "model_index.json")
+    assert {k for k, v in index.items() if own.get(k) != v} <= {"_diffusers_version", "scheduler"}
+
+
 @pytest.mark.parametrize(
     "wrong", [{"sampler": "ode"}, {"sigmas": [1.0, 0.9, 0.5, 0.2, 0.0]}, {"sigmas": [1.0, 0.5, 0.0]}]
 )
 def test_another_schedule_than_the_trained_one_is_refused(adapter, tmp_path, wrong):
     schedule = adapter.schedule(4, 3.0, "sde")
+    declared = DECLARED | schedule.declaration() | wrong
     with pytest.raises(UserError, match="trained"):
-        write_pipeline(adapter, adapter.transformer, schedule, DECLARED | schedule.declaration() | wrong, tmp_path)
+        write_pipeline(adapter, EMBEDDED, adapter.transformer, schedule, declared, tmp_path)
     assert not (tmp_path / "model_index.json").exists()
 
 
@@ -120,7 +146,7 @@ def student_of(folder: Path, out: Path, sampler: str, guidance: float) -> dict[s
     declared = DECLARED | size | adapter.declaration()
     schedule = adapter.schedule(4, 3.0, sampler)
     declared |= schedule.declaration()
-    write_pipeline(adapter, adapter.transformer, schedule, declared, out)
+    write_pipeline(adapter, folder, adapter.transformer, schedule, declared, out)
     return declared | {
         "pipeline": read_json(out / "model_index.json")["_class_name"], "setup": list(adapter.setup),
         "guidance_argument": adapter.guidance_argument, "needs_first_frame": adapter.needs_first_frame,

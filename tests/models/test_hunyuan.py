@@ -21,6 +21,7 @@ from flc.api import Role, Sample, View
 from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips
 from flc.errors import UserError
+from flc.export.pipeline import save_pipeline
 from flc.models.condition import join
 from flc.models.folder import adapter_for
 from flc.models.hunyuan import HunyuanAdapter
@@ -84,7 +85,7 @@ def test_a_teachers_clip_is_the_stock_pipelines(hunyuan, folder, guidance):
 def test_a_students_clip_and_sigmas_are_the_stock_pipelines(hunyuan, folder, tmp_path, sampler):
     schedule = hunyuan.schedule(4, 5.0, sampler)
     assert schedule.sigmas == pytest.approx([1, 15 / 16, 5 / 6, 5 / 8, 0], abs=1e-6)  # k s / (1 + (k - 1) s), float32
-    hunyuan.save_pipeline(tmp_path, hunyuan.transformer, schedule.scheduler)
+    save_pipeline(hunyuan, folder, hunyuan.transformer, schedule.scheduler, tmp_path)
     seen: list[float] = []
 
     def record(pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def test_a_teacher_that_adds_its_default_guidance_to_the_embedded_one_is_said(hu
 def test_texts_are_split_as_the_tokenizers_file_says_here_and_in_a_student(hunyuan, folder, tmp_path):
     """transformers 5 drops the byte-level splitting and the first token of a class named as the published one is."""
     said = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-    hunyuan.save_pipeline(tmp_path, hunyuan.transformer, hunyuan.schedule(4, 5.0, "ode").scheduler)
+    save_pipeline(hunyuan, folder, hunyuan.transformer, hunyuan.schedule(4, 5.0, "ode").scheduler, tmp_path)
     for pipe in (hunyuan.pipe, HunyuanVideoPipeline.from_pretrained(tmp_path)):
         assert pipe.tokenizer("two words: a\nline").input_ids == said.encode("two words: a\nline").ids
         assert pipe.tokenizer.padding_side == "right" and pipe.tokenizer.pad_token == "<pad>"
@@ -315,7 +316,7 @@ def test_a_transformer_whose_tensors_have_other_names_is_refused(folder, tmp_pat
 
 def test_an_outline_counts_what_the_whole_holds(folder, hunyuan, tmp_path):
     alone = configs(folder, tmp_path / "alone")
-    outline = adapter_for(alone, weights=False).outline(alone, "bfloat16")
+    outline = adapter_for(alone, weights=False).load(alone, dtype="bfloat16", parts=frozenset())
     assert outline.dtype == torch.bfloat16 and {p.device.type for p in outline.transformer.parameters()} == {"meta"}
     whole = Prunable(hunyuan, hunyuan.transformer)
     assert Prunable(outline, outline.transformer).weights == whole.weights

@@ -17,6 +17,7 @@ from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips
 from flc.errors import UserError
 from flc.evaluate.sampling import blank, condition, make_prompts
+from flc.export.pipeline import save_pipeline
 from flc.models.condition import join
 from flc.models.folder import adapter_for
 from flc.models.hunyuan_image import HunyuanImageAdapter
@@ -59,11 +60,11 @@ def test_a_teachers_clip_is_the_stock_pipelines(hunyuan, folder, guidance):
 
 
 @pytest.mark.parametrize("sampler", ["sde", "ode"])
-def test_a_students_clip_is_the_stock_pipelines(hunyuan, tmp_path, sampler):
+def test_a_students_clip_is_the_stock_pipelines(hunyuan, folder, tmp_path, sampler):
     """The noise of later steps, too, is drawn for the frames after the first alone."""
     schedule = hunyuan.schedule(4, 5.0, sampler)
     small = hunyuan.prepare(removed(hunyuan.transformer, TOKENS, hunyuan.stacks))
-    hunyuan.save_pipeline(tmp_path, small, schedule.scheduler)
+    save_pipeline(hunyuan, folder, small, schedule.scheduler, tmp_path)
     student = adapter_for(tmp_path).load(tmp_path)
     plain = HunyuanVideoImageToVideoPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
     found = stock_clip(plain, image(), guidance_scale=6.0)
@@ -217,7 +218,7 @@ def test_an_encoder_that_makes_other_rows_of_an_image_is_refused(tmp_path):
 
 def test_an_outline_counts_what_the_whole_holds(folder, hunyuan, tmp_path):
     alone = configs(folder, tmp_path / "alone")
-    outline = adapter_for(alone, weights=False).outline(alone, "bfloat16")
+    outline = adapter_for(alone, weights=False).load(alone, dtype="bfloat16", parts=frozenset())
     assert outline.dtype == torch.bfloat16 and {p.device.type for p in outline.transformer.parameters()} == {"meta"}
     assert Prunable(outline, outline.transformer).weights == Prunable(hunyuan, hunyuan.transformer).weights
     assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(alone) == (129, 720, 1280)

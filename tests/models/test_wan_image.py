@@ -19,6 +19,7 @@ from flc.data.latents import LatentClips, encode
 from flc.data.source import drawn_clips
 from flc.errors import UserError
 from flc.evaluate.sampling import blank, condition, make_prompts
+from flc.export.pipeline import save_pipeline
 from flc.models.condition import join
 from flc.models.folder import adapter_for
 from flc.models.prunable import Prunable
@@ -60,10 +61,10 @@ def test_a_teachers_clip_is_the_stock_pipelines(wan_image, folder, guidance):
 
 
 @pytest.mark.parametrize("sampler", ["sde", "ode"])
-def test_a_students_clip_is_the_stock_pipelines(wan_image, tmp_path, sampler):
+def test_a_students_clip_is_the_stock_pipelines(wan_image, folder, tmp_path, sampler):
     schedule = wan_image.schedule(4, 5.0, sampler)
     small = wan_image.prepare(removed(wan_image.transformer, {"blocks": (0, 2)}, wan_image.stacks))
-    wan_image.save_pipeline(tmp_path, small, schedule.scheduler)
+    save_pipeline(wan_image, folder, small, schedule.scheduler, tmp_path)
     student = adapter_for(tmp_path).load(tmp_path)
     found = clip(tmp_path, image(), guidance_scale=1.0)
     assert np.abs(found - ours(student, schedule.scheduler, image())).max() < TOLERANCE
@@ -201,7 +202,8 @@ def test_of_a_processor_of_texts_and_images_the_part_for_images_stays(seeing, tm
     CLIPProcessor(CLIPImageProcessor(**SIGHT), clip_tokenizer()).save_pretrained(other / "image_processor")
     adapter = adapter_for(other).load(other)
     found = adapter.first_frames(image(), 9)["image_tokens"]
-    adapter.save_pipeline(tmp_path / "student", adapter.transformer, adapter.schedule(4, 5.0, "ode").scheduler)
+    scheduler = adapter.schedule(4, 5.0, "ode").scheduler
+    save_pipeline(adapter, other, adapter.transformer, scheduler, tmp_path / "student")
     student = adapter_for(tmp_path / "student").load(tmp_path / "student")
     assert torch.equal(student.first_frames(image(), 9)["image_tokens"], found)
     expected = adapter_for(seeing).load(seeing).first_frames(image(), 9)["image_tokens"]
@@ -212,9 +214,10 @@ def test_of_a_processor_of_texts_and_images_the_part_for_images_stays(seeing, tm
 def test_a_student_names_its_processor_as_every_transformers_does(seeing, tmp_path):
     """Where torchvision is missing transformers has another name for what is the same to a stock pipeline."""
     adapter = adapter_for(seeing).load(seeing)
-    own = type("CLIPImageProcessorPil", (CLIPImageProcessor,), {"__module__": CLIPImageProcessor.__module__})
-    adapter.pipe.register_modules(image_processor=own(**SIGHT))
-    adapter.save_pipeline(tmp_path, adapter.transformer, adapter.schedule(4, 5.0, "ode").scheduler)
+    named = {"image_processor": ["transformers", "CLIPImageProcessorPil"]}
+    other = entered(seeing, tmp_path / "other", "model_index.json", named)
+    scheduler = adapter.schedule(4, 5.0, "ode").scheduler
+    save_pipeline(adapter, other, adapter.transformer, scheduler, tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["image_processor"] == ["transformers", "CLIPImageProcessor"]
     assert np.isfinite(clip(tmp_path, image(), guidance_scale=1.0)).all()
@@ -251,7 +254,7 @@ def test_a_component_that_is_named_and_missing_is_said(seeing, tmp_path, compone
 
 def test_an_outline_counts_what_the_whole_holds(folder, wan_image, tmp_path):
     alone = configs(folder, tmp_path / "alone")
-    outline = adapter_for(alone, weights=False).outline(alone, "bfloat16")
+    outline = adapter_for(alone, weights=False).load(alone, dtype="bfloat16", parts=frozenset())
     assert outline.dtype == torch.bfloat16 and {p.device.type for p in outline.transformer.parameters()} == {"meta"}
     assert Prunable(outline, outline.transformer).weights == Prunable(wan_image, wan_image.transformer).weights
     assert outline.latent_shape(9, 32, 32) == SHAPE and outline.size_of(alone) == (81, 480, 832)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from flc.draws import StepDraws
+from flc.export.pipeline import save_pipeline
 from flc.flow import few_step_grid, noised
+from flc.models.folder import EMBEDDED
 from flc.rollout import rollout, step
 
 
@@ -24,7 +26,7 @@ def test_scheduler_gives_the_shifted_grid(adapter, steps, shift):
 @pytest.mark.parametrize("sampler", ["sde", "ode"])
 def test_stock_pipeline_runs_on_the_trained_sigmas(adapter, tmp_path, sampler):
     schedule = adapter.schedule(4, 5.0, sampler)
-    adapter.save_pipeline(tmp_path, adapter.transformer, schedule.scheduler)
+    save_pipeline(adapter, EMBEDDED, adapter.transformer, schedule.scheduler, tmp_path)
     pipe = adapter.stock_pipeline(tmp_path, with_image=False)
     pipe.set_progress_bar_config(disable=True)
     seen = []

@@ -15,6 +15,7 @@ from flc.api import View
 from flc.data.shapes import all_captions, draw, sample_spec
 from flc.data.source import drawn_clips, read_video
 from flc.evaluate.sampling import condition, make_prompts
+from flc.export.pipeline import save_pipeline
 from flc.models.folder import EMBEDDED
 from flc.recipe import resolve
 from flc.sample import generators_for, noise_for, sample
@@ -30,7 +31,7 @@ SIZE = {"height": 48, "width": 48, "num_frames": 9}
 def student(request, adapter, tmp_path_factory):
     """A pipeline folder as export writes it, with a few-step schedule."""
     folder = tmp_path_factory.mktemp(request.param)
-    adapter.save_pipeline(folder, adapter.transformer, adapter.schedule(4, 3.0, request.param).scheduler)
+    save_pipeline(adapter, EMBEDDED, adapter.transformer, adapter.schedule(4, 3.0, request.param).scheduler, folder)
     return request.param, folder
 
 
@@ -146,7 +147,7 @@ def test_flc_generate_has_the_pipelines_frames_and_writes_them(student, adapter,
     )
     _, folder = student
     out = tmp_path / "clip.mp4"
-    command.generate(folder, PROMPT, None, 7, 4, 1.0, 48, 48, 9, "", "cpu", None, out)
+    command.generate(folder, PROMPT, None, 7, 4, 1.0, 48, 48, 9, "", "cpu", "auto", out)
     frames = stock(folder, adapter)
     assert np.array_equal(held[0], frames)  # the same pipeline, seed and process: bit for bit
     shown = read_video(out, 9, 192, 192)  # small clips are written four times as large

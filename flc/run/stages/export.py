@@ -13,7 +13,7 @@ from flc.recipe import Recipe, placed
 from flc.run.job import Job
 from flc.run.plan import read_plan
 from flc.run.stage import Stage
-from flc.run.weights import check_shape, load_transformer
+from flc.run.weights import check_shape, read_transformer
 from flc.schedule import FewStepSchedule
 
 
@@ -48,6 +48,7 @@ class Export(Stage):
     reads = {"plan": "score", "student": "distill"}
     given = {"plan": "plan", "student": "weights"}
     compared = shared = False
+    needs = frozenset()
 
     def made_with(self, job: Job) -> dict[str, Any]:
         return {"size": job.size, "dtype": job.recipe.dtype, "name": public(job.recipe).model}
@@ -60,7 +61,7 @@ class Export(Stage):
         if not job.ranks.leader:
             return
         declared, plan = read_student(inputs["student"] / STUDENT), read_plan(job, inputs["plan"])
-        student = load_transformer(job, inputs["student"])
+        student = read_transformer(job, inputs["student"])
         ffn = plan["channels"] and {stack: len(blocks[0]) for stack, blocks in plan["channels"].items()}
         facts = {"kept": plan["kept"], "pruner": plan["pruner"],
                  "share": job.budget.share(plan["kept"], plan["channels"]),
@@ -69,7 +70,8 @@ class Export(Stage):
                  "base_model": public(job.recipe).model or EMBEDDED_NAME,
                  **job.adapter.declaration(),
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
-        write_pipeline(job.adapter, student, schedule_of(job, declared), declared | facts, folder)
+        schedule, described = schedule_of(job, declared), declared | facts
+        write_pipeline(job.adapter, job.model_folder, student, schedule, described, folder)
 
 
 EXPORT = Export()

@@ -18,6 +18,7 @@ class Prune(Stage):
     name = "prune"
     reads = {"plan": "score"}
     given = {"plan": "plan"}
+    needs = frozenset({"transformer"})
 
     def made_with(self, job: Job) -> dict[str, Any]:
         return {"dtype": job.recipe.dtype}

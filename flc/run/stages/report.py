@@ -23,6 +23,7 @@ class Report(Stage):
     reads = {"pipeline": "export", "measured": "evaluate"}
     rests_on = ("recover", "distill")
     compared = shared = False
+    needs = frozenset()
 
     def needed(self, job: Job, places: Mapping[str, Path]) -> list[tuple[Path, str, str]]:
         return [(places["pipeline"], "the pipeline", "flc export"),
