@@ -192,10 +192,11 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="Machine-readab
 @app.command()
 def show(
     name: Annotated[
-        str, typer.Argument(help="Name of an algorithm, or of a stage: prepare, score, recover, distill, evaluate.")
+        str,
+        typer.Argument(help="Name of an algorithm, a command, or a stage: prepare, score, recover, distill, evaluate."),
     ],
 ) -> None:
-    """Print an algorithm's options, their sources, and its citation."""
+    """Print an algorithm's options, their sources, and its citation; a command's options."""
     from flc.cli.show import show as run
 
     run(name)

@@ -1,4 +1,5 @@
-"""`flc show NAME`: what an algorithm is, its options with their sources, and what to cite; a stage's options."""
+"""`flc show NAME`: what an algorithm is, its options with their sources, and what to cite; a stage's options; a
+command's flags and the sections of a recipe that it reads."""
 
 from __future__ import annotations
 
@@ -11,8 +12,17 @@ from pydantic import BaseModel
 from flc.api import Kind
 from flc.errors import PluginError
 from flc.options import describe
-from flc.recipe import ALGORITHMS, STAGE_OPTIONS, preset_values
+from flc.recipe import ALGORITHMS, STAGE_OPTIONS, Recipe, preset_values
 from flc.registry import HOOKS, registry
+
+#: The sections of a recipe that each command reads; a pruner may ask for some of stage II before it scores.
+READ: dict[str, tuple[str, ...]] = {
+    "compress": (*STAGE_OPTIONS, *ALGORITHMS),
+    "score": ("prepare", "score", "recover", "pruner", "recovery"),
+    "recover": ("prepare", "recover", "recovery"),
+    "distill": ("prepare", "distill", "distiller", "teacher"),
+    "evaluate": ("prepare", "evaluate"),
+}
 
 
 def preset_options(*place: str) -> dict[str, str]:
@@ -44,9 +54,36 @@ def show_stage(name: str) -> None:
     typer.echo(f"\nSet them with --set {name}.OPTION=VALUE.")
 
 
+def show_command(name: str, command: Any) -> None:
+    context = typer.Context(command, info_name=name)
+    typer.echo(f"command flc {name}: {command.help}\n")
+    for parameter in command.get_params(context):
+        flag, about = parameter.get_help_record(context)
+        typer.echo(f"  {flag}\n      {about}")
+    if name not in READ:
+        return
+    typer.echo("\nIt reads these sections of a recipe, set with --recipe FILE or --set SECTION.OPTION=VALUE:\n")
+    for section in READ[name]:
+        if section in STAGE_OPTIONS:
+            typer.echo(f"  {section}: flc show {section}")
+            continue
+        chosen, kind = getattr(Recipe(), section).name, section
+        others = sorted(set(registry().names(kind)) - {chosen})  # type: ignore[arg-type]
+        typer.echo(f"  {section}: flc show {chosen}, or of {', '.join(others)}")
+
+
 def show(name: str) -> None:
+    from flc.cli.app import app
+
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     if name in STAGE_OPTIONS:
-        return show_stage(name)
+        show_stage(name)
+        if name in commands:
+            typer.echo("")
+    if name in commands:
+        show_command(name, commands[name])
+    if name in STAGE_OPTIONS or name in commands:
+        return
     r = registry()
     kinds = [kind for kind in HOOKS if name in r.names(kind)]
     if not kinds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from flc.api import Algorithm
+from flc.cli.show import READ
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED, by_name
 from flc.options import describe
-from flc.recipe import STAGE_OPTIONS
+from flc.recipe import ALGORITHMS, STAGE_OPTIONS
 from flc.registry import HOOKS, registry
 from flc.run.compress import make_job, recipe_from
 from flc.run.console import Console
@@ -80,6 +82,19 @@ def test_show_prints_a_stages_options_with_sources_and_presets(flc, name):
         assert f"\n  {option}: " in out
     assert "not stated" not in out and out.count("Source: ") == len(STAGE_OPTIONS[name].model_fields)
     assert "(embedded model, quick)" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_show_prints_a_commands_options_and_the_sections_that_it_reads(flc, name):
+    code, out, err = flc("show", name)
+    assert (code, err) == (0, "") and f"command flc {name}: " in out
+    flags = set(re.findall(r"--[a-z-]+", flc(name, "--help")[1]))
+    assert flags <= {line.split()[0] for line in out.splitlines() if line.startswith("  -")}
+    sections = {line.split(":")[0].strip() for line in out.splitlines() if ": flc show " in line}
+    assert sections == set(READ.get(name, ()))
+    if name == "compress":
+        assert "\n  distiller: flc show dmd, or of " in out and "\n  distill: flc show distill\n" in out
+        assert sections == {*STAGE_OPTIONS, *ALGORITHMS}
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
