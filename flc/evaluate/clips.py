@@ -106,8 +106,13 @@ class Clips:
     @cached_property
     def foreground(self) -> Foreground:
         """The object in each frame; one clip at a time, so that the work stays in the processor's cache."""
-        found = [_foreground(clip) for clip in self.video]
-        return Foreground(*(np.stack(column) for column in zip(*found, strict=True)))
+        columns: list[np.ndarray] = []
+        for index, clip in enumerate(self.video):  # stacking would hold gigabytes twice
+            found = _foreground(clip)
+            columns = columns or [np.empty((len(self), *one.shape), one.dtype) for one in found]
+            for column, one in zip(columns, found, strict=True):
+                column[index] = one
+        return Foreground(*columns)
 
     @cached_property
     def coherent(self) -> np.ndarray:

@@ -107,14 +107,17 @@ def generate(
     """The row's clips, and seconds of sampling a clip (without decoding)."""
     generators, walk = generators_for(prompts.seeds), Walk(row.scheduler, row.steps, adapter.grid(row.steps))
     noise: Tensor = noise_for(shape, generators).to(adapter.device)
-    videos, seconds = [], 0.0
+    video, seconds = np.empty(0, np.float32), 0.0
     for begin in range(0, len(prompts.seeds), batch):
         part = slice(begin, begin + batch)
         began = now(adapter.device)
         x = sample(row.net, walk, row.guidance, noise[part], cond[part], generators[part], on_step)
         seconds += now(adapter.device) - began
-        for few in x.split(8):
-            videos.append(adapter.decode(few))
+        for first in range(begin, begin + len(x), 8):
+            few = adapter.decode(x[first - begin : first - begin + 8])
+            if not len(video):
+                video = np.empty((len(prompts.seeds), *few.shape[1:]), few.dtype)
+            video[first : first + len(few)] = few
     given = prompts.given if adapter.image_to_video else np.zeros(len(prompts.seeds), bool)
-    clips = Clips(np.concatenate(videos), prompts.captions, prompts.first, given)
+    clips = Clips(video, prompts.captions, prompts.first, given)
     return clips, seconds / len(prompts.seeds)

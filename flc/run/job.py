@@ -232,6 +232,7 @@ class Job:
         that need a part of it neither make clips nor train."""
         from flc.run.clips import check_videos
         from flc.run.disk import check_disk
+        from flc.run.shapes import check_memory
 
         self.check_choices(stages)
         self.check_apart()
@@ -248,6 +249,8 @@ class Job:
         _ = self.latent_shape
         if "evaluate" in stages and self.size[0] < LEAST_FRAMES:
             raise UserError(f"--frames {self.size[0]}: the metrics need {LEAST_FRAMES} frames or more")
+        if "evaluate" in stages:
+            check_memory(self)
         check_videos(self, stages)
         if listed and {"distill", "evaluate"} <= set(stages):
             self.check_clips(listed)

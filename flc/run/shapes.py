@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flc.data.source import write_video
+from flc.errors import UserError
 from flc.evaluate import lpips
 from flc.evaluate.clips import Clips
 from flc.evaluate.manifest import digest, shots
@@ -44,8 +47,8 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
         if asked:
             prompts = prompts_of(asked, *job.size[1:])
         else:
-            drawn = list(clips(job, -(-o.clips // o.seeds), r.seed + 7919, r.prepare.clips))
-            prompts = make_prompts(drawn, o.seeds, job.given_share, r.seed)
+            real = clips(job, -(-o.clips // o.seeds), r.seed + 7919, r.prepare.clips)
+            prompts = make_prompts(list(real), o.seeds, job.given_share, r.seed)
         cond = condition(job.adapter, prompts, r.negative_prompt, job.size[0])
         reference, fps = drawn_reference(job, o.reference), job.adapter.fps_of(job.model_folder)
         results, compared = [], {}
@@ -63,7 +66,7 @@ def measure_shapes(job: Job, table_of: Callable[[], list[Entry]], inputs: dict[s
                 place.mkdir(parents=True, exist_ok=True)
                 for index in shown(prompts.given, o.videos):
                     write_video(place / f"{index}.mp4", made.video[index], fps, 4 if job.size[1] < 128 else 1)
-                del row  # its network goes before the next one comes
+                del row, made  # its network and its clips go before the next one's come
         more: dict[str, Any] = {"instead_of": o.suite} if o.suite != "shapes" else {}
         if compared:
             metric = lpips.load(o.lpips or "", job.adapter.device)
@@ -88,3 +91,43 @@ def drawn_reference(job: Job, count: int) -> Clips:
     pairs = list(clips(job, count, r.seed + 104_729, r.prepare.clips + -(-r.evaluate.clips // r.evaluate.seeds)))
     videos = np.stack([v for v, _ in pairs])
     return Clips(videos, tuple(c for _, c in pairs), videos[:, 0], np.zeros(len(pairs), bool))
+
+
+#: Bytes of a clip's pixel: three float32 colours; beside them its difference from the background, and the mask.
+VIDEO, MEASURED = 12, 8
+#: What metrics take beside them for a moment: 8 % were measured on 32 clips of 33 frames of 240 x 416.
+WORK = 1.1
+#: Where Linux tells how much memory a container may have.
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def bytes_held(job: Job) -> int:
+    """Bytes of the machine's memory while a row is scored: its clips and those that they are compared with, as they
+    are measured; with LPIPS, the clips of the first row that it compares, too."""
+    o = job.recipe.evaluate
+    compared = VIDEO * job.clips_of_a_row if o.lpips else 0
+    scored = WORK * (VIDEO + MEASURED) * (job.clips_of_a_row + o.reference)
+    return round(math.prod(job.size) * (scored + compared))
+
+
+def memory_of_machine() -> float:
+    """Bytes of this machine's memory, or of the container's that this process is in."""
+    try:
+        whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # Windows does not say
+        return math.inf
+    limit = LIMIT.read_text().strip() if LIMIT.is_file() else ""
+    return min(whole, float(limit)) if limit.isdecimal() else whole
+
+
+def check_memory(job: Job) -> None:
+    """Refuse a table, days of training before it, that this machine's memory cannot hold."""
+    o, (frames, height, width) = job.recipe.evaluate, job.size
+    need, there = bytes_held(job), memory_of_machine()
+    if o.suite == "shapes" and need > there:
+        raise UserError(
+            f"the shapes suite holds a row's {job.clips_of_a_row} clips and {o.reference} to compare them with in "
+            f"memory, {need / 1e9:.3g} GB at {frames} frames of {height} x {width}, and this machine has "
+            f"{there / 1e9:.3g} GB: give fewer, as in --set evaluate.clips=8 --set evaluate.reference=8, or --set "
+            "evaluate.suite=vbench, which reads its clips from files"
+        )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import signal
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from flc.api import Algorithm, Metric, Score
 from flc.api import Options as Base
-from flc.errors import Interrupted, PluginError
+from flc.errors import Interrupted, PluginError, UserError
 from flc.evaluate import suite
 from flc.evaluate.clips import Clips
 from flc.evaluate.intervals import clip_averages
@@ -19,9 +20,13 @@ from flc.evaluate.metrics import AVERAGE
 from flc.evaluate.sampling import Row
 from flc.recipe import resolve
 from flc.registry import Provided, discover
+from flc.run import shapes
 from flc.run.compress import completed
 from flc.run.console import Console
 from flc.run.job import Job
+from flc.run.stages import STAGES
+
+from .spoil import draw_clips
 
 
 class Raising(Metric):
@@ -167,3 +172,48 @@ def test_a_run_is_warned_before_its_first_stage_and_one_without_a_table_is_not(r
     assert "aesthetic will be n/a" in capsys.readouterr().err
     job.check(["score"])
     assert "aesthetic" not in capsys.readouterr().err
+
+
+def test_what_is_measured_of_clips_takes_the_memory_that_is_counted_before_a_run():
+    """The work on one clip of 24 comes on top, a few numbers a pixel: a fifth. Twice the whole would be beyond it."""
+    clips = draw_clips(24, seed=0, frames=9, height=96, width=96)
+    tracemalloc.start()
+    assert clips.foreground.mask.any()
+    peak = tracemalloc.get_traced_memory()[1] / (clips.video.nbytes / shapes.VIDEO)
+    tracemalloc.stop()
+    assert shapes.MEASURED <= peak < 1.5 * shapes.MEASURED
+
+
+@pytest.mark.parametrize("lpips", [None, "random"])
+def test_a_table_beyond_the_machines_memory_is_refused_with_the_number_and_a_way_out(tmp_path, monkeypatch, lpips):
+    """48 clips and 48 to compare them with, 81 frames of 480 x 832, of 20 bytes a pixel and a tenth more: 68 GB; and 12
+    bytes a pixel of the row that LPIPS compares: 19 GB more."""
+    need = 96 * 81 * 480 * 832 * 22 + (48 * 81 * 480 * 832 * 12 if lpips else 0)
+    options = {"clips": 48, "reference": 48, "lpips": lpips}
+    job = Job(completed(resolve({"evaluate": options}, {}, {})), tmp_path, Console(quiet=True))
+    job.size = (81, 480, 832)
+    monkeypatch.setattr(shapes, "memory_of_machine", lambda: need + 1)
+    shapes.check_memory(job)
+    monkeypatch.setattr(shapes, "memory_of_machine", lambda: need - 1)
+    with pytest.raises(
+        UserError, match=f"in memory, {need / 1e9:.3g} GB at 81 frames of 480 x 832, .*evaluate.clips=8"
+    ):
+        shapes.check_memory(job)
+    job.recipe = resolve({"evaluate": options | {"suite": "vbench"}}, {}, {})
+    shapes.check_memory(job)
+
+
+def test_a_containers_limit_is_its_memory(tmp_path, monkeypatch):
+    whole = shapes.memory_of_machine()
+    monkeypatch.setattr(shapes, "LIMIT", tmp_path / "memory.max")
+    for text, found in (("1000000\n", 1e6), ("max\n", None), (f"{10**30}\n", None)):
+        shapes.LIMIT.write_text(text)
+        assert shapes.memory_of_machine() == found or (found is None and shapes.memory_of_machine() >= whole)
+
+
+def test_a_run_whose_table_does_not_fit_is_refused_before_its_first_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "memory_of_machine", lambda: 1e6)
+    job = Job(completed(resolve({}, {}, {})), tmp_path / "run", Console(quiet=True))
+    with pytest.raises(UserError, match="the shapes suite holds"):
+        job.check(STAGES)
+    job.check([name for name in STAGES if name != "evaluate"])
