@@ -158,7 +158,7 @@ def generate(
         str,
         typer.Option(help="bfloat16 (bf16), float32 or float16; auto is a student's own, else bfloat16 on a GPU."),
     ] = "auto",
-    out: Annotated[Path, typer.Option(help="The video (.mp4).")] = Path("clip.mp4"),
+    out: Annotated[Path, typer.Option(help="The video: .mp4, .gif or .webp.")] = Path("clip.mp4"),
 ) -> None:
     """Generate a clip with the stock pipeline of a folder."""
     from flc.run.generate import generate as run

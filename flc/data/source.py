@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,21 @@ def write_video(path: Path, video: np.ndarray, fps: int = 8, scale: int = 1, crf
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=BT601)))
         container.mux(stream.encode())
+
+
+#: File names' endings of pictures that move, as Pillow calls their formats.
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
+
+
+def write_animation(path: Path, video: np.ndarray, fps: int = 8, scale: int = 1) -> None:
+    """A GIF (of 256 colours a frame) or WebP of (frames, height, width, 3) in [0, 1] that repeats without end; `scale`
+    repeats pixels. A GIF's clock has 100 ticks a second: frames are shown from the nearest one."""
+    from PIL import Image
+
+    kind = ANIMATIONS[path.suffix.lower()]
+    tick = 10 if kind == "GIF" else 1  # in milliseconds
+    begins = [round(1000 * frame / fps / tick) * tick for frame in range(len(video) + 1)]
+    pixels = (video.clip(0, 1) * 255).round().astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
+    first, *rest = (Image.fromarray(rgb) for rgb in pixels)
+    lengths = [later - begin for begin, later in pairwise(begins)]
+    first.save(path, kind, save_all=True, append_images=rest, duration=lengths, loop=0, quality=90)

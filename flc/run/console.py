@@ -11,6 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 
+def in_words(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} billion" if parameters >= 1e9 else f"{parameters / 1e6:.2f} million"
+
+
 class Bar:
     def __init__(self, progress: Progress | None, task: int = 0) -> None:
         self.progress, self.task = progress, task

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from flc.data.image import read_image
-from flc.data.source import write_video
+from flc.data.source import ANIMATIONS, write_animation, write_video
 from flc.errors import UserError
 from flc.files import whole
 from flc.models.folder import adapter_for, by_name, check
@@ -86,13 +86,17 @@ def generate(
         except (TypeError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError) as error:
             # all of it is stock code on the folder's configs, of which not every number is looked at before
             raise UserError(f"{folder} does not run: {type(error).__name__}: {error}: mend its configs") from error
+    fps = adapter.fps_of(folder)
     with whole(out) as partial:
-        write_video(partial, np.asarray(video), adapter.fps_of(folder), 4 if settings["height"] < 128 else 1)
+        write = write_animation if out.suffix.lower() in ANIMATIONS else write_video
+        write(partial, np.asarray(video), fps, 4 if settings["height"] < 128 else 1)
+    shown = f"{len(video)} frames of {settings['width']}x{settings['height']} at {fps} a second"
+    console.say(f"{out}: {shown}, {settings['num_inference_steps']} steps on {device} in {dtype}")
 
 
 def check_out(out: Path) -> None:
-    if out.suffix != ".mp4" or out.is_dir():
-        raise UserError(f"--out {out} must be the name of an .mp4 file")
+    if out.suffix.lower() not in (".mp4", *ANIMATIONS) or out.is_dir():
+        raise UserError(f"--out {out} must be the name of a file that ends in .mp4, {' or '.join(ANIMATIONS)}")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: folder {out.parent} does not exist")
     if out.exists():

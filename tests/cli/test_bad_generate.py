@@ -23,7 +23,10 @@ GENERATE = {
     "beyond the table": (["tiny-wan", "--prompt", "a cat", "--height", "1040"], ["--height 1040 is beyond", "64"]),
     "too many frames": (["tiny-wan", "--prompt", "a cat", "--frames", "257"], ["--frames 257 is beyond", "64"]),
     "no image": (["tiny-wan", "--prompt", "a cat", "--image", "i.png"], ["--image i.png does not exist"]),
-    "not a video": (["tiny-wan", "--prompt", "a cat", "--out", "clip.txt"], ["--out clip.txt", ".mp4"]),
+    "not a video": (
+        ["tiny-wan", "--prompt", "a cat", "--out", "clip.txt"],
+        ["--out clip.txt", ".mp4, .gif or .webp"],
+    ),
     "no place": (["tiny-wan", "--prompt", "a cat", "--out", "no/clip.mp4"], ["folder no does not exist"]),
     "weak guidance": (["tiny-wan", "--prompt", "a cat", "--guidance", "0.5"], ["--guidance 0.5 must be 1"]),
     "guidance nan": (["tiny-wan", "--prompt", "a cat", "--guidance", "nan"], ["--guidance nan must be 1"]),

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 from flc.data.latents import LatentClips, encode, encode_parts, finish_parts
 from flc.data.shapes import (
@@ -25,7 +26,7 @@ from flc.data.shapes import (
     sample_spec,
     texture,
 )
-from flc.data.source import drawn_clips, folder_clips, read_manifest, write_video
+from flc.data.source import drawn_clips, folder_clips, read_manifest, write_animation, write_video
 from flc.data.video import check_video, read_video
 from flc.draws import StepDraws
 from flc.errors import UserError
@@ -318,3 +319,19 @@ def test_the_null_condition_is_the_negative_prompt(adapter, tmp_path):
     assert torch.equal(plain.null, adapter.text([""])) and torch.equal(negative.null, adapter.text(["a red square"]))
     both = join([plain.without_text(), negative.without_text()]).text
     assert not torch.equal(both[:2], both[2:]) and torch.equal(plain.text, negative.text)
+
+
+@pytest.mark.parametrize(("ending", "tick"), [(".gif", 10), (".webp", 1)])
+def test_an_animation_has_the_clips_frames_at_its_rate_and_repeats(tmp_path, ending, tick):
+    """At 16 frames a second, 62.5 ms, which neither clock has: rounded, but not adding up."""
+    shades = np.linspace(0, 1, 9)[:, None, None, None]  # no two alike: Pillow joins those
+    write_animation(tmp_path / f"clip{ending}", np.broadcast_to(shades, (9, 16, 24, 3)), fps=16, scale=2)
+    with Image.open(tmp_path / f"clip{ending}") as made:
+        assert (made.n_frames, made.size, made.info["loop"]) == (9, (48, 32), 0)
+        lengths = []
+        for number, frame in enumerate(ImageSequence.Iterator(made)):
+            frame.load()
+            lengths.append(frame.info["duration"])
+            # WebP at quality 90 and a GIF's palette: within four of 255 levels
+            assert np.abs(np.asarray(frame.convert("RGB"), float) / 255 - shades[number]).max() < 4 / 255
+    assert abs(sum(lengths) - 9 * 62.5) <= tick / 2

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flc.export.pipeline import check_schedule, write_pipeline
-from flc.models.folder import EMBEDDED_NAME
+from flc.models.folder import EMBEDDED_NAME, NOTES, read_json
 from flc.models.notes import STUDENT, read_student
 from flc.recipe import Recipe, placed
+from flc.run.console import in_words
 from flc.run.job import Job
 from flc.run.plan import read_plan
 from flc.run.stage import Stage
@@ -72,6 +73,11 @@ class Export(Stage):
                  "license": "apache-2.0" if job.recipe.model is None else "other"}  # fmt: skip
         schedule, described = schedule_of(job, declared), declared | facts
         write_pipeline(job.adapter, job.model_folder, student, schedule, described, folder)
+
+    def say(self, job: Job) -> None:
+        made = self.place(job)
+        kind, notes = read_json(made / "model_index.json")["_class_name"], read_json(made / NOTES)
+        job.console.say(f"{made}: {kind}, {in_words(notes['parameters'])} parameters, {notes['steps']} steps")
 
 
 EXPORT = Export()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flc.models.folder import read_json
 from flc.run.derived import iterations_before, sigmas_of
 from flc.run.job import Job
 from flc.run.plan import PLAN
@@ -42,6 +43,13 @@ class Score(Stage):
         if job.ranks.leader:
             (folder / PLAN).write_text(json.dumps(plan, indent=1))
         return facts
+
+    def say(self, job: Job) -> None:
+        plan, stays = read_json(made := self.place(job) / PLAN), []  # the model itself may have been given up
+        for stack, kept in plan["kept"].items():
+            gone = [block for block in range(len(plan["weights"][stack])) if block not in kept]
+            stays.append(f"{stack} {list(kept)} stay, {gone} go")
+        job.console.say(f"{made}: {'; '.join(stays)} ({plan['share']:.0%} of their parameters)")
 
 
 SCORE = Score()
