@@ -139,7 +139,10 @@ class Recipe(Options):
     stage say how long it runs."""
 
     model: str | None = Field(None, description="diffusers pipeline folder; the embedded tiny-wan when absent")
-    data: str | None = Field(None, description="folder with captions.jsonl and videos; drawn clips when absent")
+    data: str | None = Field(
+        None,
+        description="videos with texts beside them, or a list of such; drawn clips when absent",
+    )
     preset: Literal["quick", "full"] = Field("quick", description="how long the stages run")
     seed: int = Field(0, ge=0, le=2**31)
     steps: int = Field(4, ge=1, le=100, description="sampling steps of the student")

@@ -14,7 +14,14 @@ Flag = tuple[str, Any, Any]
 
 RUN: list[Flag] = [
     ("model", Annotated[Path | None, Opt(help="Diffusers pipeline folder; the embedded tiny-wan when absent.")], None),
-    ("data", Annotated[Path | None, Opt(help="Folder with captions.jsonl and videos; drawn clips when absent.")], None),
+    (
+        "data",
+        Annotated[
+            Path | None,
+            Opt(help="Videos with texts beside, or a list of them; drawn clips when absent."),
+        ],
+        None,
+    ),
     ("out", Annotated[Path, Opt(help="Folder of the run.")], Path("flc-out")),
     ("recipe", Annotated[Path | None, Opt(help="recipe.yaml, or the recipe.lock.yaml of another run.")], None),
     ("set_", Annotated[list[str], Opt("--set", metavar="A.B=C", help="Any option: pruner.samples=32. Repeatable")], []),

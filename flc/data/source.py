@@ -9,16 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flc import files
+from flc.data.listing import read_listing
 from flc.data.shapes import all_captions, draw, sample_spec
 from flc.data.video import BT601, LIMITED, read_video
-from flc.errors import UserError, check_text
 
 Clip = tuple[np.ndarray, str]
 """(frames, height, width, 3) float32 in [0, 1], and its caption."""
-
-
-LIST = "captions.jsonl"
 
 
 def drawn_clips(
@@ -34,45 +30,11 @@ def drawn_clips(
             yield draw(spec, frames, height, width), spec.caption
 
 
-def read_manifest(folder: Path) -> list[tuple[Path, str]]:
-    """`captions.jsonl`: one {"file": ..., "caption": ...} a line, files relative to the folder."""
-    manifest = folder / LIST
-    if not manifest.exists():
-        raise UserError(f"--data {folder} has no captions.jsonl (one {{'file': ..., 'caption': ...}} a line)")
-    rows = []
-    try:
-        lines = files.read_text(manifest, files.LIST).split("\n")
-    except OSError as error:
-        raise UserError(f"{manifest} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{manifest} cannot be read as UTF-8 text ({error}): save it as UTF-8") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = files.parse_json(line)
-            path, caption = folder / entry["file"], entry["caption"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest} line {number} is not {{'file': ..., 'caption': ...}}") from error
-        if not isinstance(caption, str):
-            raise UserError(f"{manifest} line {number}: caption {caption!r} is no text: write it in quotes")
-        try:
-            check_text(caption)
-        except ValueError as error:
-            raise UserError(f"{manifest} line {number}: caption {error}: write it anew") from error
-        if not path.is_file():
-            raise UserError(f"{manifest} line {number}: {path} {'is no file' if path.exists() else 'does not exist'}")
-        rows.append((path, caption))
-    if not rows:
-        raise UserError(f"{manifest} is empty")
-    return rows
-
-
-def folder_clips(
-    folder: Path, rows: Iterable[int], frames: int, height: int, width: int, fps: int | None = None
+def users_clips(
+    data: Path, rows: Iterable[int], frames: int, height: int, width: int, fps: int | None = None
 ) -> Iterator[Clip]:
-    """The clips of a user's folder that have the numbers `rows`; after the last one comes the first again."""
-    listed = read_manifest(folder)
+    """The user's clips that have the numbers `rows`; after the last one comes the first again."""
+    listed = read_listing(data).rows
     for row in rows:
         path, caption = listed[row % len(listed)]
         yield read_video(path, frames, height, width, fps), caption

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flc.data.source import read_manifest
+from flc.data.listing import read_listing
 from flc.data.video import check_video
 from flc.run.job import Job
 from flc.run.stages.prepare import encoded
@@ -24,7 +24,7 @@ def check_videos(job: Job, stages: Collection[str]) -> None:
     folder, (frames, *_), fps = Path(job.recipe.data), job.size, job.fps
 
     def look() -> tuple[int, list[tuple[str, int]]]:
-        listed, rows = read_manifest(folder), job.rows_read(stages)
+        listed, rows = read_listing(folder).rows, job.rows_read(stages)
         known = {listed[row][0] for row in encoded(job)} if rows else set()
         paths = list(dict.fromkeys(listed[row % len(listed)][0] for row in rows))
         paths = [path for path in paths if path not in known]

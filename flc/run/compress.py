@@ -222,6 +222,8 @@ def begun(job: Job, resume: bool) -> Iterator[None]:
             write_text(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
             if job.chosen:
                 job.console.say(job.chosen)
+            if job.recipe.data and job.needs == EVERY:
+                job.console.say(f"--data: {job.listing.said}")
         job.ranks.barrier()
         yield
 

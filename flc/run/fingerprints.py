@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from flc.data.source import read_manifest
+from flc.data.listing import read_listing
 from flc.errors import UserError
 from flc.files import parse_json, read_json, read_text, write_text
 from flc.models.folder import INDEX, NOTES
@@ -35,9 +35,9 @@ KEPT = 50_000
 
 @dataclass(frozen=True)
 class ClipsOf:
-    """Those of a user's folder that a stage reads, by their numbers in its list; after the last comes the first."""
+    """Those of a user's clips that a stage reads, by their numbers in the list; after the last comes the first."""
 
-    folder: Path
+    data: Path
     rows: range
 
 
@@ -45,7 +45,7 @@ def fingerprint_of(place: Path | ClipsOf) -> str:
     """A file by its bytes, a stage's folder by its done.json, clips by their captions and bytes; any other folder by
     the names and bytes of what loaders read in it."""
     if isinstance(place, ClipsOf):
-        listed = read_manifest(place.folder)
+        listed = read_listing(place.data).rows
         chosen = [listed[row % len(listed)] for row in place.rows]
         return of_files((caption, path) for path, caption in chosen)
     if place.is_file() or (place / DONE).exists():

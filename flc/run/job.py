@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 
 from flc.api import Budget
-from flc.data.source import read_manifest as read_captions
+from flc.data.listing import Listing, read_listing
 from flc.errors import UserError
 from flc.evaluate.clips import LEAST_FRAMES
 from flc.evaluate.lpips import SMALLEST
@@ -175,10 +175,15 @@ class Job:
                 self.console.warn(f"{name} will be n/a: {metric.summary}")
 
     @property
+    def listing(self) -> Listing:
+        """Of the user's clips."""
+        return read_listing(Path(self.recipe.data or ""))
+
+    @property
     def clips_trained(self) -> int:
         """How many clips are encoded: no more than the user has."""
         count = self.recipe.prepare.clips
-        return min(count, len(read_captions(Path(self.recipe.data)))) if self.recipe.data else count
+        return min(count, len(self.listing.rows)) if self.recipe.data else count
 
     @property
     def rows_of_table(self) -> range:
@@ -241,7 +246,7 @@ class Job:
         if "evaluate" in stages:
             self.check_metrics()
             check_options(self.recipe.evaluate, self.console.warn)
-        listed = read_captions(Path(self.recipe.data)) if self.recipe.data and self.needs == EVERY else []
+        listed = self.listing.rows if self.recipe.data and self.needs == EVERY else []
         check_disk(self, stages)
         if self.needs != EVERY:
             _ = self.adapter

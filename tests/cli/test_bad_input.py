@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flc.data.source import read_manifest, write_video
+from flc.data.listing import read_listing
+from flc.data.source import write_video
 from flc.models.folder import EMBEDDED
 from flc.recipe import lock_text, resolve
 from flc.run.compress import completed
@@ -77,7 +78,7 @@ FLAGS = {
     "until no stage": (["--until", "recovery"], ["--until 'recovery' is none of prepare, score, prune, recover"]),
     "until and a dry run": (["--until", "score", "--dry-run"], ["--until has no effect on a --dry-run"]),
     "missing model": (["--model", "nowhere"], ["--model nowhere does not exist"]),
-    "missing data": (["--data", "nowhere"], ["--data nowhere", "captions.jsonl"]),
+    "missing data": (["--data", "nowhere"], ["--data nowhere does not exist"]),
     "missing recipe": (["--recipe", "nowhere.yaml"], ["--recipe nowhere.yaml", "No such file"]),
 }
 
@@ -246,7 +247,7 @@ def test_captions_that_are_no_text(refused, unloaded, place, caption):
 def test_captions_after_a_byte_order_mark(place):
     (place / "a.mp4").touch()
     (place / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "a cat"}\n', encoding="utf-8-sig")
-    assert read_manifest(place) == [(place / "a.mp4", "a cat")]
+    assert read_listing(place).rows == [(place / "a.mp4", "a cat")]
 
 
 def test_captions_that_are_no_utf_8(refused, unloaded, place):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from flc.data.latents import LatentClips, encode, encode_parts, finish_parts
+from flc.data.listing import read_listing
 from flc.data.shapes import (
     BACKGROUND,
     CELLS,
@@ -26,7 +27,7 @@ from flc.data.shapes import (
     sample_spec,
     texture,
 )
-from flc.data.source import drawn_clips, folder_clips, read_manifest, write_animation, write_video
+from flc.data.source import drawn_clips, users_clips, write_animation, write_video
 from flc.data.video import check_video, read_video
 from flc.draws import StepDraws
 from flc.errors import UserError
@@ -138,10 +139,10 @@ def test_a_users_folder(tmp_path):
         write_video(tmp_path / f"{index}.mp4", video)
         rows.append(json.dumps({"file": f"{index}.mp4", "caption": caption}))
     (tmp_path / "captions.jsonl").write_text("\n".join(rows))
-    clips = list(folder_clips(tmp_path, range(5), 9, 48, 48))
+    clips = list(users_clips(tmp_path, range(5), 9, 48, 48))
     assert [c for _, c in clips][3:] == [c for _, c in clips][:2], "fewer clips than asked for go round again"
     assert clips[0][0].shape == (9, 48, 48, 3), "wide clips are cropped at the centre"
-    later = list(folder_clips(tmp_path, [2, 3], 9, 48, 48))
+    later = list(users_clips(tmp_path, [2, 3], 9, 48, 48))
     assert [c for _, c in later] == [clips[2][1], clips[0][1]], "those after the first two, then round again"
 
 
@@ -303,13 +304,13 @@ def test_a_caption_may_hold_any_character_of_json(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"")
     entry = json.dumps({"file": "a.mp4", "caption": "a cat\u2028sits\x85"}, ensure_ascii=False)
     (tmp_path / "captions.jsonl").write_text(entry + "\n", encoding="utf-8")
-    assert [caption for _, caption in read_manifest(tmp_path)] == ["a cat\u2028sits\x85"]
+    assert [caption for _, caption in read_listing(tmp_path).rows] == ["a cat\u2028sits\x85"]
     (tmp_path / "captions.jsonl").write_text(json.dumps({"file": "", "caption": "a"}))
     with pytest.raises(UserError, match="is no file"):
-        read_manifest(tmp_path)
+        read_listing(tmp_path)
     (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4", "caption": "half a pair: \\ud83d"}')
     with pytest.raises(UserError, match=r"line 1: caption 'half a pair: .*' is not UTF-8: write it anew"):
-        read_manifest(tmp_path)
+        read_listing(tmp_path)
 
 
 def test_the_null_condition_is_the_negative_prompt(adapter, tmp_path):
