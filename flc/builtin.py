@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
-from flc import hookimpl
+from pluggy import HookimplMarker
+
 from flc.api import Algorithm
+
+hookimpl = HookimplMarker("flc")
 
 
 @hookimpl

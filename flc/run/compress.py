@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -100,7 +101,9 @@ def signals() -> Iterator[None]:
         else:
             raise Interrupted(number)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    # only the main thread may handle signals; where flc runs in another one, a program does so itself
+    own = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM) if own}
     try:
         yield
     finally:

@@ -77,7 +77,8 @@ def width_of(column: list[str]) -> int:
 
 def fitting(columns: list[list[str]], width: int) -> list[list[str]]:
     """Columns, the first ones in any case, until the next one would not fit."""
-    shown, taken = [], -GAP
+    shown: list[list[str]] = []
+    taken = -GAP
     for column in columns:
         taken += width_of(column) + GAP
         if taken > width and len(shown) > 1:

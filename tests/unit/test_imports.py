@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 #: Rooms of flc from top to bottom. A room imports rooms of its own row and of the rows below it.
 LAYERS = (
-    ("__main__",),
+    ("__main__", "__init__", "entry"),
     ("cli",),
     ("run",),
     ("train", "export", "evaluate", "report", "data", "sample"),
     ("models",),
     ("flow", "losses", "rollout", "matching", "schedule", "draws", "recipe", "options", "registry", "hookspecs",
-     "installed", "builtin", "api", "family", "errors", "files", "__init__"),
+     "installed", "builtin", "api", "family", "errors", "files"),
 )  # fmt: skip
 #: Functions of tensors only; they know no model, no file and no option.
 PURE = ("flow", "losses", "rollout", "matching")
