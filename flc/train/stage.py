@@ -79,7 +79,8 @@ def train_stage(
     with job.console.bar(f"{name} ({type(objective).__name__})", options.iterations) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
-            bar.at(step, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.endswith("loss")))
+            losses = {k: v for k, v in metrics.items() if k.endswith("loss")}
+            bar.at(step, " ".join(f"{k.removesuffix('/loss')} {v:.3g}" for k, v in losses.items()))
             watch(step)
             if trial:
                 trial()
