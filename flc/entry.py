@@ -13,12 +13,7 @@ Place = str | Path
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Example:
-        run = flc.compress("out", keep=0.7, steps=4)
-        print(run.metrics()["rows"][-1]["scores"], run.pipeline)
-    """
+    """A finished run: `run = flc.compress("out", keep=0.7, steps=4)`."""
 
     out: Path
 
