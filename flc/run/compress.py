@@ -14,7 +14,7 @@ import torch
 
 from flc.errors import Interrupted, UserError
 from flc.family import EVERY, Part
-from flc.files import write_text
+from flc.files import read_text, write_text
 from flc.models.folder import EMBEDDED, EMBEDDED_NAME, by_name, check
 from flc.models.notes import read_notes
 from flc.options import parse_set
@@ -22,7 +22,18 @@ from flc.recipe import ALGORITHMS, AUTO, STAGE_OPTIONS, Choice, Recipe, lock_tex
 from flc.registry import create
 from flc.run.console import Console
 from flc.run.derived import student_guidance
-from flc.run.folders import check_out, check_resumed, check_store, held, nearest_existing, require
+from flc.run.fingerprints import DONE
+from flc.run.folders import (
+    FINGERPRINT,
+    PARTIAL,
+    check_out,
+    check_resumed,
+    check_store,
+    held,
+    nearest_existing,
+    read_mark,
+    require,
+)
 from flc.run.job import Job, check_device
 from flc.run.objectives import check_objectives, said_before
 from flc.run.plan import read_plan
@@ -125,11 +136,13 @@ def make_job(values: dict[str, Any], planned: Collection[str] = tuple(STAGES)) -
         ranks, needs = from_environment(recipe.engine, recipe.device), needed_of_model(planned)
         job = Job(recipe, values["out"], Console(quiet=not ranks.leader), ranks, values.get("store"), needs)
     if AUTO in (asked.device, asked.dtype):
-        job.chosen = f"device {recipe.device}, dtype {recipe.dtype}"
+        job.taken.append(f"device {recipe.device}, dtype {recipe.dtype}")
     if count:
         job.check_counted(planned)
     else:
         job.check(planned)
+    if recipe.data and job.needs == EVERY:
+        job.taken.append(f"--data: {job.listing.said}")
     if count or job.needs == EVERY:
         check_scheduler(job, planned)
     check_objectives(job, planned)
@@ -215,20 +228,41 @@ def absolute(place: str) -> str:
 
 @contextmanager
 def begun(job: Job, resume: bool) -> Iterator[None]:
-    """Refuse an --out in use, then write the lock file; nothing else works in the folder meanwhile."""
+    """Refuse an --out in use, then write the lock file; nothing else works in the folder meanwhile. A command that
+    fails before it has made anything leaves the options of the run as they were."""
     with ExitStack() as stack:
         if job.ranks.leader:
             check_out(job.out, resume)
             make_folder(job.out)
             stack.enter_context(held(job.out))
+            stack.enter_context(kept_unless_made(job))
             # absolute, so that a run goes on, and its lock file repeats it, from another folder
             write_text(job.out / LOCK, lock_text(placed(job.recipe, absolute)))
-            if job.chosen:
-                job.console.say(job.chosen)
-            if job.recipe.data and job.needs == EVERY:
-                job.console.say(f"--data: {job.listing.said}")
+            for text in job.taken:
+                job.console.say(text)
         job.ranks.barrier()
         yield
+
+
+@contextmanager
+def kept_unless_made(job: Job) -> Iterator[None]:
+    """The lock file of a run that goes on, as it was, if this ends in an error and no stage is another one than before,
+    finished or under way."""
+    lock = job.out / LOCK
+    former = read_text(lock) if lock.exists() else None
+
+    def marks() -> list[object]:
+        places = [stage.place(job) for stage in PIPELINE]
+        partial = [place.with_name(PARTIAL + place.name) for place in places]
+        return [read_mark(p / DONE) for p in places] + [read_mark(p / FINGERPRINT) for p in partial]
+
+    before = marks()
+    try:
+        yield
+    except BaseException:
+        if former is not None and marks() == before:
+            write_text(lock, former)
+        raise
 
 
 def compress(values: dict[str, Any]) -> None:
@@ -315,6 +349,8 @@ def run_one(name: str, values: dict[str, Any]) -> None:
     if not fresh and (found := changed(job, ahead(stage))):
         made, field = found[0]
         raise UserError(f"{job.out / made} was made with another {field}: leave that out, or give another --out")
+    for own, field in changed(job, [stage]):
+        job.console.warn(f"{job.out / own} was made with another {field}: it is made again")
     inputs = {} if fresh else places(job, stage, given)
     if inputs:
         check_together(job, stage, inputs, given)

@@ -43,8 +43,8 @@ class Job:
     """Folder in which runs share finished stages."""
     needs: frozenset[Part] = EVERY
     """What the stages that are planned ask of the model; without any of it, it is known by its configs alone."""
-    chosen: str = ""
-    """What `auto` stands for on this machine, to be said when the run begins."""
+    taken: list[str] = field(default_factory=list)
+    """What was taken for what the user left open, to be said when the run begins."""
 
     @property
     def model_folder(self) -> Path:

@@ -16,7 +16,7 @@ from flc.models.folder import EMBEDDED
 from flc.models.notes import read_student
 from flc.models.wan import WanAdapter
 from flc.recipe import lock_text, preset_values, resolve
-from flc.run.compress import completed, recipe_from
+from flc.run.compress import begun, completed, recipe_from
 from flc.run.console import Console
 from flc.run.fingerprints import ClipsOf
 from flc.run.folders import fingerprint, held
@@ -312,3 +312,33 @@ def test_a_command_loads_of_the_model_what_it_uses(flc, place, monkeypatch):
     assert {path.name for path in student.iterdir()} >= {"transformer", "vae", "text_encoder", "README.md"}
     part = load(WanAdapter(), EMBEDDED, "cpu", "bfloat16", frozenset({"transformer"}))
     assert part.pipe.text_encoder is None and part.pipe.vae.device.type == "meta" and part.dtype == torch.bfloat16
+
+
+def test_a_stage_that_a_command_makes_again_with_other_options_is_said(place, flc, monkeypatch):
+    made(place)
+    monkeypatch.setattr("flc.run.compress.begun", lambda job, resume: (_ for _ in ()).throw(UserError("stopped here")))
+    monkeypatch.setattr("flc.run.compress.check_together", lambda *_: None)
+    for option, said in (("distill.batch=8", True), ("distill.save_every=7", False)):
+        _, _, err = flc("distill", "--out", "run", "--set", option)
+        assert ("run/distill was made with another batch: it is made again" in " ".join(err.split())) == said, err
+
+
+def test_a_command_that_fails_before_it_made_anything_leaves_the_runs_options(place):
+    """One that made a stage, or began to train, leaves its own, with which that goes on."""
+    run = made(place)
+    lock = run / "recipe.lock.yaml"
+    former = lock.read_text()
+    job = Job(completed(resolve(QUICK | {"distill": {"batch": 8}}, {}, {})), run, Console(quiet=True))
+
+    def work(begin: bool) -> None:
+        with begun(job, resume=True):
+            assert "batch: 8" in lock.read_text() != former
+            if begin:
+                (run / ".partial-distill").mkdir()
+                (run / ".partial-distill" / "fingerprint.json").write_text('{"options": {}, "inputs": {}}')
+            raise OSError("no space left")
+
+    for begin in (False, True):
+        with pytest.raises(OSError, match="no space left"):
+            work(begin)
+        assert (lock.read_text() == former) == (not begin)
