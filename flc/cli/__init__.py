@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from flc.cli.app import app
+from flc.cli.ranks import ended, note_for_launcher, other_rank
 from flc.errors import (
     Incomplete,
     Interrupted,
@@ -78,10 +79,16 @@ def check_arguments(arguments: list[str]) -> None:
 
 
 def fail(message: str, code: int, debug: bool) -> int:
-    """Called inside main's except clauses."""
+    """Called inside main's except clauses. Of several ranks one speaks; a signal comes to all of them."""
     if debug:
         traceback.print_exc()
-    typer.echo(f"flc: error: {one_line(message)}", err=True)
+    elif (rank := other_rank()) and (code > 128 or ended()):
+        return code
+    elif rank:
+        message = f"rank {rank}: {message}"
+    line = f"flc: error: {one_line(message)}"
+    note_for_launcher(line)
+    typer.echo(line, err=True)
     return code
 
 

@@ -145,3 +145,12 @@ def test_the_full_sizes_launcher_starts_flc(tmp_path, launcher):
         env=ENVIRONMENT | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0 and '"elbo"' in done.stdout, done.stderr[-2000:]
+
+
+def test_a_mistake_is_said_once_and_ends_the_launchers_summary(tmp_path):
+    done = subprocess.run(launched(command(tmp_path / "out", *RANKS, "--keep", "5")), capture_output=True, text=True,
+                          env=ENVIRONMENT, cwd=ROOT)  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if "recipe.keep='5'" in line]
+    assert len(said) == 2 and said[0].startswith("flc: error: recipe.keep='5'"), done.stderr
+    assert said[1].strip() == f"traceback : {said[0]}", "under the root cause"
+    assert done.stderr.count("exitcode  : 2 ") == 2, "both ranks end with the same code"
