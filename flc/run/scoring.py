@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,8 @@ def planned(job: Job, pruner: Any, model: Prunable, batches: Batches) -> PrunePl
         plan = pruner.plan(model, batches, job.budget)
         if not isinstance(plan, PrunePlan):
             raise TypeError(f"plan() returned {type(plan).__name__}, not an flc.api.PrunePlan")
+        if wrong := [s for s, scores in plan.scores.items() if not all(map(math.isfinite, scores))]:
+            raise ValueError(f"scores of {', '.join(wrong)} are not finite")
         json.dumps(plan.details)
         return plan, json.loads(json.dumps({"kept": plan.kept, "channels": plan.channels, "scores": plan.scores}))
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flc.api import Batch, Loss, Objective
 from flc.draws import StepDraws
 from flc.errors import Interrupted, PluginError, UserError
@@ -184,10 +186,22 @@ def mean_of(losses: Sequence[Loss]) -> dict[str, float]:
 
 
 def loss_of(objective: Objective, phase: str, nets: RoleNets, batch: Batch, step: int, draws: StepDraws) -> Loss:
-    loss: object = objective.loss(phase, nets, batch, step, draws)
+    """Of an algorithm, by whose name is said what is wrong with it. Memory that runs out is none of its faults."""
+    place = f"{type(objective).__module__}.{type(objective).__qualname__}.loss({phase!r}, ...)"
+    try:
+        loss: object = objective.loss(phase, nets, batch, step, draws)
+    except (UserError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        raise PluginError(f"{place} failed: {type(error).__name__}: {lines[0]} (--debug shows where)") from error
     if not isinstance(loss, Loss):
-        place = f"{type(objective).__module__}.{type(objective).__qualname__}"
-        raise PluginError(f"{place}.loss({phase!r}, ...) returned {type(loss).__name__}, not an flc.api.Loss")
+        raise PluginError(f"{place} returned {type(loss).__name__}, not an flc.api.Loss")
+    if loss.value.numel() != 1:
+        raise PluginError(f"{place} is of shape {tuple(loss.value.shape)}, not one number: take its mean")
+    if not loss.value.requires_grad:
+        why = "nothing in it was computed by a network that is trained, or it was under torch.no_grad"
+        raise PluginError(f"{place} has no gradient: {why}")
     return loss
 
 

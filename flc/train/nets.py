@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flc.api import Draws, Kept, Query, Role, TeacherComposer, View
-from flc.errors import UserError
+from flc.errors import PluginError, UserError
 from flc.models.condition import Condition, join
 from flc.models.view import (
     Inject,
@@ -176,7 +176,11 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, cond: Condition, rng: Draws) -> Tensor:
-        return self.composer.compose(self.evaluate(x, t, cond), rng)
+        found = self.composer.compose(self.evaluate(x, t, cond), rng)
+        if found.shape != x.shape:  # a single number would be taken for every pixel's velocity
+            place = f"{type(self.composer).__module__}.{type(self.composer).__qualname__}"
+            raise PluginError(f"{place}.compose(...) is of shape {tuple(found.shape)}, not {tuple(x.shape)} as x_t")
+        return found
 
     @torch.no_grad()
     def evaluate(self, x: Tensor, t: Tensor, cond: Condition) -> dict[Query, Tensor]:
@@ -263,13 +267,18 @@ class RoleNets:
         self.rng: Draws | None = None
 
     def __getitem__(self, role: str) -> RoleNet:
+        if role not in self._nets:
+            raise LookupError(f"there is no network {role!r}: roles() names {', '.join(self._nets)}")
         return self._nets[role]
 
     def head(self, role: str) -> Callable[..., Tensor]:
+        if role not in self._heads:
+            raise LookupError(f"there is no head {role!r}: roles() names {', '.join(self._heads) or 'none'}")
         return self._heads[role]
 
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        assert self._teacher is not None and self.rng is not None, "this stage has no teacher"
+        if self._teacher is None or self.rng is None:
+            raise LookupError("this stage has no teacher: stage III alone has one")
         return self._teacher(x, t, cond, self.rng)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flc.api import Algorithm, Optim, PrunePlan, Pruner, RecoveryTrainer, Role
+from flc.api import Algorithm, Loss, Optim, PrunePlan, Pruner, RecoveryTrainer, Role
 from flc.api import Options as Base
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED, adapter_for
@@ -47,7 +47,8 @@ class Failing(Pruner):
             raise IndexError("block 12 of 10")
         kept = {"blocks": {"unordered": (3, 1), "beyond": (2, 99), "none": ()}.get(self.options.how, (1, 3))}
         details = {"of numpy": np.float32(1)} if self.options.how == "details" else {}
-        plan = PrunePlan(kept, {"blocks": [0.0] * 10}, details=details)
+        score = float("nan") if self.options.how == "nan" else 0.0
+        plan = PrunePlan(kept, {"blocks": [score] * 10}, details=details)
         return kept if self.options.how == "no plan" else plan
 
 
@@ -60,6 +61,7 @@ class Failing(Pruner):
         ("beyond", "rising numbers of blocks"),
         ("none", "rising numbers of blocks"),
         ("details", "TypeError: Object of type float32 is not JSON serializable"),
+        ("nan", "ValueError: scores of blocks are not finite"),
         ("cannot be made", "cannot be made: KeyError: 'table'"),
     ],
 )
@@ -94,6 +96,15 @@ class Astray(RecoveryTrainer):
         return ("critic",) if self.options.how == "phase" and step == 3 else ("student",)
 
     def loss(self, phase, nets, batch, step, rng):
+        match self.options.how:
+            case "asks":
+                nets["anchor"]
+            case "breaks":
+                raise ZeroDivisionError("of no clips")
+            case "detached":
+                return Loss(batch.x0.mean())
+            case "map":
+                return Loss(batch.x0.requires_grad_())
         return batch.x0.mean()
 
 
@@ -114,12 +125,22 @@ def test_a_trained_plugin_that_goes_wrong_is_named_before_the_first_stage(place,
     assert not (place / "run").exists()
 
 
-def test_a_loss_that_is_none_is_said(place, flc, monkeypatch):
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("bare", "returned Tensor, not an flc.api.Loss"),
+        ("asks", "failed: LookupError: there is no network 'anchor': roles() names student"),
+        ("breaks", "failed: ZeroDivisionError: of no clips (--debug shows where)"),
+        ("detached", "has no gradient: nothing in it was computed by a network that is trained"),
+        ("map", "is of shape (16, 16, 5, 6, 6), not one number: take its mean"),
+    ],
+)
+def test_a_loss_that_goes_wrong_is_said_with_its_plugin(place, flc, monkeypatch, how, says):
     recoveries_with(monkeypatch)
-    small = ["--pruner", "uniform", "--set", "recovery.how=bare", "--set", "prepare.clips=16"]
+    small = ["--pruner", "uniform", "--set", f"recovery.how={how}", "--set", "prepare.clips=16"]
     code, _, err = flc("compress", "--out", "run", "--recovery", "astray", *small)
     (line,) = (row for row in err.splitlines() if row.startswith("flc: error: "))
-    assert code == 2 and "Astray.loss('student', ...) returned Tensor, not an flc.api.Loss" in line, err
+    assert code == 2 and f"Astray.loss('student', ...) {says}" in line, err
 
 
 def recoveries_with(monkeypatch) -> None:

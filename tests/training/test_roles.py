@@ -252,3 +252,22 @@ def test_the_head_moves_every_iteration_beside_the_fake(miniature):
     assert [m.objective.phases(s) for s in range(4)] == [("fake", "head")] * 2 + [("student", "fake", "head"),
                                                                                   ("fake", "head")]  # fmt: skip
     assert m.roles["head"].optim.lr == DMD["lr"] and m.roles["head"].optim.betas == (0.0, 0.999)
+
+
+def test_a_composer_that_returns_one_number_is_named_and_not_taken_for_every_pixels_velocity(miniature):
+    from flc.api import Query
+    from flc.errors import PluginError
+    from flc.train.nets import TEACHER, Teacher
+
+    class Mean:
+        def needs(self):
+            return [Query("pruned")]
+
+        def compose(self, velocities, rng):
+            return velocities[Query("pruned")].mean()
+
+    m = miniature("dmd")
+    net = RoleNet(m.adapter, m.source, m.engine.call(TEACHER), View())
+    cond, x, t = m.batch_at(StepDraws(0, "b", 0)).cond, torch.randn(4, 16, 3, 4, 4), torch.full((4,), 0.5)
+    with pytest.raises(PluginError, match=r"Mean.compose\(...\) is of shape \(\), not \(4, 16, 3, 4, 4\) as x_t"):
+        Teacher(net, Mean(), PRUNED)(x, t, cond, StepDraws(0, "t", 0))
