@@ -110,7 +110,7 @@ def export(values: dict[str, Any]) -> None:
 
 PIPELINE: f.Flag = (
     "pipeline",
-    Annotated[Path | None, typer.Option(help="A diffusers folder to measure alone, in a new OUT.")],
+    Annotated[Path | None, typer.Option(help="A diffusers folder, or a run's, to measure alone, in a new OUT.")],
     None,
 )
 
@@ -143,7 +143,7 @@ def report(values: dict[str, Any]) -> None:
 
 @app.command()
 def generate(
-    pipeline: Annotated[Path, typer.Argument(help="Diffusers pipeline folder, e.g. OUT/pipeline.")],
+    pipeline: Annotated[Path, typer.Argument(help="Diffusers pipeline folder, or a run's: of OUT it is OUT/pipeline.")],
     prompt: Annotated[str, typer.Option(help="What to show.")],
     image: Annotated[Path | None, typer.Option(help="First frame, for image-to-video.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from math import prod
+from os.path import isfile  # of a name that no file can have it is False
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ EMBEDDED_NAME = "flc/tiny-wan"
 
 
 def by_name(folder: Path) -> Path:
-    """The embedded model's folder for `tiny-wan`; any other as it is given."""
-    return EMBEDDED if str(folder) == EMBEDDED.name else folder
+    """The embedded model's folder for `tiny-wan`; of a run's folder its student's; any other as it is given."""
+    if str(folder) == EMBEDDED.name:
+        return EMBEDDED
+    student = folder / "pipeline"
+    return student if not isfile(folder / INDEX) and isfile(student / INDEX) else folder
 
 
 ANEW = "copy it anew from where it is whole"

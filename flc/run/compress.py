@@ -76,6 +76,8 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     for said in (given, file):
         if said.get("model") == EMBEDDED.name:  # what it is when none is given
             said["model"] = None
+    if given.get("model"):
+        given["model"] = str(by_name(Path(given["model"])))
     alone = values.get("pipeline")
     small = alone is not None and read_notes(alone).get("base_model") == EMBEDDED_NAME
     return resolve(file, given, parse_set(values.get("set_") or []), small)

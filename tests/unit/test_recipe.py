@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from flc.errors import UserError
+from flc.models.folder import EMBEDDED, by_name
 from flc.recipe import ALGORITHMS, Recipe, lock_text, resolve
 from flc.registry import registry
 from flc.run.compress import begun, completed, make_job, recipe_from
@@ -183,3 +184,15 @@ def test_recipes_of_the_examples_are_ones(path):
 
 def test_there_are_recipes_among_the_examples():
     assert RECIPES
+
+
+def test_a_runs_folder_stands_for_its_student(tmp_path):
+    """Wherever a model is asked for; not where it is a pipeline itself."""
+    run, student = tmp_path / "run", tmp_path / "run" / "pipeline"
+    student.mkdir(parents=True)
+    assert by_name(run) == run, "there is none yet"
+    (student / "model_index.json").write_text("{}")
+    assert by_name(run) == student and by_name(Path("tiny-wan")) == EMBEDDED
+    assert recipe_from({"out": tmp_path / "out", "model": run}).model == str(student)
+    (run / "model_index.json").write_text("{}")
+    assert by_name(run) == run
