@@ -107,7 +107,7 @@ class Stock:
                 return self.adapter.stock_pipeline(self.folder, with_image, self.dtype)
             check_pipeline(self.folder)
             return DiffusionPipeline.from_pretrained(
-                self.folder, torch_dtype=self.precision, local_files_only=True, use_safetensors=True
+                self.folder, dtype=self.precision, local_files_only=True, use_safetensors=True
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"{self.folder} does not load: {str(error).splitlines()[0]}") from error

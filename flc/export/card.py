@@ -21,7 +21,7 @@ def call_example(declared: dict[str, Any], repository: str = ".") -> str:
     # as it was measured
     exact = "".join(f'"{name}": torch.float32, ' for name in declared["exact"])
     each = f'{{{exact}"default": torch.{dtype}}}'
-    precision = "" if dtype == "float32" else f", torch_dtype={each}"
+    precision = "" if dtype == "float32" else f", dtype={each}"
     guidance = ", ".join(f"{name}={value!r}" for name, value in declared["call"].items())
     setup = "".join(f"{line}\n" for line in declared["setup"])
     utils = image = ""

@@ -162,7 +162,10 @@ def adapter_for(folder: Path, weights: bool = True) -> Any:
     """An adapter of the family that recognises the folder, not yet loaded; `weights`: as of `check`. Where several do,
     one that extends all others is taken; `UserError` where there is none, because each would load and call the model
     in its own way."""
+    from flc.models.quiet import hush
+
     index, config = check(folder, weights=weights)
+    hush()  # before the first family's import, while which transformers logs what it would rather have installed
     names = registry().names("model")
     claims: dict[str, Any] = {}
     faults = []

@@ -19,7 +19,7 @@ def _errors_only(record: logging.LogRecord) -> bool:
 
 
 def hush() -> None:
-    """Errors only from here on; called once, before a model is loaded."""
+    """Errors only from here on; called before the first family of models is imported."""
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 

@@ -190,7 +190,7 @@ class StockAdapter(ModelAdapter):
         self.device, self._texts, self.notes = torch.device(device if parts else "meta"), {}, read_notes(folder)
         self.check_kind(folder)
         absent = self.absent(folder, parts)
-        self.pipe = self.read(self.stock_class(False), folder, absent, torch_dtype=self.precisions(dtype))
+        self.pipe = self.read(self.stock_class(False), folder, absent, dtype=self.precisions(dtype))
         self.pipe.set_progress_bar_config(disable=True)
         for name in ("transformer", "vae"):
             if name not in absent:
@@ -338,5 +338,5 @@ class StockAdapter(ModelAdapter):
         return self.classes["pipeline"]
 
     def stock_pipeline(self, folder: Path, with_image: bool, dtype: str | None = None) -> Any:
-        options = {"torch_dtype": self.precisions(dtype)} if dtype else {}
+        options = {"dtype": self.precisions(dtype)} if dtype else {}
         return self.read(self.stock_class(with_image), folder, **options)

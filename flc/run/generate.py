@@ -17,7 +17,6 @@ from flc.errors import UserError
 from flc.files import whole
 from flc.models.folder import adapter_for, by_name, check
 from flc.models.notes import read_notes
-from flc.models.quiet import hush
 from flc.options import LARGEST
 from flc.recipe import AUTO, DTYPES, long_name, settled
 from flc.run.console import Console
@@ -66,7 +65,6 @@ def generate(
     if image is not None:
         frame = read_image(image, settings["height"], settings["width"], "--image ")
         settings["image"] = Image.fromarray((frame * 255).round().astype(np.uint8))
-    hush()
     # float32 is what diffusers reads without being told, and what the model card's call says then
     pipe = adapter.stock_pipeline(folder, image is not None, None if dtype == "float32" else dtype).to(device)
     pipe.set_progress_bar_config(disable=True)

@@ -25,7 +25,6 @@ from flc.evaluate.vbench_layout import SEEDS, official_prompts
 from flc.family import EVERY, Part
 from flc.models.folder import EMBEDDED, adapter_for
 from flc.models.prunable import Prunable
-from flc.models.quiet import hush
 from flc.models.spread import Spread
 from flc.recipe import ALGORITHMS, Recipe, RowName
 from flc.registry import create
@@ -54,7 +53,6 @@ class Job:
     def adapter(self) -> Any:
         """The model, of which what the stages need is loaded."""
         adapter = adapter_for(self.model_folder, weights=bool(self.needs))
-        hush()
         return adapter.load(self.model_folder, self.ranks.device(self.recipe.device), self.recipe.dtype, self.needs)
 
     def forget_model(self) -> None:
@@ -241,7 +239,6 @@ class Job:
 
         self.check_choices(stages)
         self.check_apart()
-        hush()  # before the first adapter's import: transformers logs advice while it is imported
         adapter_for(self.model_folder, weights=bool(self.needs))
         if "evaluate" in stages:
             self.check_metrics()

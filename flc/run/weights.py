@@ -63,7 +63,7 @@ def read_transformer(job: Job, folder: Path) -> Any:
     path = check_transformer(job, folder)
     cls: Any = type(job.adapter.transformer)
     try:
-        module = cls.from_pretrained(path, torch_dtype=job.adapter.dtype, local_files_only=True, use_safetensors=True)
+        module = cls.from_pretrained(path, dtype=job.adapter.dtype, local_files_only=True, use_safetensors=True)
     except Exception as error:
         raise UserError(unreadable(path, cls, error)) from error
     check_finite(module, path)

@@ -54,7 +54,7 @@ def test_a_method_ends_in_a_folder_that_stock_diffusers_runs_as_it_declares(
     out = compress(*OF_A_FAMILY[method])
     about = json.loads((out / "pipeline" / "flc.json").read_text())
     plan = json.loads((out / "score" / "plan.json").read_text())
-    pipe = DiffusionPipeline.from_pretrained(out / "pipeline", torch_dtype=torch.float32, local_files_only=True)
+    pipe = DiffusionPipeline.from_pretrained(out / "pipeline", dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     assert type(pipe).__name__ == json.loads((model / "model_index.json").read_text())["_class_name"]
     stacks = {stack: len(getattr(pipe.transformer, stack)) for stack in plan["kept"]}

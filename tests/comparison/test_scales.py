@@ -44,7 +44,7 @@ def places(tmp_path_factory):
     """A Wan 2.1 text-to-video pipeline of two heads and six blocks with random weights, and eight clips."""
     model, data = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("clips")
     torch.manual_seed(0)
-    embedded = WanPipeline.from_pretrained(EMBEDDED, torch_dtype=torch.float32)
+    embedded = WanPipeline.from_pretrained(EMBEDDED, dtype=torch.float32)
     WanPipeline(
         tokenizer=embedded.tokenizer, text_encoder=embedded.text_encoder, scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=AutoencoderKLWan(base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4),

@@ -202,7 +202,7 @@ def test_the_printed_call_is_python():
         assert prompt in said and round(1000 / 24) in said
     text = call_example(DECLARED | {"dtype": "bfloat16"})
     each = '{"vae": torch.float32, "default": torch.bfloat16}'
-    assert f'WanPipeline.from_pretrained(".", torch_dtype={each})' in text
+    assert f'WanPipeline.from_pretrained(".", dtype={each})' in text
     assert 'WanPipeline.from_pretrained(".")' in call_example(DECLARED)
     other = {"call": {"true_cfg_scale": 1.0, "guidance_scale": 6.0}, "setup": ["pipe.vae.enable_tiling()"]}
     text = call_example(DECLARED | other)

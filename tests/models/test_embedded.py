@@ -35,7 +35,7 @@ def test_no_file_of_it_names_a_place():
 
 @pytest.mark.parametrize("kind", [WanPipeline, WanImageToVideoPipeline])
 def test_stock_pipelines_load_and_run_it(kind):
-    pipe = kind.from_pretrained(EMBEDDED, torch_dtype=torch.float32)
+    pipe = kind.from_pretrained(EMBEDDED, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     first = draw(sample_spec(np.random.default_rng(0), "a red circle moving left"))[0]
     image = Image.fromarray((first * 255).round().astype(np.uint8))

@@ -44,7 +44,7 @@ def clip(folder: Path, picture: np.ndarray, **call: Any) -> np.ndarray:
     """transformers 5 does not read a published folder's tokenizer.json with the class that it names."""
     whole = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     kind = HunyuanVideoImageToVideoPipeline
-    return stock_clip(kind.from_pretrained(folder, tokenizer=whole, torch_dtype=torch.float32), picture, **call)
+    return stock_clip(kind.from_pretrained(folder, tokenizer=whole, dtype=torch.float32), picture, **call)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -66,7 +66,7 @@ def test_a_students_clip_is_the_stock_pipelines(hunyuan, folder, tmp_path, sampl
     small = hunyuan.prepare(removed(hunyuan.transformer, TOKENS, hunyuan.stacks))
     save_pipeline(hunyuan, folder, small, schedule.scheduler, tmp_path)
     student = adapter_for(tmp_path).load(tmp_path)
-    plain = HunyuanVideoImageToVideoPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    plain = HunyuanVideoImageToVideoPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     found = stock_clip(plain, image(), guidance_scale=6.0)
     assert np.abs(found - ours(student, schedule.scheduler, image())).max() < TOLERANCE
     assert type(student) is HunyuanImageAdapter

@@ -47,7 +47,7 @@ def seeing(tmp_path_factory) -> Path:
 
 
 def clip(folder: Path, picture: np.ndarray, **call: Any) -> np.ndarray:
-    return stock_clip(WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=torch.float32), picture, **call)
+    return stock_clip(WanImageToVideoPipeline.from_pretrained(folder, dtype=torch.float32), picture, **call)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
