@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 
 from flc.api import Batch, Sample
 from flc.data.source import Clip
+from flc.data.texts import Texts, encode_texts
 from flc.draws import StepDraws
 from flc.errors import UserError
 from flc.files import LIST, parse_json, read_text, whole
@@ -90,15 +91,22 @@ def finish_parts(folder: Path, count: int) -> None:
 
 
 def encode(adapter: Any, clips: Sequence[Clip], folder: Path, batch: int = 8) -> None:
-    """Clips at hand, by one process."""
+    """Clips at hand and their captions, by one process."""
     encode_parts(adapter, lambda rows: (clips[row] for row in rows), len(clips), folder, batch=batch)
     finish_parts(folder, len(clips))
+    encode_texts(adapter, [caption for _, caption in clips], folder, seen=holds_texts(folder, len(clips)))
 
 
 def write_part(path: Path, encoded: dict[str, Tensor], captions: list[str]) -> None:
     """Whole or not at all."""
     with whole(path) as half:
         save_file(encoded, half, {"captions": json.dumps(captions)})
+
+
+def holds_texts(folder: Path, count: int) -> bool:
+    """Whether the parts hold what a text encoder made of captions and first frames together."""
+    with safe_open(parts_of(folder, count)[0][0], "pt") as file:
+        return "text" in file.keys()  # noqa: SIM118  (it has no other way)
 
 
 def read_captions(part: Path) -> list[str]:
@@ -125,12 +133,10 @@ class LatentClips:
         files = parts_of(folder, len(self.captions))
         self.parts = [read_tensors(path) for path, _ in files]
         self.places = [(part, row) for part, (_, rows) in enumerate(files) for row in range(len(rows))]
-        self.adapter, self.negative = adapter, negative
         self.image, self.device = adapter.image_to_video, adapter.device
-        # The adapter keeps what it encoded: a batch's texts alone are on the device, as long as the longest of all.
-        known = list(dict.fromkeys(self.captions))
-        lengths = [adapter.condition(known[i : i + 32], negative).text.shape[1] for i in range(0, len(known), 32)]
-        self.longest = max([*lengths, *(held["text"].shape[1] for held in self.parts if "text" in held)])
+        # a batch's texts alone are on the device, as long as the longest of all
+        self.texts = Texts(folder, self.captions, adapter, negative)
+        self.longest = max([self.texts.longest, *(held["text"].shape[1] for held in self.parts if "text" in held)])
 
     def __len__(self) -> int:
         return len(self.places)
@@ -142,9 +148,9 @@ class LatentClips:
 
     def batch(self, rows: Tensor, given: Tensor | None) -> Batch:
         """Clips by row; `given` (B,) marks those whose first frame is a condition, where not all are."""
-        encoded = {name: value.to(self.device) for name, value in self.held(rows.tolist()).items()}
+        encoded: dict[str, Any] = {name: value.to(self.device) for name, value in self.held(rows.tolist()).items()}
         x0 = encoded.pop("latents")
-        cond = self.adapter.condition([self.captions[row] for row in rows.tolist()], self.negative)
+        cond = self.texts.condition([self.captions[row] for row in rows.tolist()])
         if encoded:
             return Batch(x0, replace(cond, **encoded).padded(self.longest))
         cond = cond.padded(self.longest)

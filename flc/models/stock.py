@@ -26,6 +26,8 @@ from flc.models.safe import components
 #: Pixels of clips that the autoencoder is given at once, at the most, but one clip: it works in float32, and one of
 #: full size takes gigabytes.
 PIXELS = 2**22
+#: Bytes of encoded texts that an adapter keeps: of the largest encoders, a thousand prompts of a hundred tokens.
+KEPT = 2**30
 TIME_SCALE = 1000.0  # these transformers count time in [0, 1000]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -282,15 +284,22 @@ class StockAdapter(ModelAdapter):
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> list[tuple[Tensor, ...]]:
-        """What was encoded once is kept, off the device: large encoders are there only while they encode, and so are
-        the texts of all clips."""
-        missing = sorted({p for p in prompts if p not in self._texts})
+        """What was encoded lately is kept, off the device: large encoders are there only while they encode, and so are
+        the texts of all clips. `KEPT` bytes are kept at the most, and those of the last call."""
+        found = {p: self._texts[p] for p in prompts if p in self._texts}
+        missing = sorted({p for p in prompts if p not in found})
         with self.at_work(*(self.encoders if missing else ())):
             for begin in range(0, len(missing), 32):
                 part = missing[begin : begin + 32]
                 for prompt, encoded in zip(part, self.encode_texts(part), strict=True):
-                    self._texts[prompt] = tuple(x.cpu().clone() for x in encoded)
-        return [self._texts[p] for p in prompts]
+                    found[prompt] = tuple(x.cpu().clone() for x in encoded)
+        self._texts = {p: rows for p, rows in self._texts.items() if p not in found} | found  # the latest come last
+        held = sum(x.nbytes for rows in self._texts.values() for x in rows)
+        for prompt in [p for p in self._texts if p not in found]:
+            if held <= KEPT:
+                break
+            held -= sum(x.nbytes for x in self._texts.pop(prompt))
+        return [found[p] for p in prompts]
 
     @contextmanager
     def at_work(self, *names: str) -> Iterator[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from flc.data.latents import LatentClips
 from flc.errors import UserError
 from flc.models.folder import EMBEDDED
 from flc.models.notes import read_student
+from flc.models.stock import DTYPES
 from flc.models.wan import WanAdapter
 from flc.recipe import lock_text, preset_values, resolve
 from flc.run.compress import begun, completed, recipe_from
@@ -73,7 +73,7 @@ def made(place: Path, **values: object) -> Path:
         ("evaluate", ["--set", "recover.iterations=7"], "run/recover was made with another iterations"),
         ("distill", ["--set", "recovery.alpha=0.5"], "run/recover was made with another recovery"),
         ("evaluate", ["--negative-prompt", "blurry"], "run/score was made with another negative_prompt"),
-        ("distill", ["--dtype", "bfloat16"], "run/score was made with another dtype"),
+        ("distill", ["--dtype", "bfloat16"], "run/prepare was made with another dtype"),
         ("export", ["--set", "distill.iterations=2"], "run/distill was made with another iterations"),
     ],
 )
@@ -154,16 +154,9 @@ def test_other_clips_are_said(place, flc, monkeypatch):
     assert "run/prepare was made with another --data: it is made again" in " ".join(err.split()), "forgotten"
 
 
-def test_what_is_encoded_of_a_first_frame_is_made_again_in_another_precision(place, adapter):
-    """And the latents of clips alone, which are float32, are not."""
-
-    def options(dtype: str, needs_first_frame: bool) -> dict:
-        job = Job(completed(resolve({"preset": "quick", "dtype": dtype}, {}, {})), place / "run", Console(quiet=True))
-        job.__dict__["adapter"] = SimpleNamespace(needs_first_frame=needs_first_frame, size_of=adapter.size_of)
-        return STAGES["prepare"].made_with(job)
-
-    assert options("float32", True) != options("bfloat16", True)
-    assert options("float32", False) == options("bfloat16", False)
+def test_what_is_encoded_of_captions_and_first_frames_is_made_again_in_another_precision(place):
+    jobs = [Job(completed(resolve({"dtype": dtype}, {}, {})), place, Console(quiet=True)) for dtype in DTYPES]
+    assert len({json.dumps(STAGES["prepare"].made_with(job)) for job in jobs}) == len(jobs) == 3
 
 
 def test_a_recovery_is_made_again_for_a_student_of_other_steps_which_it_is_told(place):

@@ -28,6 +28,7 @@ from flc.data.shapes import (
     texture,
 )
 from flc.data.source import drawn_clips, users_clips, write_animation, write_video
+from flc.data.texts import Texts, check_texts, encode_texts
 from flc.data.video import check_video, read_video
 from flc.draws import StepDraws
 from flc.errors import UserError
@@ -154,9 +155,9 @@ def test_drawn_and_read_clips_of_some_numbers_are_those_of_all(tmp_path):
 
 
 def same(one: Path, other: Path) -> None:
-    """All files of two folders of encoded clips, by their bytes."""
-    names = sorted(path.name for path in one.iterdir())
-    assert names == sorted(path.name for path in other.iterdir()) and len(names) > 2
+    """All files of two folders of encoded clips, by their bytes; but their captions, which are encoded later."""
+    names, others = ({p.name for p in folder.iterdir() if not p.name.startswith("texts")} for folder in (one, other))
+    assert names == others and len(names) > 2
     assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
@@ -298,6 +299,59 @@ def test_a_batch_has_texts_as_long_as_the_longest_of_all_clips_wherever_its_own_
     one = data.batch(torch.tensor([1]), None).cond.text
     assert one.shape[1] == longest > adapter.text(["a"]).shape[1]
     assert torch.equal(one[0], adapter.text(captions)[1])
+
+
+@pytest.fixture
+def encoders_work(adapter, monkeypatch):
+    """The prompts that the text encoder was given, one list a batch."""
+    batches, encode_texts = [], adapter.encode_texts
+    monkeypatch.setattr(adapter, "_texts", {})
+    monkeypatch.setattr(adapter, "encode_texts", lambda prompts: batches.append(prompts) or encode_texts(prompts))
+    return batches
+
+
+def test_captions_are_encoded_once_each_by_one_rank_and_read_by_every_stage(
+    adapter, tmp_path, monkeypatch, encoders_work
+):
+    monkeypatch.setattr("flc.data.texts.TOGETHER", 2)
+    captions = ["a", "a red circle moving left", "a", "a blue square moving up", "b", "c"]
+    for rank in (1, 0):
+        adapter._texts = {}  # another process
+        encode_texts(adapter, captions, tmp_path, rank, world=2)
+    asked = [prompt for batch in encoders_work for prompt in batch]
+    assert sorted(p for p in asked if p) == sorted(set(captions)) and encoders_work[0] == [
+        "a blue square moving up",
+        "b",
+    ]
+    encoders_work.clear()
+    adapter._texts = {}
+    found = Texts(tmp_path, captions, adapter, "a green star").condition(captions)
+    assert [p for batch in encoders_work for p in batch] == ["", "a green star"], "the null condition's alone"
+    expected = adapter.condition(captions, "a green star")
+    assert torch.equal(found.text, expected.text) and torch.equal(found.null, expected.null)
+    adapter._texts = {}
+    encoders_work.clear()
+    encode_texts(adapter, captions, tmp_path)
+    assert encoders_work == [], "a stopped run keeps what it has"
+
+
+def test_texts_of_another_rank_that_are_not_there_are_said(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("flc.data.texts.TOGETHER", 1)
+    encode_texts(adapter, ["a", "b"], tmp_path, rank=0, world=2)
+    with pytest.raises(UserError, match=r"texts-000001.safetensors of another rank is not there: give an --out"):
+        check_texts(tmp_path, ["a", "b"])
+
+
+def test_an_adapter_keeps_the_latest_texts_up_to_a_bound(adapter, monkeypatch, encoders_work):
+    monkeypatch.setattr("flc.models.stock.KEPT", sum(rows[0].nbytes for rows in adapter.texts(["a", "b", "d"])))
+    adapter._texts = {}
+    for prompt in "abcab":
+        adapter.texts([prompt])
+    adapter.texts(["d"])
+    assert {"b", "d"} <= set(adapter._texts) and "c" not in adapter._texts, "c was asked for longest ago"
+    encoders_work.clear()
+    assert len(adapter.texts(list("efghe"))) == 5 and encoders_work == [list("efgh")]
+    assert set(adapter._texts) == set("efgh"), "one call's are kept together"
 
 
 def test_a_caption_may_hold_any_character_of_json(tmp_path):

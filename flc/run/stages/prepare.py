@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flc.data.latents import PART, encode_parts, finish_parts, parts_of
+from flc.data.latents import PART, captions_of, encode_parts, finish_parts, holds_texts, parts_of
+from flc.data.texts import check_texts, encode_texts, files_of
 from flc.models.stock import at_once
 from flc.run.fingerprints import ClipsOf
 from flc.run.folders import FINGERPRINT, PARTIAL, fingerprint, is_done, is_done_anywhere, read_mark, without_places
@@ -21,7 +22,7 @@ ENCODED = 8
 
 
 class Prepare(Stage):
-    """Clips encoded into latents, in parts, and `captions.json`. Each rank encodes its share."""
+    """Clips encoded into latents, in parts, `captions.json`, and the captions encoded. Each rank encodes its share."""
 
     name = "prepare"
 
@@ -29,9 +30,9 @@ class Prepare(Stage):
         return super().inputs(job) | ({"data": trained_on(job)} if job.recipe.data else {})
 
     def made_with(self, job: Job) -> dict[str, Any]:
-        """Latents are float32; what is encoded of a first frame beside them is in the run's precision."""
+        """Latents are float32; captions, and what is encoded of a first frame, are in the run's precision."""
         options = {"clips": job.recipe.prepare.clips, "size": job.size, "seed": job.recipe.seed, "part": PART}
-        return options | ({"dtype": job.recipe.dtype} if job.adapter.needs_first_frame else {})
+        return options | {"dtype": job.recipe.dtype}
 
     def work(self, job: Job, inputs: Mapping[str, Path], folder: Path) -> None:
         rank, world, count = job.ranks.rank, job.ranks.world, job.clips_trained
@@ -43,6 +44,13 @@ class Prepare(Stage):
         job.ranks.barrier()
         if job.ranks.leader:
             finish_parts(folder, count)
+        job.ranks.barrier()
+        captions = captions_of(folder)
+        with job.console.bar("encode captions", len(files_of(folder, captions)[::world])) as bar:
+            encode_texts(job.adapter, captions, folder, rank, world, bar.advance, holds_texts(folder, count))
+        job.ranks.barrier()
+        if job.ranks.leader:
+            check_texts(folder, captions)
 
 
 PREPARE = Prepare()
