@@ -109,7 +109,8 @@ class Clips:
         columns: list[np.ndarray] = []
         for index, clip in enumerate(self.video):  # stacking would hold gigabytes twice
             found = _foreground(clip)
-            columns = columns or [np.empty((len(self), *one.shape), one.dtype) for one in found]
+            if not columns:  # laid out as `np.stack` would: sums of float32 depend on the order in memory
+                columns = [np.empty_like(np.stack([one, one]), shape=(len(self), *one.shape)) for one in found]
             for column, one in zip(columns, found, strict=True):
                 column[index] = one
         return Foreground(*columns)

@@ -115,8 +115,8 @@ def generate(
         seconds += now(adapter.device) - began
         for first in range(begin, begin + len(x), 8):
             few = adapter.decode(x[first - begin : first - begin + 8])
-            if not len(video):
-                video = np.empty((len(prompts.seeds), *few.shape[1:]), few.dtype)
+            if not len(video):  # laid out as what is decoded: sums of float32 depend on the order in memory
+                video = np.empty_like(few, shape=(len(prompts.seeds), *few.shape[1:]))
             video[first : first + len(few)] = few
     given = prompts.given if adapter.image_to_video else np.zeros(len(prompts.seeds), bool)
     clips = Clips(video, prompts.captions, prompts.first, given)

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import tracemalloc
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from flc.api import Algorithm, Metric, Score
 from flc.api import Options as Base
 from flc.errors import Interrupted, PluginError, UserError
 from flc.evaluate import suite
-from flc.evaluate.clips import Clips
+from flc.evaluate.clips import Clips, _foreground
 from flc.evaluate.intervals import clip_averages
 from flc.evaluate.metrics import AVERAGE
 from flc.evaluate.sampling import Row
@@ -217,3 +218,16 @@ def test_a_run_whose_table_does_not_fit_is_refused_before_its_first_stage(tmp_pa
     with pytest.raises(UserError, match="the shapes suite holds"):
         job.check(STAGES)
     job.check([name for name in STAGES if name != "evaluate"])
+
+
+def test_what_is_measured_of_clips_lies_in_memory_as_it_is_stacked():
+    """Else sums of float32, and with them scores, would differ by what rounding does in another order."""
+    clips = draw_clips(3, seed=0)
+    decoded = np.ascontiguousarray(clips.video.transpose(0, 4, 1, 2, 3)).transpose(
+        0, 2, 3, 4, 1
+    )  # as decoders leave it
+    found = Clips(decoded, clips.captions).foreground
+    stacked = [np.stack(column) for column in zip(*map(_foreground, decoded), strict=True)]
+    for field, one in zip(fields(found), stacked, strict=True):
+        own = getattr(found, field.name)
+        assert own.strides == one.strides and own.dtype == one.dtype and np.array_equal(own, one), field.name
