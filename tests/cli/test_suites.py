@@ -64,7 +64,7 @@ def evaluate(flc, place):
 def test_vbench_from_videos_to_the_table(evaluate, place):
     code, out, err, metrics = evaluate(*sets(vbench_python="python"))
     assert code == 0, err
-    assert "VBench, suite vbench-i2v: 10 clips" in out and {"i2v", "subject", "background"} <= {*out.split()}
+    assert "VBench, suite vbench-i2v: 10 clips" in out and {"i2v", "subject"} <= {*out.split()}
     [row] = metrics["rows"]
     # of the five videos 1, .99, .98, .97 and .96, and three that move
     assert row["average"] == pytest.approx((6 * 0.98 + 0.6) / 7) and set(row["scores"]) == set(I2V)
