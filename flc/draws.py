@@ -16,6 +16,8 @@ class StepDraws:
     """The draws of one iteration (`flc.api.Draws`).
 
     Per-sample draws are made for the global batch and sliced by rank, so that k ranks see what one would.
+    So each rank draws all of it on its CPU. At 64 ranks with one clip each of 81 frames of 480 x 832 (8.4 MB of
+    latents) one `normal` takes 1.0 s of a core, on one rank 14 ms (a Xeon; the best of three).
     Shared draws come from a generator of their own, which no per-sample draw can shift: every rank makes the
     same ones, as ZeRO-3 needs for anything that decides which blocks run.
     """
