@@ -459,7 +459,10 @@ class StepDistiller(Objective):
 
     trains: ClassVar[bool] = True
     """False for a control that hands the incoming weights on untouched."""
-    sampler: Literal["sde", "ode"] = "sde"
+
+    def sampler(self) -> Literal["sde", "ode"]:
+        """How the student moves from one step to the next: sde renoises its clean clip, ode takes Euler's step."""
+        return "sde"
 
     def guidance(self) -> float | None:
         """Standard-form scale at which the student is sampled, 1 for none; None takes the model's own."""

@@ -90,8 +90,7 @@ class DistributionMatching(StepDistiller):
 
     Options: ClassVar[Any] = MatchingOptions
 
-    @property
-    def sampler(self) -> Literal["sde", "ode"]:  # type: ignore[override]
+    def sampler(self) -> Literal["sde", "ode"]:
         return self.options.sampler
 
     def shift(self) -> float | None:

@@ -15,12 +15,14 @@ from flc.api import Options as Base
 
 class EulerSampling(StepDistiller):
     trains = False
-    sampler: Literal["sde", "ode"] = "ode"
 
     class Options(Base):
         guidance: float | None = option(
             None, "guidance of sampling, standard form, 1 for none; default the model's own", "ours", ge=1
         )
+
+    def sampler(self) -> Literal["sde", "ode"]:
+        return "ode"
 
     def guidance(self) -> float | None:
         return self.options.guidance

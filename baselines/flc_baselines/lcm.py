@@ -25,8 +25,6 @@ from flc.losses import pseudo_huber
 
 
 class LcmDistiller(StepDistiller):
-    sampler: Literal["sde", "ode"] = "sde"
-
     class Options(Base):
         lr: float = option(1e-6, "learning rate", "ours, FastVideo's", gt=0)
         matrices: float = option(

@@ -12,7 +12,7 @@ from flc.train.nets import leans_on_unpruned
 
 def student_schedule(job: Job, objective: Any) -> FewStepSchedule:
     shift = objective.shift()
-    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler)
+    return job.adapter.schedule(job.recipe.steps, job.adapter.shift if shift is None else shift, objective.sampler())
 
 
 def student_guidance(job: Job) -> float:

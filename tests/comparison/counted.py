@@ -53,7 +53,7 @@ class Counted:
         objective = create(kind, getattr(recipe, kind).name, getattr(recipe, kind).options)
         if not objective.trains or not iterations:
             return 0.0
-        schedule = self.adapter.schedule(recipe.steps, 3.0, objective.sampler) if name == "distill" else None
+        schedule = self.adapter.schedule(recipe.steps, 3.0, objective.sampler()) if name == "distill" else None
         objective.bind(Setting(pruned, self.full, recipe.steps, iterations, schedule, draw=draw))
         roles, source, composer = objective.roles(), copy.deepcopy(self.wan), None
         unpruned = copy.deepcopy(self.wan)

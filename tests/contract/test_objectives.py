@@ -32,7 +32,7 @@ def bound(kind: str, name: str) -> Any:
     if kind == "distiller":
         shift = objective.shift() or 3.0
         schedule = FewStepSchedule(
-            FlowMatchEulerDiscreteScheduler(shift=shift), 4, shift=shift, sampler=objective.sampler
+            FlowMatchEulerDiscreteScheduler(shift=shift), 4, shift=shift, sampler=objective.sampler()
         )
     return objective.bind(Setting(PRUNED, FULL, 4, STEPS, schedule))
 
@@ -116,7 +116,7 @@ def test_roles_include_the_student_and_say_how_they_are_trained(kind, name):
         assert not role.of or roles[role.of].train == "full", "what follows has a copy of its own to move"
     if kind == "distiller":
         assert roles["student"].view == PRUNED, "what stage III hands on is the pruned network"
-        assert objective.sampler in ("sde", "ode")
+        assert objective.sampler() in ("sde", "ode")
     else:
         assert roles["student"].view in (FULL, View()), "stage II trains the whole network, with blocks still to go"
 

@@ -62,7 +62,7 @@ def schedule(sampler: str = "sde", steps: int = 4) -> Any:
 
 def dmd(**options: Any) -> Any:
     objective = create("distiller", "dmd", options)
-    return objective.bind(Setting(PRUNED, FULL, 4, 100, schedule(objective.sampler)))
+    return objective.bind(Setting(PRUNED, FULL, 4, 100, schedule(objective.sampler())))
 
 
 def batch_of(x0: Tensor) -> Batch:
