@@ -55,6 +55,18 @@ def out_of_space(error: BaseException) -> bool:
     return "No space left" in str(error)
 
 
+OF_MEMORY = (
+    "take fewer clips at once (recover.accumulate, distill.accumulate, evaluate.batch), recompute activations "
+    "(recover.checkpointing, distill.checkpointing), make smaller clips (--frames, --height, --width), or share the "
+    "network among GPUs (--engine deepspeed --zero 3 --offload); --dry-run counts what that takes"
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, as torch says it, or of the machine. torch is not imported for it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def check_text(text: str) -> None:
     """`ValueError` where a text, or a name of a file, could not be written down."""
     if "\0" in text:

@@ -11,12 +11,14 @@ import typer
 from flc.cli.app import app
 from flc.cli.ranks import ended, note_for_launcher, other_rank
 from flc.errors import (
+    OF_MEMORY,
     Incomplete,
     Interrupted,
     NonFinite,
     UnknownOption,
     UserError,
     check_text,
+    out_of_memory,
     out_of_space,
     refused_path,
 )
@@ -61,6 +63,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if out_of_space(error):  # outside a stage: a lock file, a report, a clip
             code = fail(f"no disk space left ({error}): free some and run again", 2, debug)
+        elif out_of_memory(error):
+            said = (str(error) or "no memory left").split(". ")[0]
+            code = fail(f"{said}: {OF_MEMORY}", 2, debug)
         elif fault := refused_path(error):
             code = fail(fault, 2, debug)
         else:

@@ -32,7 +32,7 @@ from flc.run.objectives import beside, said_of_pruned
 from flc.run.plan import read_plan
 from flc.run.stages import PIPELINE
 from flc.run.stages.prepare import PREPARE, finished
-from flc.run.stages.score import Score
+from flc.run.stages.score import SCORE, Score
 from flc.run.weights import load_transformer
 from flc.train.stage import train_stage
 
@@ -111,11 +111,12 @@ def dry_run(job: Job, scratch: Path) -> None:
     there = job.ranks.agreed(lambda: str(finished(job) or ""))
     data = Path(there) if there else PREPARE.run(trial, {})
     encoded = now(device)
-    plan = read_plan(trial, Score(trial=True).run(trial, {"data": data}))
+    scored = bool(there) and job.ranks.agreed(lambda: SCORE.lies_done(job, {"data": data}))
+    plan = read_plan(trial, SCORE.place(job) if scored else Score(trial=True).run(trial, {"data": data}))
     before = {"encode": encoded - began, "score": now(device) - encoded}
     weights, pruned, channels = job.budget.weights, View(plan["kept"]), plan["channels"]
     show(f"plan ({job.recipe.pruner.name}): {plan['share']:.0%} of block parameters stay")
-    if before_plan := iterations_before(job):
+    if (before_plan := iterations_before(job)) and not scored:
         show(f"  (of the model as it is: the run chooses them after the first {before_plan} iterations of stage II)")
     for stack, blocks in plan["kept"].items():
         gone = [i for i in range(len(weights[stack])) if i not in blocks]

@@ -10,7 +10,7 @@ from flc.family import EVERY, Part
 from flc.recipe import TrainStage
 from flc.registry import Kind
 from flc.run.fingerprints import ClipsOf
-from flc.run.folders import run_stage
+from flc.run.folders import fingerprint, is_done_anywhere, run_stage
 from flc.run.job import Job
 
 #: How a training is saved and shown, not what comes out of it.
@@ -99,6 +99,11 @@ class Stage:
         run_stage(final, self.made_with(job), read, lambda folder: self.work(job, inputs, folder), job.ranks, store)
         job.ranks.barrier()
         return final
+
+    def lies_done(self, job: Job, inputs: Mapping[str, Path]) -> bool:
+        """Whether its folder is there, made with this run's options and these inputs."""
+        mark = fingerprint(self.made_with(job), {**self.inputs(job), **inputs})
+        return is_done_anywhere(self.place(job), mark)
 
     def say(self, job: Job) -> None:
         """What a command of this stage alone ends with."""

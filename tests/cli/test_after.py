@@ -144,3 +144,12 @@ def test_what_a_plan_says_came_before_it_is_checked(refused, place, after):
     (place / "plan.json").write_text(json.dumps(plan))
     line = refused("recover", "--plan", "plan.json", "--out", "run", *sets(SMALL))
     assert "plan.json: after=" in line and "0 for none" in line
+
+
+def test_a_dry_run_of_a_run_that_has_its_plan_takes_that(flc, place, monkeypatch):
+    assert flc("compress", "--out", "run", "--until", "score", *sets(AFTER))[0] == 0
+    kept = json.loads((place / "run" / "score" / "plan.json").read_text())["kept"]["blocks"]
+    monkeypatch.setattr("flc.run.stages.score.make_plan", lambda *_: pytest.fail("blocks were scored again"))
+    code, out, err = flc("compress", "--out", "run", "--resume", "--dry-run", *sets(AFTER))
+    said = " ".join(out.split())
+    assert code == 0 and f"keep {kept}" in said and "the run chooses them after" not in said, err

@@ -145,3 +145,17 @@ def test_float16_is_refused_where_something_is_trained_only(place, monkeypatch):
         job.check(["evaluate"])
     with pytest.raises(UserError, match="float16"):
         job.check(["distill"])
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0"), MemoryError()]
+)
+def test_memory_that_runs_out_is_one_line_with_what_takes_less(flc, place, monkeypatch, error):
+    def full(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("flc.run.compress.compress", full)
+    code, _, err = flc("compress", "--out", "run")
+    said = "CUDA out of memory" if str(error) else "no memory left"
+    assert code == 2 and err.startswith(f"flc: error: {said}: take fewer clips at once (recover.accumulate,")
+    assert err.count("\n") == 1 and "--dry-run counts" in err
