@@ -24,6 +24,15 @@ are rounded, to milliseconds in some containers, and cameras waver; at equal rat
 ALIKE = 0.01
 """Rates that differ by no more are one. Those of television and film are 1/1001 below whole ones."""
 
+
+class TooShort(UserError):
+    """A video at `path` that ends after so many `frames`."""
+
+    def __init__(self, text: str, path: Path, frames: int) -> None:
+        super().__init__(text)
+        self.path, self.frames = path, frames
+
+
 # -- code points of ITU-T H.273, as streams are tagged -------------------------------------------------------------
 
 BT709, BT601 = 1, 5
@@ -80,7 +89,8 @@ def taken(path: Path, frames: int, fps: int | None, look: Callable[[Any, Any], T
             if len(found) == frames:
                 return found
     at = f" at the model's {fps} a second" if decoded != len(found) else ""
-    raise UserError(f"{path} has {len(found)} frames{at}, {frames} are needed: give --frames {len(found)} or fewer")
+    text = f"{path} has {len(found)} frames{at}, {frames} are needed: give --frames {len(found)} or fewer"
+    raise TooShort(text, path, len(found))
 
 
 def alike(stream: Any, fps: int) -> float:

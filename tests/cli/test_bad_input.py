@@ -279,7 +279,8 @@ def test_data_whose_first_video_is_none_or_too_short(refused, place, command):
     assert "none/a.mp4 cannot be read as a video" in refused(command, "--out", "run", "--data", "none")
     clips_of(place / "short", 5)
     line = refused(command, "--out", "run", "--data", "short", "--frames", "9")
-    assert "short/a.mp4 has 5 frames, 9 are needed: give --frames 5" in line
+    assert "1 of 1 clips have fewer than 9 frames at 8 a second: short/a.mp4 (5): leave them out, or give" in line
+    assert line.endswith("--frames 5")
 
 
 def test_data_with_a_later_video_that_is_none_or_too_short(refused, place):
@@ -290,9 +291,22 @@ def test_data_with_a_later_video_that_is_none_or_too_short(refused, place):
     )
     write_video(folder / "b.mp4", np.zeros((5, 48, 48, 3)))
     line = refused("compress", "--out", "run", "--data", "clips")
-    assert "clips/b.mp4 has 5 frames, 17 are needed: give --frames 5" in line
+    assert "1 of 2 clips have fewer than 17 frames" in line and "clips/b.mp4 (5): leave them out, or give" in line
     (folder / "b.mp4").write_bytes((folder / "a.mp4").read_bytes()[:60])
     assert "clips/b.mp4 cannot be read as a video" in refused("compress", "--out", "run", "--data", "clips")
+
+
+def test_short_clips_are_counted_and_some_named_with_a_size_that_the_model_takes(refused, place):
+    """Of eleven frames it takes nine: one more than a multiple of four."""
+    folder = clips_of(place / "clips", 17)
+    names = {"a": 17, "b": 12, "c": 11, "d": 16, "e": 15}
+    lines = [f'{{"file": "{name}.mp4", "caption": "a cat"}}' for name in names]
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    for name, frames in names.items():
+        write_video(folder / f"{name}.mp4", np.zeros((frames, 48, 48, 3)))
+    line = refused("compress", "--out", "run", "--data", "clips")
+    assert "4 of 5 clips have fewer than 17 frames at 8 a second: clips/b.mp4 (12), clips/c.mp4 (11)" in line
+    assert "clips/d.mp4 (16) and 1 more: leave them out, or give --frames 9" in line
 
 
 def test_the_clips_that_are_decoded_before_a_run_are_those_that_its_stages_read(place):
