@@ -104,10 +104,14 @@ def generate(
     batch: int,
     on_step: Callable[[], Any],
 ) -> tuple[Clips, float]:
-    """The row's clips, and seconds of sampling a clip (without decoding)."""
+    """The row's clips, and seconds of sampling a clip, without decoding. What a network's first call costs once
+    (kernels to choose, memory to ask for) is not in them."""
     generators, walk = generators_for(prompts.seeds), Walk(row.scheduler, row.steps, adapter.grid(row.steps))
     noise: Tensor = noise_for(shape, generators).to(adapter.device)
     video, seconds = np.empty(0, np.float32), 0.0
+    few, some = noise[:batch], cond[slice(0, batch)]
+    with torch.no_grad():
+        row.net(few, torch.ones(len(few), device=adapter.device), some)
     for begin in range(0, len(prompts.seeds), batch):
         part = slice(begin, begin + batch)
         began = now(adapter.device)

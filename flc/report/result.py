@@ -192,7 +192,7 @@ def legend(metrics: dict[str, Any]) -> Html:
     counted = ", ".join(n.replace("_", " ") for n in averaged) or "the metrics that count towards it"
     entries = {
         "guidance": "scale of classifier-free guidance; 1 is none, anything else doubles the work of a step",
-        "seconds a clip": f"sampling only, without decoding{on_hardware(metrics)}",
+        "seconds a clip": f"sampling only, after a call that is not timed, without decoding{on_hardware(metrics)}",
         "average": f"mean of {counted}; what does not apply (n/a) is left out",
     }
     entries |= {n: summaries.pop(n, "not measured") + " (guard, not in the average)" for n in guards(metrics)}

@@ -172,3 +172,25 @@ def test_a_stock_pipeline_in_bfloat16_has_the_autoencoder_that_clips_were_measur
     made = ours.decode(sample(net, schedule, 1.0, noise, ours.condition([PROMPT]), generators))[0]
     # bfloat16 has 8 bits: text padding folded, through four steps; a mean of two 8-bit levels
     assert np.abs(frames - made).mean() < 8e-3
+
+
+def test_a_rows_time_is_without_what_the_first_call_costs_once(adapter, monkeypatch):
+    """Here a quarter of a second, to four steps that take none; and its clips are the same."""
+    from flc.evaluate import sampling
+
+    calls: list[int] = []
+
+    def first_slow(x, t, cond):
+        clock[0] += 0.01 if calls else 0.25
+        calls.append(len(x))
+        return torch.zeros_like(x)
+
+    clock = [0.0]
+    monkeypatch.setattr(sampling, "now", lambda device: clock[0])
+    prompts = sampling.make_prompts(list(drawn_clips(4, 9, 48, 48, seed=0)), 1, 0.0, 0)
+    schedule = adapter.schedule(4, 3.0, "ode").scheduler
+    row = sampling.Row("student", "student", first_slow, schedule, 4, 1.0, 7)
+    cond = sampling.condition(adapter, prompts, "", 9)
+    made, seconds = sampling.generate(adapter, row, prompts, cond, adapter.latent_shape(9, 48, 48), 2, lambda: None)
+    assert calls == [2] * 9 and seconds == pytest.approx(8 * 0.01 / 4)
+    assert made.video.shape == (4, 9, 48, 48, 3)
