@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
+
+from packaging.version import Version
 
 from flc.models.folder import EMBEDDED, adapter_for
 
@@ -26,7 +29,8 @@ def test_families_are_looked_up_without_a_word_where_torchvision_is_missing():
     loaded = "from flc.models.folder import EMBEDDED, adapter_for; adapter_for(EMBEDDED)"
     assert said(WITHOUT_TORCHVISION + loaded) == ""
     stock = "from diffusers import WanImageToVideoPipeline"
-    assert "requires torchvision" in said(WITHOUT_TORCHVISION + stock), "which it would say"
+    if Version(version("transformers")) >= Version("5.24"):  # of those that were tried, 5.3 has no such advice
+        assert "requires torchvision" in said(WITHOUT_TORCHVISION + stock), "which it would say"
 
 
 def test_a_model_is_read_in_no_way_that_diffusers_is_to_drop():
